@@ -1,0 +1,1 @@
+"""Cards -> videos, expressions, ground truth. Imports nothing from pipeline or cluster."""

@@ -1,0 +1,1 @@
+"""Stages, work items, artefact store, planning: what to compute and what is already there."""

@@ -1,0 +1,116 @@
+"""What a stage is: a pure function from a video and its expressions to artefacts.
+
+Flow: reason -> ground -> segment -> score. A stage knows nothing of Ray, MLflow or folders, and its results
+must not depend on which expressions were grouped into one call.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.types import Expression, FrameHW3, Video
+from harness.errors import SampleError
+from harness.settings import Json, Settings
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A stage's output for one expression: JSON values and arrays, nothing else."""
+
+    meta: Mapping[str, Json] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One expression to process, with the artefacts of the stages before."""
+
+    expression: Expression
+    inputs: Mapping[str, Artefact]
+    """By stage name, e.g. ``inputs["ground"]``."""
+
+
+Outcome = Artefact | SampleError
+
+
+class VideoFrames(Protocol):
+    """A video whose frames are decoded once and shared by all its expressions."""
+
+    @property
+    def video(self) -> Video: ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the frames. Raises SampleError when they differ or cannot be read."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> FrameHW3:
+        """Frame ``index`` as (H, W, 3) uint8 RGB. Raises SampleError naming an unreadable file."""
+        ...
+
+
+class Stage(Protocol):
+    """Loaded once per worker, then called once per video."""
+
+    def run(self, video: VideoFrames, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
+        """Yields ``(index into requests, artefact or error)``, each request exactly once, as they finish."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """How a worker builds a stage: pickled to workers, hashed into artefact keys."""
+
+    name: str
+    """"reason", "ground" or "segment"."""
+    factory: str
+    """``module:callable``; called with ``settings``, returns a Stage."""
+    version: int
+    """Raised when the code changes its results."""
+    settings: Settings
+    consumes: tuple[str, ...] = ()
+    """Names of the stages whose artefacts it reads."""
+
+    def build(self) -> Stage:
+        """Imports the factory and builds the stage (loads models)."""
+        module, _, attribute = self.factory.partition(":")
+        factory: Callable[[Settings], Stage] = getattr(importlib.import_module(module), attribute)
+        return factory(self.settings)
+
+
+class Method(Protocol):
+    """A registered method: turns validated settings into stages."""
+
+    name: str
+    title: str
+    """As printed in tables, e.g. "DecAF"."""
+    paper: str
+    settings_type: type[Settings]
+    needs_lvlm: bool
+
+    def stages(self, settings: Settings, lvlm: str | None) -> tuple[StageSpec, ...]:
+        """The method's stages in order; the last one writes mask tracks (see ``segment_artefact``).
+
+        ``lvlm`` is a hub name (``owner/name`` or ``owner/name@revision``) or a local folder.
+
+        Raises:
+            PrerequisiteError: a checkpoint is missing or unsupported.
+        """
+        ...
+
+
+def one_by_one(requests: Sequence[Request], function: Callable[[Request], Artefact]) -> Iterator[tuple[int, Outcome]]:
+    """Runs requests separately; a SampleError of one leaves the others alone."""
+    for index, request in enumerate(requests):
+        try:
+            yield index, function(request)
+        except SampleError as error:
+            yield index, error

@@ -1,0 +1,1 @@
+"""Mask kernel, protocols, statistics, submission archives. CPU only, no torch."""

@@ -1,0 +1,62 @@
+"""Settings whose every field says whether it changes results.
+
+*Identity* fields change outputs and enter artefact keys; *runtime* fields (devices, batch sizes, worker
+counts) must not. A field that declares neither cannot be hashed, and ``tests/test_settings.py`` finds it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
+
+ROLE = "rvosbench.role"
+Json = None | bool | int | float | str | list[Any] | dict[str, Any]
+
+
+def identity(default: Any = dataclasses.MISSING, **kwargs: Any) -> Any:
+    """A dataclass field that changes results."""
+    return dataclasses.field(default=default, metadata={ROLE: "identity"}, **kwargs)
+
+
+def runtime(default: Any = dataclasses.MISSING, **kwargs: Any) -> Any:
+    """A dataclass field that must not change results."""
+    return dataclasses.field(default=default, metadata={ROLE: "runtime"}, **kwargs)
+
+
+class Settings:
+    """Base of frozen settings dataclasses; read from recipes through pydantic, unknown keys refused."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+
+def identity_of(settings: Settings) -> dict[str, Json]:
+    """The identity fields as plain JSON values, nested settings included.
+
+    Raises:
+        TypeError: a field declares no role, or holds a value without a JSON form.
+    """
+    if not dataclasses.is_dataclass(settings):
+        raise TypeError(f"{type(settings).__name__} is not a dataclass")
+    out: dict[str, Json] = {}
+    for field in dataclasses.fields(settings):
+        where = f"{type(settings).__name__}.{field.name}"
+        role = field.metadata.get(ROLE)
+        if role not in ("identity", "runtime"):
+            raise TypeError(f"{where} declares no role: use identity() or runtime() from harness.settings")
+        if role == "identity":
+            out[field.name] = _plain(getattr(settings, field.name), where)
+    return out
+
+
+def _plain(value: Any, where: str) -> Json:
+    if isinstance(value, Settings):
+        return identity_of(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [_plain(element, where) for element in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(element, where) for key, element in sorted(value.items())}
+    raise TypeError(f"{where} holds {type(value).__name__}, which has no JSON form to hash")

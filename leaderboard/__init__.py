@@ -1,0 +1,1 @@
+"""The leaderboard: published numbers beside reproduced runs."""

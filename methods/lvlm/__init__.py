@@ -1,0 +1,1 @@
+"""Large vision-language models: one file per model family."""

@@ -1,0 +1,1 @@
+"""Attention rollout: Q/K capture, the row recursion, map fusion."""
