@@ -1,0 +1,47 @@
+# Everything from a fresh clone with Python 3.11 or 3.12 and make:
+#   make demo    the bundled benchmark end to end on CPU, then the leaderboard
+#   make test    the tests
+#   make lint    ruff and mypy
+
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && \
+	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,13))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv pip install --quiet --constraint constraints.txt
+# Models and clusters are small here; one thread each is many times faster than several on a busy machine.
+export OMP_NUM_THREADS ?= 1
+export SAM2_BUILD_CUDA ?= 0
+export MLFLOW_DISABLE_TELEMETRY ?= true
+export DO_NOT_TRACK ?= 1
+
+.PHONY: install demo test lint format clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install it, or run make PYTHON=/path/to/python3.12"; exit 2; }
+	@echo "Creating $(VENV) (about a minute, 6 GB)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==0.13.8"
+	@VIRTUAL_ENV=$(VENV) $(UV) -e '.[models,cluster,tracking,leaderboard,dev]'
+	@# sam2 builds against the torch that is now installed, not against a second download of it
+	@VIRTUAL_ENV=$(VENV) $(UV) --no-build-isolation-package sam2 -e '.[run,dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/rvosbench demo
+
+test: install
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) runs data/shapes build *.egg-info

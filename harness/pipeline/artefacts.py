@@ -1,0 +1,144 @@
+"""The content-addressed artefact store: one file per (stage, key), complete when it exists.
+
+An artefact is a zip with ``meta.json`` and one ``.npy`` member per array, written to a temporary file, synced,
+then renamed: the rename is the commit. The same artefact always gives the same bytes (members sorted, fixed
+dates, no compression of arrays), so two runs can be compared file by file. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from harness.errors import PrerequisiteError
+from harness.pipeline.stages import Artefact
+
+_FIXED_DATE = (1980, 1, 1, 0, 0, 0)
+_STORAGE_FIXES = {
+    errno.ENOSPC: "Free disk space, then run the same command again: everything committed so far is kept.",
+    errno.EDQUOT: "Raise the quota or free space, then run the same command again: everything committed is kept.",
+    errno.EROFS: "The file system is read-only: choose another folder with --set runs=FOLDER.",
+    errno.EACCES: "Make the folder writable, or choose another one with --set runs=FOLDER.",
+    errno.EPERM: "Make the folder writable, or choose another one with --set runs=FOLDER.",
+    errno.ENOTDIR: "A file stands where the folder should be: choose another one with --set runs=FOLDER.",
+    errno.EEXIST: "A file stands where the folder should be: choose another one with --set runs=FOLDER.",
+}
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turns "the disk says no" into a prerequisite error: every further item would fail the same way."""
+    try:
+        yield
+    except OSError as error:
+        fix = _STORAGE_FIXES.get(error.errno or 0)
+        if fix is None:
+            raise
+        raise PrerequisiteError(f"Cannot write {path}: {os.strerror(error.errno or 0)}.", fix) from error
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under ``path`` only when the block ends without an error.
+
+    Raises:
+        PrerequisiteError: the disk is full, read-only or not permitted; no partial file is left.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Atomic, human-readable JSON; refuses NaN and infinity."""
+    with atomic_write(path) as file:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        file.write(text.encode() + b"\n")
+
+
+class ArtefactStore:
+    """Artefacts below one folder; safe for many writers on one (shared) file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, stage: str, key: str) -> Path:
+        """Where the artefact is, whether it exists or not."""
+        return self.root / stage / key[:2] / f"{key}.npz"
+
+    def has(self, stage: str, key: str) -> bool:
+        """Whether the artefact was committed."""
+        return self.path(stage, key).is_file()
+
+    def write(self, stage: str, key: str, artefact: Artefact) -> None:
+        """Commits an artefact; a second writer of the same key writes the same bytes.
+
+        Raises:
+            PrerequisiteError: the disk refuses.
+        """
+        with atomic_write(self.path(stage, key)) as file:
+            file.write(to_bytes(artefact))
+
+    def read(self, stage: str, key: str) -> Artefact:
+        """The committed artefact.
+
+        Raises:
+            PrerequisiteError: it is missing, or its bytes are damaged.
+        """
+        path = self.path(stage, key)
+        try:
+            return from_bytes(path.read_bytes())
+        except FileNotFoundError as error:
+            raise PrerequisiteError(
+                f"Artefact {path} is missing.", "Run the recipe again: it computes what is missing."
+            ) from error
+        except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+            raise PrerequisiteError(
+                f"Artefact {path} is damaged ({error}).", "Delete the file and run the recipe again."
+            ) from error
+
+
+def to_bytes(artefact: Artefact) -> bytes:
+    """The file content: deterministic for equal artefacts."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        meta = json.dumps(artefact.meta, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+        archive.writestr(zipfile.ZipInfo("meta.json", _FIXED_DATE), meta, zipfile.ZIP_DEFLATED, 6)
+        for name in sorted(artefact.arrays):
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.ascontiguousarray(artefact.arrays[name]), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _FIXED_DATE), member.getvalue())
+    return buffer.getvalue()
+
+
+def from_bytes(content: bytes) -> Artefact:
+    """The artefact in a file's content."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        meta = json.loads(archive.read("meta.json"))
+        arrays = {
+            name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
+            for name in archive.namelist()
+            if name.endswith(".npy")
+        }
+    return Artefact(meta=meta, arrays=arrays)

@@ -1,0 +1,46 @@
+"""Artefact keys: what an artefact depends on, hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from harness.pipeline.stages import StageSpec
+from harness.settings import Json, identity_of
+
+SCHEMA = 1
+"""Raised when the meaning of artefact files changes."""
+
+
+def artefact_key(
+    spec: StageSpec, *, media: str, text: str, upstream: Mapping[str, str], ground_truth: str | None = None
+) -> str:
+    """SHA-256 (hex) of everything the artefact depends on.
+
+    Args:
+        spec: the stage; its runtime settings do not enter.
+        media: digest of the video's frame bytes, in order.
+        text: the expression.
+        upstream: keys of the artefacts it consumes, by stage name.
+        ground_truth: digest of the target's masks, for the score stage.
+    """
+    return digest_of(
+        {
+            "schema": SCHEMA,
+            "stage": spec.name,
+            "factory": spec.factory,
+            "version": spec.version,
+            "settings": identity_of(spec.settings),
+            "media": media,
+            "text": text,
+            "upstream": dict(upstream),
+            "ground_truth": ground_truth,
+        }
+    )
+
+
+def digest_of(value: Json | Mapping[str, Json]) -> str:
+    """SHA-256 (hex) of a JSON value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

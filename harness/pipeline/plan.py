@@ -1,0 +1,195 @@
+"""From a recipe to the complete list of artefacts: every sample of every variant, with all its keys.
+
+Keys depend on keys, never on results, so the whole plan is known before anything runs: what is missing is a set
+difference with the store, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.data.digests import MediaIndex
+from harness.data.reader import Dataset, open_dataset
+from harness.data.types import Sample, Video
+from harness.errors import PrerequisiteError
+from harness.pipeline.artefacts import ArtefactStore
+from harness.pipeline.keys import artefact_key
+from harness.pipeline.stages import StageSpec
+from harness.pipeline.work import PendingExpression, WorkItem
+from harness.recipes import DatasetChoice, MethodChoice, Recipe, method_settings
+from harness.registry import load_method
+from harness.scoring.protocols import require_protocol
+from harness.scoring.stage import score_spec
+
+SCORE = "score"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method on an LVLM: one row of the results table."""
+
+    label: str
+    lvlm: str | None
+    """As printed: the last component of the hub name or folder."""
+    stages: tuple[StageSpec, ...]
+
+
+@dataclass(frozen=True)
+class ChosenDataset:
+    """A dataset split with the protocols it is scored under."""
+
+    dataset: Dataset
+    protocols: tuple[str, ...]
+    media: dict[str, str]
+    """Digest of the frame bytes, by video name."""
+
+
+@dataclass(frozen=True)
+class PlannedSample:
+    """One row of ``samples.parquet``: a sample of a variant and the keys of all its artefacts."""
+
+    variant: Variant
+    sample: Sample
+    keys: dict[str, str]
+    """By stage name, in flow order; no "score" where the ground truth is hidden."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One stage over the samples that share its settings: what an executor runs at a time."""
+
+    spec: StageSpec
+    samples: tuple[PlannedSample, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a recipe asks for."""
+
+    datasets: tuple[ChosenDataset, ...]
+    variants: tuple[Variant, ...]
+    samples: tuple[PlannedSample, ...]
+
+    def batches(self) -> Iterator[Batch]:
+        """Stages in flow order, variant by variant; a stage two variants share comes twice and is reused."""
+        for variant in self.variants:
+            mine = tuple(planned for planned in self.samples if planned.variant is variant)
+            for spec in variant.stages:
+                yield Batch(spec, mine)
+            for chosen in self.datasets:
+                dataset = chosen.dataset
+                of_dataset = tuple(
+                    planned
+                    for planned in mine
+                    if SCORE in planned.keys and _from_dataset(planned.sample.video, dataset)
+                )
+                if of_dataset:
+                    yield Batch(score_spec(dataset), of_dataset)
+
+
+def make_plan(recipe: Recipe, index: MediaIndex) -> Plan:
+    """Opens the datasets, builds the variants, computes every key.
+
+    Raises:
+        PrerequisiteError: a dataset, method, setting, checkpoint or protocol is missing or wrong.
+    """
+    variants = tuple(variant for choice in recipe.methods for variant in _variants(choice, recipe.lvlms))
+    _require_unique(variants)
+    datasets = tuple(_choose(choice, recipe.data_root, index) for choice in recipe.datasets)
+    names = [(chosen.dataset.card.name, chosen.dataset.split) for chosen in datasets]
+    if len(set(names)) < len(names):
+        raise PrerequisiteError("The recipe lists a dataset split twice.", "Keep one entry per dataset and split.")
+    samples = [
+        PlannedSample(variant, sample, _keys(variant, sample, chosen))
+        for variant in variants
+        for chosen in datasets
+        for sample in samples_of(chosen.dataset)
+    ]
+    if not samples:
+        raise PrerequisiteError("The recipe's datasets hold no sample.", "Check rvosbench datasets verify.")
+    return Plan(datasets, variants, tuple(samples))
+
+
+def samples_of(dataset: Dataset) -> list[Sample]:
+    """All samples of a dataset in its order."""
+    return [Sample(video, expression) for video in dataset.videos for expression in video.expressions]
+
+
+def work_items(batch: Batch, store: ArtefactStore) -> list[WorkItem]:
+    """What is missing of a batch and can be computed now, grouped by video; equal keys once.
+
+    A sample whose upstream artefact is missing (its stage failed) is left out.
+    """
+    by_video: dict[tuple[str, str, str], tuple[Video, dict[str, PendingExpression]]] = {}
+    for planned in batch.samples:
+        key = planned.keys[batch.spec.name]
+        inputs = tuple((stage, planned.keys[stage]) for stage in batch.spec.consumes)
+        if store.has(batch.spec.name, key) or not all(store.has(*upstream) for upstream in inputs):
+            continue
+        video = planned.sample.video
+        _, pending = by_video.setdefault((video.dataset, video.split, video.name), (video, {}))
+        pending.setdefault(key, PendingExpression(planned.sample.expression, key, inputs))
+    return [WorkItem(video, tuple(pending.values())) for video, pending in by_video.values()]
+
+
+def _from_dataset(video: Video, dataset: Dataset) -> bool:
+    return video.dataset == dataset.card.name and video.split == dataset.split
+
+
+def _choose(choice: DatasetChoice, data_root: Path, index: MediaIndex) -> ChosenDataset:
+    dataset = open_dataset(choice.name, data_root, choice.split)
+    if choice.limit_videos is not None:
+        dataset = replace(dataset, videos=dataset.videos[: choice.limit_videos])
+    protocols = choice.protocols or dataset.protocols
+    for protocol in protocols:
+        require_protocol(protocol)
+    return ChosenDataset(dataset, protocols, {video.name: index.video(video) for video in dataset.videos})
+
+
+def _variants(choice: MethodChoice, recipe_lvlms: Sequence[str]) -> Iterator[Variant]:
+    method = load_method(choice.method)
+    settings = method_settings(method.settings_type, choice.settings, choice.method)
+    lvlms: Sequence[str | None] = (choice.lvlms if choice.lvlms is not None else recipe_lvlms) or [None]
+    if not method.needs_lvlm:
+        lvlms = [None]
+    elif lvlms == [None]:
+        raise PrerequisiteError(
+            f"Method '{choice.method}' needs an LVLM and the recipe names none.",
+            "Add lvlms: [Qwen/Qwen2.5-VL-7B-Instruct], or a local checkpoint folder.",
+        )
+    for lvlm in lvlms:
+        shown = lvlm.rstrip("/").rpartition("/")[2] if lvlm else None
+        yield Variant(choice.label or method.title, shown, method.stages(settings, lvlm))
+
+
+def _require_unique(variants: Sequence[Variant]) -> None:
+    seen: set[tuple[str, str | None]] = set()
+    for variant in variants:
+        name = (variant.label, variant.lvlm)
+        if name in seen:
+            on = f" on {variant.lvlm}" if variant.lvlm else ""
+            raise PrerequisiteError(
+                f"Two entries of the recipe would both be called '{variant.label}'{on}.",
+                "Give each entry of methods its own label.",
+            )
+        seen.add(name)
+
+
+def _keys(variant: Variant, sample: Sample, chosen: ChosenDataset) -> dict[str, str]:
+    keys: dict[str, str] = {}
+    media = chosen.media[sample.video.name]
+    for spec in variant.stages:
+        upstream = {stage: keys[stage] for stage in spec.consumes}
+        keys[spec.name] = artefact_key(spec, media=media, text=sample.expression.text, upstream=upstream)
+    ground_truth = chosen.dataset.ground_truth
+    if ground_truth is not None:
+        keys[SCORE] = artefact_key(
+            score_spec(chosen.dataset),
+            media=media,
+            text=sample.expression.text,
+            upstream={"segment": keys["segment"]},
+            ground_truth=ground_truth.digest(sample.video, sample.expression),
+        )
+    return keys

@@ -1,0 +1,119 @@
+"""The unit of work, one video with its pending expressions, and the worker that runs a stage on it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from harness.data.frames import DecodedFrames
+from harness.data.types import Expression, Video
+from harness.errors import PrerequisiteError, SampleError
+from harness.pipeline.artefacts import ArtefactStore
+from harness.pipeline.stages import Artefact, Outcome, Request, Stage, StageSpec
+
+
+@dataclass(frozen=True)
+class PendingExpression:
+    """One artefact to compute: where it goes and what it is made from."""
+
+    expression: Expression
+    key: str
+    inputs: tuple[tuple[str, str], ...] = ()
+    """(upstream stage, its key)."""
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """One video with all its pending expressions of one stage: decoded frames and features are shared."""
+
+    video: Video
+    pending: tuple[PendingExpression, ...]
+    attempt: int = 1
+
+    @property
+    def cost(self) -> int:
+        """Relative cost for longest-first scheduling: frames x expressions."""
+        return len(self.video.frames) * len(self.pending)
+
+    def split(self) -> list[WorkItem]:
+        """One item per expression, on its next attempt: isolates the expression that kills workers."""
+        return [replace(self, pending=(pending,), attempt=self.attempt + 1) for pending in self.pending]
+
+
+@dataclass(frozen=True)
+class Record:
+    """How one artefact ended."""
+
+    key: str
+    status: Literal["done", "failed"]
+    seconds: float | None = None
+    error: str | None = None
+    """One sentence."""
+    detail: str | None = None
+    """Traceback, for errors nobody foresaw."""
+    attempts: int = 1
+
+
+class StageWorker:
+    """A built stage and the store: what every executor runs, in this process or in an actor."""
+
+    def __init__(self, spec: StageSpec, store_root: Path) -> None:
+        self.spec = spec
+        self.store = ArtefactStore(store_root)
+        self.stage: Stage = spec.build()
+
+    def process(self, item: WorkItem) -> list[Record]:
+        """Computes and commits the item's artefacts one by one; returns one record each.
+
+        Raises:
+            PrerequisiteError: nothing further can succeed (the disk is full, say).
+        """
+        frames = DecodedFrames(item.video)
+        requests = [
+            Request(p.expression, {stage: self.store.read(stage, key) for stage, key in p.inputs}) for p in item.pending
+        ]
+        records: dict[int, Record] = {}
+        started = time.perf_counter()
+        try:
+            for index, outcome in self.stage.run(frames, requests):
+                seconds = time.perf_counter() - started
+                records[index] = self._commit(item, index, outcome, seconds)
+                started = time.perf_counter()
+        except PrerequisiteError:
+            raise
+        except Exception as error:  # noqa: BLE001 - any failure of a stage is a recorded sample failure
+            left = [index for index in range(len(requests)) if index not in records]
+            if len(left) > 1 and not isinstance(error, SampleError):
+                return [*records.values(), *self._one_at_a_time(item, left)]
+            for index in left:
+                records[index] = _failure(item, index, error)
+        for index in range(len(requests)):
+            if index not in records:
+                records[index] = _failure(item, index, SampleError(f"stage {self.spec.name} gave no result"))
+        return [records[index] for index in sorted(records)]
+
+    def _one_at_a_time(self, item: WorkItem, left: Sequence[int]) -> Iterator[Record]:
+        """An unforeseen error ended the whole call: find which expressions are really at fault."""
+        for index in left:
+            yield from self.process(replace(item, pending=(item.pending[index],)))
+
+    def _commit(self, item: WorkItem, index: int, outcome: Outcome, seconds: float) -> Record:
+        if isinstance(outcome, Artefact):
+            self.store.write(self.spec.name, item.pending[index].key, outcome)
+            return Record(item.pending[index].key, "done", seconds, attempts=item.attempt)
+        return replace(_failure(item, index, outcome), seconds=seconds)
+
+
+def _failure(item: WorkItem, index: int, error: Exception) -> Record:
+    known = isinstance(error, SampleError)
+    return Record(
+        key=item.pending[index].key,
+        status="failed",
+        error=str(error) if known else f"{type(error).__name__}: {error}",
+        detail=None if known else "".join(traceback.format_exception(error)),
+        attempts=item.attempt,
+    )

@@ -1,0 +1,236 @@
+"""The recipe: methods x LVLMs x datasets, and where to run them. Read from YAML, validated, written back resolved.
+
+Every field is *identity* (changes results) or *runtime* (must not), like the settings of stages; the run
+folder's name hashes the identity fields, so the same recipe continues the same run on any number of workers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from harness.errors import PrerequisiteError
+from harness.pipeline.keys import digest_of
+from harness.settings import Settings
+
+
+def _identity(default: Any = ..., **kwargs: Any) -> Any:
+    return Field(default, json_schema_extra={"role": "identity"}, **kwargs)
+
+
+def _runtime(default: Any = ..., **kwargs: Any) -> Any:
+    return Field(default, json_schema_extra={"role": "runtime"}, **kwargs)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetChoice(_Model):
+    """A dataset split, or the first videos of it."""
+
+    name: str = _identity()
+    split: str | None = _identity(None)
+    """Default: the card's first split."""
+    protocols: tuple[str, ...] = _identity(())
+    """Default: the split's protocols in the card."""
+    limit_videos: int | None = _identity(None, ge=1)
+    """Only the first videos in name order; summaries then say "n of N videos"."""
+
+
+class MethodChoice(_Model):
+    """A registered method with settings that differ from its defaults."""
+
+    method: str = _identity()
+    label: str | None = _identity(None)
+    """The name in tables; default: the method's title."""
+    lvlms: tuple[str, ...] | None = _identity(None)
+    """Default: the recipe's list."""
+    settings: dict[str, Any] = _identity(default_factory=dict)
+    """Validated by the method's own settings type, unknown keys refused."""
+
+
+class Pool(_Model):
+    """A homogeneous pool of workers for one stage."""
+
+    workers: int | Literal["auto"] = _runtime("auto")
+    """"auto": as many as the cluster's GPUs (or CPUs, without GPUs) allow."""
+    cpus: float = _runtime(1.0, gt=0)
+    gpus: float = _runtime(0.0, ge=0)
+    """May be a fraction: 0.5 puts two workers on one GPU."""
+    memory_gb: float | None = _runtime(None, gt=0)
+    threads: int = _runtime(1, ge=1)
+    """OMP threads of each worker; one is much faster than two on a shared machine."""
+
+    @model_validator(mode="after")
+    def _positive_workers(self) -> Self:
+        if isinstance(self.workers, int) and self.workers < 1:
+            raise ValueError("workers must be at least 1, or auto")
+        return self
+
+
+class ExecutorChoice(_Model):
+    """Where the work runs and how failures of workers are handled."""
+
+    kind: Literal["ray", "inprocess"] = _runtime("ray")
+    address: str | None = _runtime(None)
+    """A Ray cluster to join ("auto" or host:port); default: RAY_ADDRESS, else a local one is started."""
+    pools: dict[Literal["reason", "ground", "segment", "score"], Pool] = _runtime(default_factory=dict)
+    max_attempts: int = _runtime(3, ge=1)
+    """How often an item may kill or hang its worker before it is recorded as failed."""
+    deadline_seconds: float = _runtime(3600.0, gt=0)
+    """Per expression of an item; a worker past it is replaced."""
+    start_seconds: float = _runtime(1800.0, gt=0)
+    """For a worker to load its models."""
+    object_store_gb: float = _runtime(0.5, gt=0)
+    """Local cluster only; frames and masks travel by path, so it stays small."""
+
+    def pool(self, stage: str) -> Pool:
+        """The stage's pool, or the default one."""
+        for name, pool in self.pools.items():
+            if name == stage:
+                return pool
+        return Pool()
+
+
+class TrackingChoice(_Model):
+    """MLflow mirror."""
+
+    enabled: bool = _runtime(True)
+    uri: str | None = _runtime(None)
+    """Default: SQLite in the runs folder."""
+
+
+class Bootstrap(_Model):
+    """Interval on J&F, videos resampled with replacement."""
+
+    resamples: int = _identity(1000, ge=1)
+    seed: int = _identity(0)
+
+
+class Recipe(_Model):
+    """What to run. ``identity`` fields decide the results, ``runtime`` fields only where and how fast."""
+
+    name: str = _identity(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    note: str | None = _runtime(None)
+    """Shown with the run's scores, e.g. "untrained models: the path is proven, not the accuracy"."""
+    data_root: Path = _runtime(Path("data"))
+    runs: Path = _runtime(Path("runs"))
+    """Folder of run folders and of the artefact store they share."""
+    datasets: tuple[DatasetChoice, ...] = _identity(min_length=1)
+    lvlms: tuple[str, ...] = _identity(())
+    """Hub names (owner/name[@revision]) or local folders."""
+    methods: tuple[MethodChoice, ...] = _identity(min_length=1)
+    bootstrap: Bootstrap = _identity(Bootstrap())
+    executor: ExecutorChoice = _runtime(ExecutorChoice())
+    tracking: TrackingChoice = _runtime(TrackingChoice())
+
+    @property
+    def run_name(self) -> str:
+        """``name-xxxxxxxx``: eight hex digits of the identity fields' digest."""
+        return f"{self.name}-{digest_of(identity_values(self))[:8]}"
+
+
+def identity_values(model: BaseModel) -> dict[str, Any]:
+    """The identity fields of a recipe model as plain JSON.
+
+    Raises:
+        TypeError: a field declares no role.
+    """
+    out: dict[str, Any] = {}
+    for name, info in type(model).model_fields.items():
+        extra = info.json_schema_extra
+        role = extra.get("role") if isinstance(extra, dict) else None
+        if role not in ("identity", "runtime"):
+            raise TypeError(f"{type(model).__name__}.{name} declares no role: use _identity() or _runtime()")
+        if role == "identity":
+            value = getattr(model, name)
+            if isinstance(value, BaseModel):
+                out[name] = identity_values(value)
+            elif isinstance(value, tuple):
+                out[name] = [identity_values(v) if isinstance(v, BaseModel) else v for v in value]
+            else:
+                out[name] = value
+    return out
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Reads a recipe and applies ``key=value`` overrides (dotted keys, YAML values, list indices).
+
+    Raises:
+        PrerequisiteError: missing file, YAML error, unknown or wrong field; one sentence names file and key.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PrerequisiteError(f"There is no recipe at {path}.", "See recipes/ for examples.") from error
+    except IsADirectoryError as error:
+        raise PrerequisiteError(f"{path} is a folder, not a recipe.", "Give a YAML file from recipes/.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PrerequisiteError(f"{path} is not valid YAML: {_one_line(error)}.", "Correct the file.") from error
+    if not isinstance(raw, dict):
+        raise PrerequisiteError(f"{path} holds no recipe (a mapping is expected).", "See recipes/ for examples.")
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise PrerequisiteError(f"{path}: {describe(error)}.", "Correct the recipe or the --set value.") from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def method_settings(settings_type: type[Settings], values: dict[str, Any], method: str) -> Settings:
+    """A method's settings from a recipe's mapping.
+
+    Raises:
+        PrerequisiteError: an unknown key or a wrong value; one sentence names it.
+    """
+    try:
+        return TypeAdapter(settings_type).validate_python(values)
+    except ValidationError as error:
+        raise PrerequisiteError(f"Settings of method '{method}': {describe(error)}.", "Correct the recipe.") from error
+
+
+def describe(error: ValidationError) -> str:
+    """All problems of a validation error in one line, each with its key."""
+    parts = []
+    for problem in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in problem["loc"]) or "recipe"
+        parts.append(f"{where}: {problem['msg'].rstrip('.')}")
+    return "; ".join(parts)
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise PrerequisiteError(f"--set {override} is not key=value.", "Example: --set executor.kind=inprocess")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PrerequisiteError(f"--set {override}: the value is not YAML.", "Quote it.") from error
+    *path, last = key.split(".")
+    target: Any = raw
+    for part in path:
+        if isinstance(target, list) and part.isdigit() and int(part) < len(target):
+            target = target[int(part)]
+        elif isinstance(target, dict):
+            target = target.setdefault(part, {})
+        else:
+            raise PrerequisiteError(f"--set {override}: '{part}' leads nowhere.", "Check the key in the recipe.")
+    if isinstance(target, list) and last.isdigit() and int(last) < len(target):
+        target[int(last)] = value
+    elif isinstance(target, dict):
+        target[last] = value
+    else:
+        raise PrerequisiteError(f"--set {override}: '{last}' leads nowhere.", "Check the key in the recipe.")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
