@@ -1,0 +1,149 @@
+"""What a method may ask of a vision-language model, whatever its family. No torch is imported here.
+
+A family is one file that builds ``Prompted`` inputs (see ``methods.lvlm.load.FAMILIES``); everything else is shared.
+
+Shape legend: L sequence, T frames, t h w merged visual token grid, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.types import FrameHW3
+from harness.errors import PrerequisiteError
+from harness.settings import Settings, identity, runtime
+from methods.rollout.spec import RolloutSpec
+
+if TYPE_CHECKING:
+    import torch
+
+Grid = tuple[int, int, int]
+"""Merged visual tokens (t, h, w): what the language model sees."""
+MapThw = NDArray[np.float32]
+"""Rollout values on the visual grid, (t, h, w) float32, not normalised."""
+
+
+@dataclass(frozen=True)
+class LvlmSettings(Settings):
+    """Which model, and how it sees images. Defaults are those of DecAF's released scripts.
+
+    Build it with ``methods.lvlm.checkpoints.lvlm_settings``, which fills ``digest``.
+    """
+
+    checkpoint: str = runtime()
+    """Local folder, or hub name ``owner/name`` or ``owner/name@revision``. Not identity: a folder may move."""
+    digest: str = identity()
+    """What the checkpoint holds: a digest of the folder's files, or ``owner/name@commit``."""
+    dtype: Literal["bfloat16", "float16", "float32"] = identity("bfloat16")
+    """Of weights and activations. Rollout itself is float32 always."""
+    attention: Literal["sdpa", "eager"] = identity("sdpa")
+    """Attention kernel of the forward pass; on CUDA, "sdpa" picks a flash kernel."""
+    max_new_tokens: int = identity(128)
+    """Longest answer."""
+    clip_max_tokens: int = identity(400)
+    """Most visual tokens of one clip frame: a frame is shrunk to at most this many times (patch x merge)^2 pixels."""
+    clip_min_tokens: int = identity(4)
+    """Fewest, same unit."""
+    frame_scale: int = identity(2)
+    """A frame call's grid is the clip's grid times this, in height and in width."""
+    seconds_per_grid: float = identity(1.0)
+    """Qwen2.5-VL: time between temporal grid steps as told to the model. The reference passes no frame rate, so its
+    processor assumes 2 frames a second with 2 frames to a step, whatever the real sampling."""
+    device: str = runtime("auto")
+    """"auto" (CUDA when there is one), "cpu", "cuda", "cuda:1"."""
+    frame_batch: int = runtime(4)
+    """Frame calls computed together. Rounding may differ between batch sizes, nothing else."""
+
+    def __post_init__(self) -> None:
+        at_least_one = ("max_new_tokens", "clip_max_tokens", "clip_min_tokens", "frame_scale", "frame_batch")
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise PrerequisiteError(f"{name} is {getattr(self, name)}.", "Choose at least 1.")
+        if self.seconds_per_grid <= 0:
+            raise PrerequisiteError(f"seconds_per_grid is {self.seconds_per_grid}.", "Choose a positive time.")
+
+
+@dataclass(frozen=True, eq=False)
+class Prompted:
+    """One prompt as the model takes it, on the CPU, batch of one."""
+
+    inputs: Mapping[str, torch.Tensor]
+    """Keyword arguments of the model's forward pass; ``input_ids`` is (1, L)."""
+    visual_L: torch.Tensor  # noqa: N815 - shape suffix
+    """True at the visual tokens, (L,) bool; in row-major (t, h, w) order along L."""
+    grid: Grid | None
+    """Their grid; None for a text prompt."""
+    response: int
+    """Position whose output predicts the first answer token: L - 1."""
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.response + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Answer and rollout of one prompt from a single prefill."""
+
+    answer: str
+    map_thw: MapThw
+
+
+class Lvlm(Protocol):
+    """A loaded model. Greedy and deterministic; used by one thread at a time.
+
+    The plural methods take prompts of any lengths and views; those of equal shape are computed together, at most
+    ``frame_batch`` at a time, so that no padding ever enters.
+    """
+
+    @property
+    def family(self) -> str:
+        """The checkpoint's ``model_type``."""
+        ...
+
+    @property
+    def layers(self) -> int:
+        """Layers of the language model."""
+        ...
+
+    def clip(self, frames: Sequence[FrameHW3], prompt: str) -> Prompted:
+        """All frames as one video, then the prompt.
+
+        Raises:
+            SampleError: no frames, frames of different sizes, or a sequence longer than the model's limit.
+        """
+        ...
+
+    def frame(self, frame: FrameHW3, prompt: str, clip_grid: Grid) -> Prompted:
+        """One frame as an image, at ``frame_scale`` times the grid its clip had (``clip(...).grid``)."""
+        ...
+
+    def text(self, prompt: str) -> Prompted:
+        """The prompt alone."""
+        ...
+
+    def answer(self, prompted: Prompted) -> str:
+        """Greedy answer, special tokens removed, otherwise as generated."""
+        ...
+
+    def answers(self, prompted: Sequence[Prompted]) -> list[str]: ...
+
+    def rollout(self, prompted: Prompted, spec: RolloutSpec) -> MapThw:
+        """Rolled-out attention of the response position to the visual tokens, (t, h, w) float32; prefill only.
+
+        Raises:
+            ValueError: a text prompt.
+        """
+        ...
+
+    def rollouts(self, prompted: Sequence[Prompted], spec: RolloutSpec) -> list[MapThw]: ...
+
+    def readings(self, prompted: Sequence[Prompted], spec: RolloutSpec) -> list[Reading]:
+        """``answers`` and ``rollouts`` of the same prompts, for the cost of one prefill."""
+        ...

@@ -1,0 +1,169 @@
+"""Finds a checkpoint and names its content. No torch here: planning a run needs digests, not weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from harness.errors import PrerequisiteError, nearest_name
+from methods.lvlm.base import LvlmSettings
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+_NEEDED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that exists."""
+
+    source: str
+    """As the user named it."""
+    digest: str
+    family: str
+    """``model_type`` of its config.json."""
+
+
+def lvlm_settings(checkpoint: str, **settings: Any) -> LvlmSettings:
+    """Settings for a checkpoint, with its digest filled in; ``settings`` are further ``LvlmSettings`` fields.
+
+    Raises:
+        PrerequisiteError: the checkpoint is missing or of an unsupported family.
+    """
+    return LvlmSettings(checkpoint=checkpoint, digest=find(checkpoint).digest, **settings)
+
+
+def find(checkpoint: str) -> Checkpoint:
+    """The checkpoint a user named, without downloading weights.
+
+    Raises:
+        PrerequisiteError: missing, not downloadable, incomplete, or of a family that is not supported.
+    """
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        config = read_config(folder)
+        if not any(folder.glob("*.safetensors")):
+            raise PrerequisiteError(
+                f"Checkpoint folder {folder} holds no *.safetensors weights.", "Download it again, all files."
+            )
+        return Checkpoint(checkpoint, folder_digest(folder), supported_family(config, checkpoint))
+    if not _HUB_NAME.fullmatch(checkpoint) or folder.exists():
+        raise _no_folder(checkpoint)
+    return _find_on_hub(checkpoint)
+
+
+def local_folder(settings: LvlmSettings) -> Path:
+    """The folder with all files of the settings' checkpoint; downloads what the hub cache lacks.
+
+    Raises:
+        PrerequisiteError: the folder is gone, or the hub cannot be reached.
+    """
+    folder = Path(settings.checkpoint).expanduser()
+    if folder.is_dir():
+        return folder
+    name, at, commit = settings.digest.partition("@")
+    if not at:
+        raise _no_folder(settings.checkpoint)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=commit, allow_patterns=_NEEDED))
+    except (OSError, ValueError) as error:
+        raise _not_downloadable(settings.checkpoint, error) from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json.
+
+    Raises:
+        PrerequisiteError: missing, or not a JSON object.
+    """
+    path = folder / "config.json"
+    fix = "Give the folder of a whole transformers checkpoint (config.json, *.safetensors, tokenizer, processor)."
+    if not path.is_file():
+        raise PrerequisiteError(f"Checkpoint folder {folder} has no config.json.", fix)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PrerequisiteError(f"{path} is not valid JSON: {error}.", fix) from error
+    if not isinstance(config, dict):
+        raise PrerequisiteError(f"{path} is not a JSON object.", fix)
+    return config
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 (hex) over the names and bytes of a checkpoint folder's files; documentation and hidden files aside.
+
+    Read again only when a file's size or time changed within this process.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file() and _counts(path))
+    state = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return _digest_of(state)
+
+
+def _counts(path: Path) -> bool:
+    return not path.name.startswith(".") and path.suffix != ".md"
+
+
+@lru_cache(maxsize=64)
+def _digest_of(state: tuple[tuple[str, int, int], ...]) -> str:
+    total = hashlib.sha256()
+    for name, _, _ in state:
+        with Path(name).open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{Path(name).name} {content}\n".encode())
+    return total.hexdigest()
+
+
+def supported_family(config: dict[str, Any], checkpoint: str) -> str:
+    """The family of a config.
+
+    Raises:
+        PrerequisiteError: not supported; the nearest family is named.
+    """
+    from methods.lvlm.load import FAMILIES
+
+    model_type = str(config.get("model_type"))
+    if model_type not in FAMILIES:
+        raise PrerequisiteError(
+            f"Checkpoint {checkpoint} is of family '{model_type}', which is not supported.",
+            nearest_name(model_type, FAMILIES),
+        )
+    return model_type
+
+
+def _find_on_hub(checkpoint: str) -> Checkpoint:
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    name, _, revision = checkpoint.partition("@")
+    try:
+        try:
+            folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+        except LocalEntryNotFoundError:
+            commit = HfApi().model_info(name, revision=revision or None).sha
+            config = Path(hf_hub_download(name, "config.json", revision=commit))
+            folder = config.parent
+    except (OSError, ValueError) as error:
+        raise _not_downloadable(checkpoint, error) from error
+    return Checkpoint(checkpoint, f"{name}@{folder.name}", supported_family(read_config(folder), checkpoint))
+
+
+def _no_folder(checkpoint: str) -> PrerequisiteError:
+    return PrerequisiteError(
+        f"Checkpoint folder {checkpoint} does not exist.",
+        "Give an existing folder, or a hub name such as Qwen/Qwen2.5-VL-7B-Instruct.",
+    )
+
+
+def _not_downloadable(checkpoint: str, error: Exception) -> PrerequisiteError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return PrerequisiteError(
+        f"Checkpoint {checkpoint} is neither a folder nor downloadable from the hub ({reason.rstrip('.')}).",
+        "Check the name and the network, or download it elsewhere (`hf download NAME --local-dir FOLDER`) "
+        "and give the folder.",
+    )
