@@ -1,0 +1,76 @@
+"""Every setting says whether it changes results."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+
+import pytest
+from pydantic import BaseModel
+
+import harness
+import methods
+from harness import recipes
+from harness.settings import ROLE, Settings, identity, identity_of, runtime
+
+
+def _all_settings() -> list[type[Settings]]:
+    for package in (harness, methods):
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+
+    def below(cls: type[Settings]) -> list[type[Settings]]:
+        return [leaf for sub in cls.__subclasses__() for leaf in (sub, *below(sub))]
+
+    return [cls for cls in below(Settings) if cls.__module__.split(".")[0] in ("harness", "methods")]
+
+
+def test_every_settings_field_is_identity_or_runtime() -> None:
+    found = _all_settings()
+    assert len(found) >= 4, "the walk over the packages found too few settings classes"
+    for cls in found:
+        assert dataclasses.is_dataclass(cls), f"{cls.__name__} must be a dataclass"
+        for field in dataclasses.fields(cls):
+            assert field.metadata.get(ROLE) in ("identity", "runtime"), (
+                f"{cls.__module__}.{cls.__name__}.{field.name} declares no role. Write identity(...) if it changes "
+                "results (artefacts are then computed anew), runtime(...) if it must not."
+            )
+
+
+def test_every_recipe_field_is_identity_or_runtime() -> None:
+    models = [m for m in vars(recipes).values() if isinstance(m, type) and issubclass(m, BaseModel) and m.model_fields]
+    assert recipes.Recipe in models
+    for model in models:
+        for name, info in model.model_fields.items():
+            extra = info.json_schema_extra
+            role = extra.get("role") if isinstance(extra, dict) else None
+            assert role in ("identity", "runtime"), f"{model.__name__}.{name}: use _identity(...) or _runtime(...)"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inner(Settings):
+    sigma: float = identity(1.0)
+    device: str = runtime("cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outer(Settings):
+    inner: _Inner = identity(_Inner())
+    sizes: tuple[int, ...] = identity((1, 2))
+    workers: int = runtime(1)
+
+
+def test_identity_leaves_runtime_fields_out_at_every_depth() -> None:
+    settings = _Outer(inner=_Inner(sigma=2.0, device="cuda"), workers=64)
+    assert identity_of(settings) == {"inner": {"sigma": 2.0}, "sizes": [1, 2]}
+
+
+def test_a_field_without_a_role_is_refused() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Bad(Settings):
+        x: int = 1
+
+    with pytest.raises(TypeError, match=r"Bad\.x declares no role"):
+        identity_of(Bad())
