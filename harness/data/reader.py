@@ -1,0 +1,178 @@
+"""Opens a benchmark: from a card's name and a data root to videos, expressions and ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.data.cards import Card, load_card, video_ids
+from harness.data.files import images_by_stem
+from harness.data.ground_truth import BinaryGroundTruth, DiskGroundTruth, PaletteGroundTruth, RleGroundTruth
+from harness.data.layouts import Located, Needs, locate
+from harness.data.metadata import VideoEntry, read_metadata
+from harness.data.types import Sample, Video
+from harness.errors import PrerequisiteError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A split as it lies on disk. ``open_dataset(card.name, root, split, needs=...)`` gives it again."""
+
+    card: Card
+    split: str
+    root: Path
+    """The data root that was given."""
+    layout: str
+    """Name of the layout found there."""
+    videos: tuple[Video, ...]
+    ground_truth: DiskGroundTruth | None
+    """None where it is hidden, or where only frames were asked for and no masks are there."""
+    expected_videos: int | None
+    """Of the complete split; None when nobody knows."""
+    notes: tuple[str, ...]
+    """What was left out or differs from the card, one sentence each."""
+
+    @property
+    def coverage(self) -> str:
+        """How much of the split is here, e.g. "5 of 30 videos"."""
+        if self.expected_videos is None:
+            return f"{len(self.videos)} videos"
+        return f"{len(self.videos)} of {self.expected_videos} videos"
+
+    def samples(self) -> Iterator[Sample]:
+        """Every (video, expression), in order."""
+        for video in self.videos:
+            for expression in video.expressions:
+                yield Sample(video, expression)
+
+
+def open_dataset(name: str, data_root: Path, split: str | None = None, *, needs: Needs = "frames") -> Dataset:
+    """Reads the layout that is on disk.
+
+    Args:
+        name: a card's name.
+        data_root: the folder that holds the benchmark's folder, e.g. ``davis17/``.
+        split: a split of the card; None for its default one.
+        needs: "frames" leaves out videos whose frames are not all on disk (masks may be absent); "masks"
+            leaves out videos whose masks are not all on disk (frames may be absent). A hidden split has no
+            masks to need: all its videos are listed.
+
+    Raises:
+        PrerequisiteError: unknown name or split, no layout fits, metadata is malformed, or nothing is left.
+    """
+    card = load_card(name)
+    split, facts = card.split(split)
+    located = locate(card, split, data_root, needs)
+    entries = read_metadata(located.metadata, card, facts, located.layout)
+    notes = _Notes(card, split, located)
+    entries = notes.limited(entries)
+    ground_truth = make_ground_truth(located, entries)
+    videos = [_video(card, split, located, entry) for entry in entries]
+    if needs == "frames":
+        videos = notes.complete(videos, lambda video: absent_frames(located.frames, video), "frames")
+        if ground_truth is None and facts.ground_truth == "public":
+            notes.add("No masks are there, so nothing can be scored.")
+    elif ground_truth is not None:
+        videos = notes.complete(videos, ground_truth.absence, "masks")
+    notes.counts(videos)
+    expected = facts.expected.videos if facts.expected else None
+    return Dataset(card, split, data_root, located.layout.name, tuple(videos), ground_truth, expected, notes.lines)
+
+
+def make_ground_truth(located: Located, entries: tuple[VideoEntry, ...]) -> DiskGroundTruth | None:
+    """The ground truth of a located layout; None where it has none or none is on disk."""
+    masks, path = located.layout.masks, located.masks
+    if masks is None or path is None:
+        return None
+    if masks.kind == "palette":
+        return PaletteGroundTruth(path)
+    if masks.kind == "binary":
+        return BinaryGroundTruth(path)
+    return RleGroundTruth(path, {entry.name: entry.size for entry in entries if entry.size is not None})
+
+
+def absent_frames(root: Path | None, video: Video) -> str | None:
+    """Why a video cannot be shown to a method, in a few words; None when all its frames are there."""
+    present = images_by_stem(root / video.name) if root is not None else {}
+    missing = [frame for frame in video.frames if frame not in present]
+    if not missing:
+        return None
+    if len(missing) == len(video.frames):
+        return "no frames"
+    return f"{len(missing)} of {len(video.frames)} frames missing, first {missing[0]}"
+
+
+def _video(card: Card, split: str, located: Located, entry: VideoEntry) -> Video:
+    folder = (located.frames or located.folder / located.layout.name) / entry.name
+    present = images_by_stem(folder) if located.frames is not None else {}
+    # Where the image is absent the path says where it would be.
+    paths = tuple(folder / present.get(frame, f"{frame}.jpg") for frame in entry.frames)
+    return Video(card.name, split, entry.name, entry.frames, paths, entry.expressions)
+
+
+class _Notes:
+    """Leaves videos out and says so."""
+
+    def __init__(self, card: Card, split: str, located: Located) -> None:
+        self._card, self._split, self._located = card, split, located
+        self._lines: list[str] = []
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return tuple(self._lines)
+
+    def add(self, line: str) -> None:
+        self._lines.append(line)
+
+    def limited(self, entries: tuple[VideoEntry, ...]) -> tuple[VideoEntry, ...]:
+        ids = video_ids(self._card.splits[self._split])
+        if ids is None:
+            return entries
+        kept = tuple(entry for entry in entries if entry.name in ids)
+        if len(kept) < len(entries):
+            self.add(
+                f"{len(entries) - len(kept)} of {len(entries)} videos in {self._located.metadata.name} belong to "
+                f"other splits than {self._split}."
+            )
+        return kept
+
+    def complete(self, videos: list[Video], absence: Callable[[Video], str | None], what: str) -> list[Video]:
+        kept, gone, partial = [], [], []
+        for video in videos:
+            why = absence(video)
+            if why is None:
+                kept.append(video)
+            elif why.startswith("no "):
+                gone.append(video.name)
+            else:
+                partial.append(f"{video.name} ({why})")
+        if gone:
+            self.add(f"{len(gone)} of {len(videos)} videos have no {what} on disk: {_some(gone)}.")
+        if partial:
+            self.add(f"{len(partial)} of {len(videos)} videos lack some {what}: {_some(partial)}.")
+        if not kept:
+            raise PrerequisiteError(
+                f"{self._card.title} (split {self._split}) has {self._located.metadata} but no video with {what}"
+                + (f": {self.lines[-1]}" if self._lines else "."),
+                self._card.obtain,
+            )
+        return kept
+
+    def counts(self, videos: list[Video]) -> None:
+        expected = self._card.splits[self._split].expected
+        if expected is None or expected.videos is None:
+            return
+        if len(videos) < expected.videos:
+            self.add(f"This is part of the split: {len(videos)} of {expected.videos} videos.")
+            return
+        if len(videos) > expected.videos:
+            self.add(f"There are {len(videos)} videos, the card expects {expected.videos}.")
+        found = sum(len(video.expressions) for video in videos)
+        if expected.expressions is not None and found != expected.expressions:
+            self.add(f"There are {found} expressions, the card expects {expected.expressions}.")
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
