@@ -104,6 +104,11 @@ def background_prompt(version: PromptVersion, expression: str, name: str | None)
     return _BACKGROUND[version].format(sentence=sentence(expression), name=name)
 
 
+def choice_lists_candidates(version: PromptVersion) -> bool:
+    """False when the choice is made from the expression alone, so that the object calls need not be answered."""
+    return "{candidates}" in _CHOICE[version]
+
+
 def choice_prompt(version: PromptVersion, expression: str, candidates: Sequence[str]) -> str:
     """Asks, in text only, for one class out of the candidates (see ``candidate``)."""
     return _CHOICE[version].format(sentence=sentence(expression), candidates=",".join(candidates).lower())

@@ -1,28 +1,27 @@
 """From rollout maps to points: smoothing, contrast, normalisation, fusion, Otsu masks.
 
 Source: DecAF (arXiv 2510.19592) section 3.2 and its released code, which adds the last min-max and fixes the kernels.
-Everything runs in float32 on the tensors' own device and is differentiable up to ``fuse``.
+Pure numpy in float32: maps are a few thousand cells, and viewers fuse without torch.
 
-Shape legend: T keyframes, t time slots of a map (T, or ceil(T/2) where a model merges frame pairs), h w token grid,
-H W pixels, k kernel size, n points.
+Shape legend: T keyframes, t time slots of a map (T, or T/2 rounded up where a model merges frame pairs), h w token
+grid, H W pixels, k kernel size, n points.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from harness.errors import PrerequisiteError
 from harness.settings import Settings, identity
 
 Views = Literal["both", "clip", "frame"]
+Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,7 @@ class FusionSettings(Settings):
     frame_kernel: int = identity(7)
     """Size of the Gaussian on frame maps; odd."""
 
-    def check(self) -> None:
-        """Raises PrerequisiteError for a value outside its range."""
+    def __post_init__(self) -> None:
         if self.views not in ("both", "clip", "frame"):
             raise PrerequisiteError(f"fusion.views is '{self.views}'.", "Use both, clip or frame.")
         if not self.sigma > 0:
@@ -54,12 +52,12 @@ class FusionSettings(Settings):
 
 @dataclass(frozen=True)
 class RolloutMaps:
-    """Raw rollout values on the visual tokens, float32, not normalised. No background: None twice."""
+    """Raw rollout values on the visual grid, float32, not normalised. Without a background call: None twice."""
 
-    object_clip_thw: Tensor
-    object_frame_Thw: Tensor
-    background_clip_thw: Tensor | None = None
-    background_frame_Thw: Tensor | None = None
+    object_clip_thw: Float32
+    object_frame_Thw: Float32
+    background_clip_thw: Float32 | None = None
+    background_frame_Thw: Float32 | None = None
 
 
 @dataclass(frozen=True)
@@ -68,76 +66,93 @@ class Points:
 
     keyframe_n: NDArray[np.int64]
     """Position in the list of keyframes, not a frame index."""
-    xy_n2: NDArray[np.float32]
+    xy_n2: Float32
     """Cell centres as fractions of the frame's width and height."""
-    value_n: NDArray[np.float32]
+    value_n: Float32
     """The map's value in the cell."""
 
 
-def gaussian_kernel(size: int, sigma: float) -> Tensor:
+def gaussian_kernel(size: int, sigma: float) -> Float32:
     """A (k, k) float32 Gaussian that sums to 1."""
-    offset_k = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
-    profile_k = torch.exp(-(offset_k**2) / (2 * sigma**2))
-    kernel_kk = profile_k[:, None] * profile_k[None, :]
-    return kernel_kk / kernel_kk.sum()
+    offset_k = np.arange(size) - (size - 1) / 2
+    profile_k = np.exp(-(offset_k**2) / (2 * sigma**2))
+    kernel_kk = np.outer(profile_k, profile_k)
+    return np.asarray(kernel_kk / kernel_kk.sum(), dtype=np.float32)
 
 
-def smooth(map_Thw: Tensor, size: int, sigma: float) -> Tensor:
+def smooth(map_Thw: Float32, size: int, sigma: float) -> Float32:
     """Each slice blurred; outside the map counts as zero, so the border loses mass. Same shape."""
-    kernel_11kk = gaussian_kernel(size, sigma).to(map_Thw)[None, None]
-    return functional.conv2d(map_Thw[:, None], kernel_11kk, padding=size // 2)[:, 0]
+    half = size // 2
+    _, height, width = map_Thw.shape
+    padded = np.pad(map_Thw, ((0, 0), (half, half), (half, half)))
+    out_Thw = np.zeros_like(map_Thw)
+    for (down, right), weight in np.ndenumerate(gaussian_kernel(size, sigma)):
+        out_Thw += weight * padded[:, down : down + height, right : right + width]
+    return out_Thw
 
 
-def contrast(object_Thw: Tensor, background_Thw: Tensor) -> Tensor:
+def contrast(object_Thw: Float32, background_Thw: Float32) -> Float32:
     """What the object prompt attends to more than the background prompt: the difference, kept within [0, 1]."""
-    return (object_Thw - background_Thw).clamp(0.0, 1.0)
+    return np.clip(object_Thw - background_Thw, np.float32(0), np.float32(1))
 
 
-def normalise_clip(map_Thw: Tensor) -> Tensor:
+def normalise_clip(map_Thw: Float32) -> Float32:
     """Min-max over the whole clip; a constant map becomes 0."""
-    return _min_max(map_Thw, map_Thw.amin(), map_Thw.amax())
+    return _min_max(map_Thw, (0, 1, 2))
 
 
-def normalise_frames(map_Thw: Tensor) -> Tensor:
+def normalise_frames(map_Thw: Float32) -> Float32:
     """Min-max of each frame alone; a constant frame becomes 0."""
-    return _min_max(map_Thw, map_Thw.amin((1, 2), keepdim=True), map_Thw.amax((1, 2), keepdim=True))
+    return _min_max(map_Thw, (1, 2))
 
 
-def _min_max(map_Thw: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    span = high - low
-    return (map_Thw - low) / torch.where(span > 0, span, torch.ones_like(span))
+def _min_max(map_Thw: Float32, axes: tuple[int, ...]) -> Float32:
+    low = map_Thw.min(axes, keepdims=True)
+    span = map_Thw.max(axes, keepdims=True) - low
+    return np.asarray((map_Thw - low) / np.where(span > 0, span, np.float32(1)), dtype=np.float32)
 
 
-def match_keyframes(map_thw: Tensor, keyframes: int) -> Tensor:
+def match_keyframes(map_thw: Float32, keyframes: int) -> Float32:
     """One slice per keyframe: slots that hold two frames are repeated, a padded last frame is dropped.
 
     Raises:
         ValueError: neither ``keyframes`` slots nor half of them, rounded up.
     """
-    slots = map_thw.shape[0]
+    slots = len(map_thw)
     if slots == keyframes:
         return map_thw
     if slots != (keyframes + 1) // 2:
         raise ValueError(f"a clip map with {slots} time slots does not cover {keyframes} keyframes")
-    return map_thw.repeat_interleave(2, dim=0)[:keyframes]
+    return map_thw.repeat(2, axis=0)[:keyframes]
 
 
-def resize(map_Thw: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear to (h, w) or (H, W), pixel centres at half integers (``align_corners=False``), no antialias."""
-    return functional.interpolate(map_Thw[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+def resize(map_Thw: Float32, size: tuple[int, int]) -> Float32:
+    """Bilinear to (h, w) or (H, W): cell centres at half integers, edges held, no antialias."""
+    _, height, width = map_Thw.shape
+    above, below, weight_H = _interpolation(height, size[0])
+    rows = map_Thw[:, above] + weight_H[:, None] * (map_Thw[:, below] - map_Thw[:, above])
+    left, right, weight_W = _interpolation(width, size[1])
+    return np.asarray(rows[:, :, left] + weight_W * (rows[:, :, right] - rows[:, :, left]), dtype=np.float32)
 
 
-def contrast_clip(maps: RolloutMaps, settings: FusionSettings) -> Tensor:
+def _interpolation(cells: int, pixels: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Float32]:
+    """Per pixel the two cells around its centre and the weight of the second."""
+    centre = np.maximum((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5, 0.0)
+    first = np.minimum(centre.astype(np.intp), cells - 1)
+    return first, np.minimum(first + 1, cells - 1), (centre - first).astype(np.float32)
+
+
+def contrast_clip(maps: RolloutMaps, settings: FusionSettings) -> Float32:
     """The clip map before normalisation: smoothed, background subtracted. (t, h, w)."""
     return _contrast(maps.object_clip_thw, maps.background_clip_thw, settings.clip_kernel, settings)
 
 
-def contrast_frame(maps: RolloutMaps, settings: FusionSettings) -> Tensor:
+def contrast_frame(maps: RolloutMaps, settings: FusionSettings) -> Float32:
     """The frame maps before normalisation: smoothed, background subtracted. (T, h, w)."""
     return _contrast(maps.object_frame_Thw, maps.background_frame_Thw, settings.frame_kernel, settings)
 
 
-def _contrast(object_Thw: Tensor, background_Thw: Tensor | None, kernel: int, settings: FusionSettings) -> Tensor:
+def _contrast(object_Thw: Float32, background_Thw: Float32 | None, kernel: int, settings: FusionSettings) -> Float32:
     smoothed_Thw = smooth(object_Thw, kernel, settings.sigma)
     if not settings.subtract_background:
         return smoothed_Thw
@@ -146,13 +161,13 @@ def _contrast(object_Thw: Tensor, background_Thw: Tensor | None, kernel: int, se
     return contrast(smoothed_Thw, smooth(background_Thw, kernel, settings.sigma))
 
 
-def fuse(maps: RolloutMaps, settings: FusionSettings) -> Tensor:
+def fuse(maps: RolloutMaps, settings: FusionSettings) -> Float32:
     """The fused map, (T, h, w) float32 in [0, 1]; its maximum is 1 unless it is 0 everywhere.
 
     Clip and frame maps are normalised (over the clip, and each frame alone), averaged on the frame maps' grid, and the
     average is normalised over the clip once more. One view alone takes the last step too.
     """
-    keyframes = maps.object_frame_Thw.shape[0]
+    keyframes = len(maps.object_frame_Thw)
     if settings.views == "frame":
         return normalise_clip(normalise_frames(contrast_frame(maps, settings)))
     clip_Thw = match_keyframes(normalise_clip(contrast_clip(maps, settings)), keyframes)
@@ -160,60 +175,53 @@ def fuse(maps: RolloutMaps, settings: FusionSettings) -> Tensor:
         return normalise_clip(clip_Thw)
     frame_Thw = normalise_frames(contrast_frame(maps, settings))
     height, width = frame_Thw.shape[1:]
-    return normalise_clip((resize(clip_Thw, (height, width)) + frame_Thw) / 2)
+    return normalise_clip((resize(clip_Thw, (height, width)) + frame_Thw) * np.float32(0.5))
 
 
-def points_above(fused_Thw: Tensor, threshold: float) -> Points:
-    """Every cell at or above ``threshold`` (compared in float32) as a point at the cell's centre."""
-    fused = fused_Thw.detach().to("cpu", torch.float32).numpy()
-    _, height, width = fused.shape
-    frame_n, row_n, column_n = np.nonzero(fused >= np.float32(threshold))
-    x_n, y_n = (column_n + 0.5) / width, (row_n + 0.5) / height
+def points_above(fused_Thw: Float32, threshold: float) -> Points:
+    """Every cell at or above ``threshold`` (compared in float32) as a point at its centre, in frame, row, column order."""
+    keyframe_n, row_n, column_n = np.nonzero(fused_Thw >= np.float32(threshold))
     return Points(
-        keyframe_n=frame_n.astype(np.int64),
-        xy_n2=np.stack([x_n, y_n], axis=1).astype(np.float32),
-        value_n=fused[frame_n, row_n, column_n],
+        keyframe_n=keyframe_n.astype(np.int64),
+        xy_n2=np.stack(_centres(row_n, column_n, fused_Thw.shape), axis=1),
+        value_n=fused_Thw[keyframe_n, row_n, column_n],
     )
 
 
-def top_cells(fused_Thw: Tensor, keyframes: tuple[int, ...], count: int = 100) -> NDArray[np.float32]:
+def top_cells(fused_Thw: Float32, keyframes: Sequence[int], count: int = 100) -> Float32:
     """The ``count`` highest cells as rows ``[frame index, y, x, value]``, highest first, (count, 4) float32.
 
     Positions are cell centres as fractions of the frame; equal values keep frame, row, column order; a map with fewer
     cells gives all of them. This is DecAF's keypoint output.
     """
-    fused = fused_Thw.detach().to("cpu", torch.float32).numpy()
-    _, height, width = fused.shape
-    order = np.argsort(-fused.ravel(), kind="stable")[:count]
-    frame_n, row_n, column_n = np.unravel_index(order, fused.shape)
-    columns = [
-        np.asarray(keyframes, dtype=np.float32)[frame_n],
-        (row_n + 0.5) / height,
-        (column_n + 0.5) / width,
-        fused.ravel()[order],
-    ]
-    return np.stack(columns, axis=1).astype(np.float32)
+    order = np.argsort(-fused_Thw.ravel(), kind="stable")[:count]
+    keyframe_n, row_n, column_n = np.unravel_index(order, fused_Thw.shape)
+    x_n, y_n = _centres(row_n, column_n, fused_Thw.shape)
+    frame_n = np.asarray(keyframes, dtype=np.float32)[keyframe_n]
+    return np.stack([frame_n, y_n, x_n, fused_Thw.ravel()[order]], axis=1)
 
 
-def to_uint8(map_THW: Tensor) -> NDArray[np.uint8]:
+def _centres(row_n: NDArray[np.intp], column_n: NDArray[np.intp], shape: tuple[int, ...]) -> tuple[Float32, Float32]:
+    """x and y of cell centres as fractions of the frame."""
+    _, height, width = shape
+    return ((column_n + 0.5) / width).astype(np.float32), ((row_n + 0.5) / height).astype(np.float32)
+
+
+def to_uint8(map_THW: Float32) -> NDArray[np.uint8]:
     """A map in [0, 1] as 0..255, fractions cut off."""
-    return (map_THW.detach().to("cpu", torch.float32) * 255).numpy().astype(np.uint8)
+    return (map_THW * np.float32(255)).astype(np.uint8)
 
 
-def otsu(image_THW: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Each frame's Otsu threshold, (T,), and the pixels strictly above it, (T, H, W) bool.
+def otsu(image_HW: NDArray[np.uint8]) -> tuple[float, NDArray[np.bool_]]:
+    """Otsu's threshold and the pixels strictly above it, (H, W) bool.
 
-    A constant frame has threshold 0, so a constant positive frame is all foreground.
+    A constant image has threshold 0, so a constant positive one is all foreground.
     """
-    threshold_T = np.zeros(len(image_THW), dtype=np.float64)
-    mask_THW = np.zeros(image_THW.shape, dtype=bool)
-    for index, image_HW in enumerate(image_THW):
-        threshold_T[index], _ = cv2.threshold(image_HW, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-        mask_THW[index] = image_HW > threshold_T[index]
-    return threshold_T, mask_THW
+    threshold, _ = cv2.threshold(image_HW, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    return float(threshold), image_HW > threshold
 
 
-def attention_masks(fused_Thw: Tensor, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Masks straight from the map: resized to (H, W), Otsu per keyframe. (T, H, W) bool."""
-    _, mask_THW = otsu(to_uint8(resize(fused_Thw, size)))
-    return mask_THW
+def attention_masks(fused_Thw: Float32, size: tuple[int, int]) -> list[NDArray[np.bool_]]:
+    """Masks straight from the map: each keyframe resized to (H, W), then Otsu. (H, W) bool each."""
+    # Frame by frame: a resized clip of large frames would not fit beside the models.
+    return [otsu(to_uint8(resize(map_1hw, size))[0])[1] for map_1hw in np.split(fused_Thw, len(fused_Thw))]
