@@ -132,9 +132,8 @@ def _qwen2_5_vl(folder: Path, seed: int, shape: SmallShape) -> None:
         },
         **_shared_config(shape, tokenizer),
     )
-    _save(
-        folder, seed, Qwen2_5_VLForConditionalGeneration(config), _qwen_processor(Qwen2_5_VLProcessor, shape, tokenizer)
-    )
+    model: Any = Qwen2_5_VLForConditionalGeneration
+    _save(folder, seed, model(config), _qwen_processor(Qwen2_5_VLProcessor, shape, tokenizer))
 
 
 def _qwen2_vl(folder: Path, seed: int, shape: SmallShape) -> None:

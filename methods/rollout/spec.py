@@ -30,8 +30,9 @@ class RolloutSpec(Settings):
     """Columns that "vmax" looks at. "own": each item's visual tokens. "reference_span": everything from the first to
     the last visual token of the batch's first item, as the reference does for Qwen and LLaVA; equal to "own" when
     nothing stands between the visual tokens."""
-    block: int = runtime(32)
-    """Query rows held at a time; memory grows with it, results do not depend on it beyond rounding."""
+    block: int | None = runtime(None)
+    """Query rows held at a time; memory grows with it, results do not depend on it beyond rounding. None: 32 on a
+    CPU, where a block should fit the cache, 256 elsewhere."""
 
     def layers(self, count: int) -> range:
         """The layers rolled out of a model with ``count``.
@@ -51,5 +52,5 @@ class RolloutSpec(Settings):
     def __post_init__(self) -> None:
         if not 0.0 <= self.residual < 1.0:
             raise PrerequisiteError(f"residual is {self.residual}.", "Choose a value in [0, 1).")
-        if self.block < 1:
+        if self.block is not None and self.block < 1:
             raise PrerequisiteError(f"block is {self.block}.", "Choose at least 1 query row.")

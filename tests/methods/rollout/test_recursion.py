@@ -1,0 +1,238 @@
+"""Row recursion against the plain definition, the golden files, and worked cases.
+
+Shape legend: B batch, A attention heads, K key heads, L sequence, D head dim, N layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from harness.errors import PrerequisiteError
+from methods.rollout.recursion import LayerQK, layer_pass, rollout_rows
+from methods.rollout.spec import RolloutSpec
+
+MODEL_FREE = [
+    "gqa_contiguous",
+    "mha_contiguous",
+    "mqa_gaps",
+    "visual_first",
+    "one_visual_token",
+    "one_layer_one_head",
+    "single_head_stack",
+    "peaky",
+    "bf16_values",
+]
+
+
+def plain_definition(layers: list[LayerQK], visual_BL: Tensor, spec: RolloutSpec) -> tuple[Tensor, Tensor]:
+    """Rolled-out rows (B, L) and raw head weights (B, N, A) with every L x L matrix spelt out, in float64."""
+    batch, length = visual_BL.shape
+    rows, weights = [], []
+    for item in range(batch):
+        rolled = torch.eye(length, dtype=torch.float64)
+        item_weights = []
+        for layer in layers:
+            query, key = layer.query_BALD[item].double(), layer.key_BKLD[item].double()
+            key = key.repeat_interleave(query.shape[0] // key.shape[0], dim=0)
+            scores = query @ key.transpose(1, 2) * layer.scale
+            scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
+            attn_ALL = scores.softmax(-1)
+            columns = visual_BL[item] if spec.head_weights == "vmax" else torch.ones(length, dtype=torch.bool)
+            weight = attn_ALL[:, :, columns].amax(-1).mean(-1)
+            if spec.head_weights == "mean":
+                weight = torch.ones_like(weight)
+            mean_LL = ((weight / weight.max())[:, None, None] * attn_ALL).sum(0) / attn_ALL.shape[0]
+            hat_LL = spec.residual * torch.eye(length, dtype=torch.float64) + (1 - spec.residual) * mean_LL
+            rolled = hat_LL @ rolled
+            item_weights.append(weight)
+        rows.append(rolled[-1])
+        weights.append(torch.stack(item_weights))
+    return torch.stack(rows), torch.stack(weights)
+
+
+def random_layers(
+    length: int, *, batch: int = 1, layers: int = 3, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> list[LayerQK]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        LayerQK(
+            (2 * torch.randn(batch, 6, length, 16, generator=generator)).to(dtype),
+            torch.randn(batch, 2, length, 16, generator=generator).to(dtype),
+            0.25,
+        )
+        for _ in range(layers)
+    ]
+
+
+def visual_mask(length: int, *spans: tuple[int, int], batch: int = 1) -> Tensor:
+    mask = torch.zeros(batch, length, dtype=torch.bool)
+    for start, end in spans:
+        mask[:, start:end] = True
+    return mask
+
+
+@pytest.mark.parametrize("head_weights", ["vmax", "max", "mean"])
+@pytest.mark.parametrize("block", [1, 7, 32, 200])
+def test_equals_the_plain_definition(head_weights: str, block: int) -> None:
+    layers = random_layers(75, batch=2)
+    visual_BL = visual_mask(75, (5, 20), (24, 60), batch=2)
+    visual_BL[1, 30:40] = False
+    spec = RolloutSpec(head_weights=head_weights, block=block, residual=0.3)  # type: ignore[arg-type]
+    expected_BL, weights_BNA = plain_definition(layers, visual_BL, spec)
+
+    rows = rollout_rows(layers, visual_BL, spec)
+
+    assert rows.rows_BL.dtype == torch.float32
+    torch.testing.assert_close(rows.rows_BL.double(), expected_BL, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(rows.head_weights_BNA.double(), weights_BNA, rtol=1e-5, atol=1e-8)
+    # In float64 the two agree to the last digits.
+    double = [LayerQK(layer.query_BALD.double(), layer.key_BKLD.double(), layer.scale) for layer in layers]
+    exact = rollout_rows(double, visual_BL, spec)
+    torch.testing.assert_close(exact.rows_BL, expected_BL, rtol=1e-10, atol=1e-15)
+
+
+def test_two_tokens_by_hand() -> None:
+    # One head; row 1 attends with probability 3/4 to token 0, so r = residual e1 + (1 - residual) (3/4, 1/4).
+    query = torch.tensor([[[[1.0], [1.0]]]])
+    key = torch.tensor([[[[np.log(3.0)], [0.0]]]], dtype=torch.float32)
+    rows = rollout_rows([LayerQK(query, key, 1.0)], visual_mask(2, (0, 1)), RolloutSpec(residual=0.5))
+    torch.testing.assert_close(rows.rows_BL, torch.tensor([[0.375, 0.625]]))
+    # Row maxima over the one visual column: 1 in row 0, 3/4 in row 1.
+    torch.testing.assert_close(rows.head_weights_BNA, torch.tensor([[[0.875]]]))
+
+
+def test_row_mass_is_the_product_over_layers() -> None:
+    rows = rollout_rows(random_layers(50), visual_mask(50, (3, 40)), RolloutSpec())
+    relative = rows.head_weights_BNA[0] / rows.head_weights_BNA[0].amax(-1, keepdim=True)
+    expected = torch.prod(0.5 + 0.5 * relative.mean(-1))
+    torch.testing.assert_close(rows.rows_BL.sum(), expected)
+
+
+@pytest.mark.parametrize("case", MODEL_FREE)
+def test_golden_model_free(samples: Path, case: str) -> None:
+    golden = np.load(samples / "golden" / "decaf" / "rollout" / f"qk_{case}.npz")
+    visual_BL = torch.from_numpy(golden["visual_token_mask"])[None]
+    variants = {
+        "row_vmax": RolloutSpec(),
+        "row_vmax_span": RolloutSpec(visual_columns="reference_span"),
+        "row_max_all_keys": RolloutSpec(head_weights="max"),
+        "row_plain_mean": RolloutSpec(head_weights="mean"),
+    }
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-6)):
+        layers = golden_layers(golden, dtype)
+        for name, spec in variants.items():
+            row_L = rollout_rows(layers, visual_BL, spec).rows_BL[0]
+            np.testing.assert_allclose(row_L.numpy(), golden[name], rtol=0, atol=tolerance, err_msg=name)
+    weights = rollout_rows(golden_layers(golden, torch.float64), visual_BL, RolloutSpec()).head_weights_BNA[0].numpy()
+    np.testing.assert_allclose(weights, golden["head_weight_raw_vmax"], atol=1e-10)
+    relative = weights / weights.max(-1, keepdims=True)
+    np.testing.assert_allclose(relative, golden["head_weight_vmax"], atol=1e-10)
+    weights = rollout_rows(golden_layers(golden, torch.float64), visual_BL, RolloutSpec(head_weights="max"))
+    raw = weights.head_weights_BNA[0].numpy()
+    np.testing.assert_allclose(raw / raw.max(-1, keepdims=True), golden["head_weight_max_all_keys"], atol=1e-10)
+    rows = rollout_rows(golden_layers(golden, torch.float32), visual_BL, RolloutSpec()).rows_BL[0].numpy()
+    np.testing.assert_allclose(rows, golden["row_reference_vmax"], rtol=0, atol=1e-6)
+
+
+def golden_layers(golden: np.lib.npyio.NpzFile, dtype: torch.dtype) -> list[LayerQK]:
+    return [
+        LayerQK(torch.from_numpy(query)[None].to(dtype), torch.from_numpy(key)[None].to(dtype), float(golden["scale"]))
+        for query, key in zip(golden["Q"], golden["K"], strict=True)
+    ]
+
+
+def test_bfloat16_inputs_are_computed_in_float32(samples: Path) -> None:
+    # The case's Q and K are exact in bfloat16, so nothing may be lost but float32 rounding.
+    golden = np.load(samples / "golden" / "decaf" / "rollout" / "qk_bf16_values.npz")
+    visual_BL = torch.from_numpy(golden["visual_token_mask"])[None]
+    rows = rollout_rows(golden_layers(golden, torch.bfloat16), visual_BL, RolloutSpec())
+    assert rows.rows_BL.dtype == torch.float32
+    np.testing.assert_allclose(rows.rows_BL[0].numpy(), golden["row_vmax"], rtol=0, atol=1e-6)
+
+
+def test_the_span_takes_in_the_gaps_of_the_first_item() -> None:
+    layers = random_layers(40, batch=2)
+    gaps = visual_mask(40, (4, 10), (20, 30), batch=2)
+    gaps[1, 25:30] = False
+    span = rollout_rows(layers, gaps, RolloutSpec(visual_columns="reference_span")).rows_BL
+    filled = rollout_rows(layers, visual_mask(40, (4, 30), batch=2), RolloutSpec()).rows_BL
+    torch.testing.assert_close(span, filled, rtol=0, atol=0)
+    own = rollout_rows(layers, gaps, RolloutSpec()).rows_BL
+    assert (own - span).abs().amax(-1).min() > 1e-6
+
+
+def test_left_padding_is_exact() -> None:
+    layers = random_layers(60, batch=3)
+    visual_BL = visual_mask(60, (20, 50), batch=3)
+    mask_BL = torch.ones(3, 60, dtype=torch.long)
+    mask_BL[1, :7] = 0
+    mask_BL[2, :15] = 0
+    padded = rollout_rows(layers, visual_BL, RolloutSpec(), mask_BL)
+    for item, padding in enumerate((0, 7, 15)):
+        alone = [
+            LayerQK(qk.query_BALD[item : item + 1, :, padding:], qk.key_BKLD[item : item + 1, :, padding:], qk.scale)
+            for qk in layers
+        ]
+        single = rollout_rows(alone, visual_BL[item : item + 1, padding:], RolloutSpec())
+        assert torch.equal(padded.rows_BL[item, padding:], single.rows_BL[0])
+        assert torch.equal(padded.rows_BL[item, :padding], torch.zeros(padding))
+        assert torch.equal(padded.head_weights_BNA[item], single.head_weights_BNA[0])
+
+
+@pytest.mark.parametrize("zeros", [slice(50, 60), slice(10, 12), slice(0, 60)])
+def test_other_padding_is_refused(zeros: slice) -> None:
+    mask_BL = torch.ones(1, 60, dtype=torch.long)
+    mask_BL[0, zeros] = 0
+    with pytest.raises(ValueError, match="padding"):
+        rollout_rows(random_layers(60), visual_mask(60, (20, 40)), RolloutSpec(), mask_BL)
+
+
+def test_rows_without_visual_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one visual token"):
+        rollout_rows(random_layers(20), visual_mask(20), RolloutSpec())
+    assert rollout_rows(random_layers(20), visual_mask(20), RolloutSpec(head_weights="mean")).rows_BL.sum() > 0.99
+
+
+def test_visual_tokens_before_the_first_row_that_sees_them_add_nothing() -> None:
+    query, key = random_layers(30, layers=1)[0].query_BALD[0], random_layers(30, layers=1)[0].key_BKLD[0]
+    row_L = torch.zeros(30)
+    _, weight_A = layer_pass(query, key, 0.25, row_L, [(29, 30)], block=4)
+    scores = (query[:, -1:] @ key.repeat_interleave(3, 0).transpose(1, 2) * 0.25).softmax(-1)
+    torch.testing.assert_close(weight_A, scores[:, 0, 29] / 30)
+
+
+def test_gradients_match_the_plain_definition() -> None:
+    visual_BL = visual_mask(30, (5, 20))
+    target = torch.randn(30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = []
+    for function in (lambda *args: rollout_rows(*args).rows_BL, lambda *args: plain_definition(*args)[0]):
+        layers = random_layers(30, layers=2, dtype=torch.float64)
+        for layer in layers:
+            layer.query_BALD.requires_grad_(True)
+            layer.key_BKLD.requires_grad_(True)
+        (function(layers, visual_BL, RolloutSpec(block=8))[0] @ target).backward()
+        gradients.append([tensor.grad for layer in layers for tensor in (layer.query_BALD, layer.key_BKLD)])
+    for ours, plain in zip(*gradients, strict=True):
+        assert plain is not None and plain.abs().max() > 1e-4
+        torch.testing.assert_close(ours, plain, rtol=1e-8, atol=1e-12)
+
+
+def test_layer_range() -> None:
+    assert RolloutSpec().layers(28) == range(14, 28)
+    assert RolloutSpec().layers(36) == range(18, 36)
+    assert RolloutSpec(start_layer=0, end_layer=3).layers(28) == range(0, 3)
+    for spec in (RolloutSpec(start_layer=28), RolloutSpec(end_layer=29), RolloutSpec(start_layer=-1)):
+        with pytest.raises(PrerequisiteError, match="layers 0 to 27"):
+            spec.layers(28)
+
+
+@pytest.mark.parametrize("wrong", [{"residual": 1.0}, {"residual": -0.1}, {"block": 0}])
+def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(PrerequisiteError, match=next(iter(wrong))):
+        replace(RolloutSpec(), **wrong)  # type: ignore[arg-type]
