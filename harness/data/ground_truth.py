@@ -51,7 +51,7 @@ class PaletteGroundTruth(DiskGroundTruth):
     def absence(self, video: Video) -> str | None:
         present = images_by_stem(self.root / video.name)
         missing = [frame for frame in video.frames if present.get(frame) != f"{frame}.png"]
-        return _missing(missing, len(video.frames), "masks")
+        return missing_words(missing, len(video.frames), "masks")
 
     def size(self, video: Video, expression: Expression, frame: int) -> tuple[int, int]:
         return image_size(self._path(video, frame))
@@ -100,7 +100,7 @@ class BinaryGroundTruth(DiskGroundTruth):
         targets = sorted({target for expression in video.expressions for target in expression.targets})
         frames = set(video.frames)
         missing = [target for target in targets if not frames & self.annotated(target)]
-        return _missing(missing, len(targets), "mask folders")
+        return missing_words(missing, len(targets), "mask folders")
 
     def size(self, video: Video, expression: Expression, frame: int) -> tuple[int, int]:
         return image_size(self._path(video, expression.targets[0], frame))
@@ -165,7 +165,7 @@ class RleGroundTruth(DiskGroundTruth):
 
     def absence(self, video: Video) -> str | None:
         targets = sorted({target for expression in video.expressions for target in expression.targets})
-        return _missing([target for target in targets if target not in self.table], len(targets), "mask lists")
+        return missing_words([target for target in targets if target not in self.table], len(targets), "mask lists")
 
     def scored_frames(self, video: Video, expression: Expression) -> Sequence[int]:
         for target in expression.targets:
@@ -252,7 +252,8 @@ def _union(masks: Sequence[tuple[Path, BoolHW]]) -> BoolHW:
     return union_HW
 
 
-def _missing(missing: Sequence[str], total: int, what: str) -> str | None:
+def missing_words(missing: Sequence[str], total: int, what: str) -> str | None:
+    """What is missing in a few words: None, "no frames" or "3 of 40 frames missing, first 00007"."""
     if not missing:
         return None
     if len(missing) == total:

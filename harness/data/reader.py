@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.data.cards import Card, load_card, video_ids
 from harness.data.files import images_by_stem
-from harness.data.ground_truth import BinaryGroundTruth, DiskGroundTruth, PaletteGroundTruth, RleGroundTruth
-from harness.data.layouts import Located, Needs, locate
+from harness.data.ground_truth import (
+    BinaryGroundTruth,
+    DiskGroundTruth,
+    PaletteGroundTruth,
+    RleGroundTruth,
+    missing_words,
+)
+from harness.data.layouts import Located, Needs, fill, locate
 from harness.data.metadata import VideoEntry, read_metadata
 from harness.data.types import Sample, Video
 from harness.errors import PrerequisiteError
@@ -64,24 +70,57 @@ def open_dataset(name: str, data_root: Path, split: str | None = None, *, needs:
     card = load_card(name)
     split, facts = card.split(split)
     located = locate(card, split, data_root, needs)
-    entries = read_metadata(located.metadata, card, facts, located.layout)
+    listing = list_videos(card, split, located)
     notes = _Notes(card, split, located)
-    entries = notes.limited(entries)
-    ground_truth = make_ground_truth(located, entries)
-    videos = [_video(card, split, located, entry) for entry in entries]
+    if listing.others:
+        total = len(listing.videos) + listing.others
+        notes.add(f"{listing.others} of {total} videos in {located.metadata.name} belong to other splits than {split}.")
+    videos = listing.videos
     if needs == "frames":
-        videos = notes.complete(videos, lambda video: absent_frames(located.frames, video), "frames")
-        if ground_truth is None and facts.ground_truth == "public":
+        videos = notes.complete(videos, lambda video: listing.absent_frames[video.name], "frames")
+        if listing.ground_truth is None and facts.ground_truth == "public":
             notes.add("No masks are there, so nothing can be scored.")
-    elif ground_truth is not None:
-        videos = notes.complete(videos, ground_truth.absence, "masks")
+    elif listing.ground_truth is not None:
+        videos = notes.complete(videos, listing.ground_truth.absence, "masks")
     notes.counts(videos)
     expected = facts.expected.videos if facts.expected else None
-    return Dataset(card, split, data_root, located.layout.name, tuple(videos), ground_truth, expected, notes.lines)
+    return Dataset(card, split, data_root, located.layout.name, videos, listing.ground_truth, expected, notes.lines)
 
 
-def make_ground_truth(located: Located, entries: tuple[VideoEntry, ...]) -> DiskGroundTruth | None:
-    """The ground truth of a located layout; None where it has none or none is on disk."""
+@dataclass(frozen=True)
+class Listing:
+    """What a located layout lists, whether or not its files are all on disk."""
+
+    videos: tuple[Video, ...]
+    absent_frames: Mapping[str, str | None]
+    """By video: why it cannot be shown to a method, in a few words; None when all its frames are there."""
+    ground_truth: DiskGroundTruth | None
+    others: int
+    """Videos in the metadata that belong to other splits."""
+
+
+def list_videos(card: Card, split: str, located: Located) -> Listing:
+    """Reads the metadata of a located layout and looks up the frames.
+
+    Raises:
+        PrerequisiteError: the metadata is malformed.
+    """
+    entries = read_metadata(located.metadata, card, card.splits[split], located.layout)
+    ids = video_ids(card.splits[split])
+    kept = [entry for entry in entries if ids is None or entry.name in ids]
+    root = located.frames or located.folder / fill(located.layout.frames[0], card, split)
+    videos, absent = [], {}
+    for entry in kept:
+        present = images_by_stem(root / entry.name)
+        missing = [frame for frame in entry.frames if frame not in present]
+        absent[entry.name] = missing_words(missing, len(entry.frames), "frames")
+        # Where the image is absent the path says where it would be.
+        paths = tuple(root / entry.name / present.get(frame, f"{frame}.jpg") for frame in entry.frames)
+        videos.append(Video(card.name, split, entry.name, entry.frames, paths, entry.expressions))
+    return Listing(tuple(videos), absent, _ground_truth(located, kept), len(entries) - len(kept))
+
+
+def _ground_truth(located: Located, entries: Sequence[VideoEntry]) -> DiskGroundTruth | None:
     masks, path = located.layout.masks, located.masks
     if masks is None or path is None:
         return None
@@ -90,25 +129,6 @@ def make_ground_truth(located: Located, entries: tuple[VideoEntry, ...]) -> Disk
     if masks.kind == "binary":
         return BinaryGroundTruth(path)
     return RleGroundTruth(path, {entry.name: entry.size for entry in entries if entry.size is not None})
-
-
-def absent_frames(root: Path | None, video: Video) -> str | None:
-    """Why a video cannot be shown to a method, in a few words; None when all its frames are there."""
-    present = images_by_stem(root / video.name) if root is not None else {}
-    missing = [frame for frame in video.frames if frame not in present]
-    if not missing:
-        return None
-    if len(missing) == len(video.frames):
-        return "no frames"
-    return f"{len(missing)} of {len(video.frames)} frames missing, first {missing[0]}"
-
-
-def _video(card: Card, split: str, located: Located, entry: VideoEntry) -> Video:
-    folder = (located.frames or located.folder / located.layout.name) / entry.name
-    present = images_by_stem(folder) if located.frames is not None else {}
-    # Where the image is absent the path says where it would be.
-    paths = tuple(folder / present.get(frame, f"{frame}.jpg") for frame in entry.frames)
-    return Video(card.name, split, entry.name, entry.frames, paths, entry.expressions)
 
 
 class _Notes:
@@ -125,19 +145,9 @@ class _Notes:
     def add(self, line: str) -> None:
         self._lines.append(line)
 
-    def limited(self, entries: tuple[VideoEntry, ...]) -> tuple[VideoEntry, ...]:
-        ids = video_ids(self._card.splits[self._split])
-        if ids is None:
-            return entries
-        kept = tuple(entry for entry in entries if entry.name in ids)
-        if len(kept) < len(entries):
-            self.add(
-                f"{len(entries) - len(kept)} of {len(entries)} videos in {self._located.metadata.name} belong to "
-                f"other splits than {self._split}."
-            )
-        return kept
-
-    def complete(self, videos: list[Video], absence: Callable[[Video], str | None], what: str) -> list[Video]:
+    def complete(
+        self, videos: tuple[Video, ...], absence: Callable[[Video], str | None], what: str
+    ) -> tuple[Video, ...]:
         kept, gone, partial = [], [], []
         for video in videos:
             why = absence(video)
@@ -157,9 +167,9 @@ class _Notes:
                 + (f": {self.lines[-1]}" if self._lines else "."),
                 self._card.obtain,
             )
-        return kept
+        return tuple(kept)
 
-    def counts(self, videos: list[Video]) -> None:
+    def counts(self, videos: tuple[Video, ...]) -> None:
         expected = self._card.splits[self._split].expected
         if expected is None or expected.videos is None:
             return

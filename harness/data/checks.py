@@ -1,0 +1,310 @@
+"""The checks behind ``datasets verify``: each yields findings, one sentence each, with the files at fault.
+
+Quick checks read names, metadata and image headers; full ones decode every pixel. H W: pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+from pycocotools import mask as coco
+
+from harness.data.cards import Card, Split
+from harness.data.digests import file_sha256
+from harness.data.files import images_by_stem
+from harness.data.ground_truth import VOID, BinaryGroundTruth, DiskGroundTruth, PaletteGroundTruth, RleGroundTruth
+from harness.data.images import image_size, read_rgb
+from harness.data.types import Expression, Video
+from harness.errors import SampleError
+
+THREADS = 8
+Level = Literal["error", "warning", "note"]
+Mode = Literal["quick", "full"]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to know about the data."""
+
+    level: Level
+    """error: scores would be wrong or impossible. warning: look at it. note: a fact."""
+    kind: str
+    """A stable word for the kind, e.g. "missing_frames"."""
+    message: str
+    about: tuple[str, ...] = ()
+    """Files, videos or samples, all of them."""
+
+
+def check_frames(root: Path, videos: Sequence[Video], mode: Mode) -> Iterator[Finding]:
+    """Missing, unlisted, unreadable frames, and videos whose frames differ in size."""
+    absent, missing, unlisted, paths = [], [], [], []
+    for video in videos:
+        present = images_by_stem(root / video.name)
+        gone = [str(root / video.name / f"{frame}.jpg") for frame in video.frames if frame not in present]
+        if len(gone) == len(video.frames):
+            absent.append(video.name)
+            continue
+        missing += gone
+        listed = set(video.frames)
+        unlisted += [str(root / video.name / name) for stem, name in present.items() if stem not in listed]
+        paths += [(video, root / video.name / present[frame]) for frame in video.frames if frame in present]
+    if absent:
+        yield Finding("warning", "absent_frames", f"{_videos(absent)} no frames on disk.", tuple(absent))
+    if missing:
+        yield Finding(
+            "error", "missing_frames", f"{_files(missing)} missing from videos that are there.", tuple(missing)
+        )
+    if unlisted:
+        yield Finding(
+            "note", "unlisted_frames", f"{_files(unlisted)} on disk but not in the metadata.", tuple(unlisted)
+        )
+
+    def look(item: tuple[Video, Path]) -> tuple[int, int]:
+        if mode == "full":
+            height, width = read_rgb(item[1]).shape[:2]
+            return height, width
+        return image_size(item[1])
+
+    yield from _sized(paths, look, "frame")
+
+
+def check_masks(truth: DiskGroundTruth, videos: Sequence[Video]) -> Iterator[Finding]:
+    """Missing and misaligned masks; masks whose size differs from the frame's. Decodes nothing."""
+    absent, partial, complete = [], [], []
+    for video in videos:
+        why = truth.absence(video)
+        if why is None:
+            complete.append(video)
+        elif why.startswith("no "):
+            absent.append(video.name)
+        else:
+            partial.append(f"{video.name}: {why}")
+    if absent:
+        yield Finding("warning", "absent_masks", f"{_videos(absent)} no masks on disk.", tuple(absent))
+    if partial:
+        yield Finding("error", "missing_masks", f"{len(partial)} videos lack some masks.", tuple(partial))
+    if isinstance(truth, PaletteGroundTruth):
+        folders = {video.name: (video.name, set(video.frames)) for video in complete}
+        yield from _unlisted_masks(truth.root, folders.values())
+    if isinstance(truth, BinaryGroundTruth):
+        yield from _unlisted_masks(
+            truth.root,
+            {(t, frozenset(v.frames)): (t, set(v.frames)) for v in complete for t in _targets(v)}.values(),
+        )
+        yield from _annotation_gaps(truth, complete)
+    yield from _mask_sizes(truth, complete)
+
+
+def check_contents(truth: DiskGroundTruth, videos: Sequence[Video], mode: Mode) -> Iterator[Finding]:
+    """Expressions whose ground truth is empty in every frame. PNGs are decoded, so only in full mode; RLE always."""
+    if mode == "quick" and not isinstance(truth, RleGroundTruth):
+        return
+    empty, broken = [], []
+    for video in videos:
+        if truth.absence(video) is not None:
+            continue
+        for expression in video.expressions:
+            try:
+                if expression.targets and not _has_pixels(truth, video, expression):
+                    empty.append(f"{video.name}/{expression.id}")
+            except SampleError as error:
+                broken.append(str(error))
+    if broken:
+        broken = sorted(set(broken))
+        yield Finding(
+            "error", "unreadable_masks", f"{len(broken)} problems with masks, first: {broken[0]}.", tuple(broken)
+        )
+    if empty:
+        message = f"{len(empty)} expressions have a target whose mask is empty in every frame."
+        yield Finding("warning", "empty_ground_truth", message, tuple(empty))
+    if isinstance(truth, PaletteGroundTruth):
+        yield from _void_only(truth, videos)
+
+
+def check_same_masks(
+    truth: DiskGroundTruth, videos: Sequence[Video], other: DiskGroundTruth, others: Sequence[Video]
+) -> Iterator[Finding]:
+    """Expressions whose masks differ between two copies of the ground truth (a pickle beside the PNGs)."""
+    twins = {video.name: video for video in others}
+    different = []
+    for video in videos:
+        twin = twins.get(video.name)
+        if twin is None or truth.absence(video) is not None or other.absence(twin) is not None:
+            continue
+        for expression, copy in zip(video.expressions, twin.expressions, strict=True):
+            try:
+                same = all(
+                    np.array_equal(truth.mask(video, expression, frame), other.mask(twin, copy, frame))
+                    for frame in truth.scored_frames(video, expression)
+                )
+            except SampleError:
+                # An unreadable copy is one more way to differ; the first copy's own faults are reported elsewhere.
+                same = False
+            if not same:
+                different.append(f"{video.name}/{expression.id}")
+    if different:
+        message = f"{len(different)} expressions have other masks in the repackaged copy than in the one that is used."
+        yield Finding("warning", "copies_differ", message, tuple(different))
+
+
+def check_expressions(card: Card, split: Split, videos: Sequence[Video]) -> Iterator[Finding]:
+    """Subsets that contradict targets, and Ref-DAVIS17 ids that contradict objects."""
+    if split.ground_truth == "hidden":
+        return
+    odd = [
+        f"{video.name}/{expression.id}"
+        for video in videos
+        for expression in video.expressions
+        if "no_target" in card.subsets and (expression.subset == "no_target") != (not expression.targets)
+    ]
+    if odd:
+        message = f"{len(odd)} expressions are in subset no_target but have targets, or the other way round."
+        yield Finding("warning", "subset_contradicts_targets", message, tuple(odd))
+
+
+def check_checksums(folder: Path, split: Split) -> Iterator[Finding]:
+    """Files whose SHA-256 differs from the published one. Reads the files whole."""
+    for checksum in split.checksums:
+        path = folder / checksum.file
+        if path.is_file() and (found := file_sha256(path)) != checksum.sha256:
+            message = f"{path} has SHA-256 {found}, published is {checksum.sha256}."
+            yield Finding("warning", "checksum", message, (str(path),))
+
+
+def _sized(
+    items: Sequence[tuple[Video, Path]], look: Callable[[tuple[Video, Path]], tuple[int, int]], what: str
+) -> Iterator[Finding]:
+    unreadable, differing = [], []
+    first: dict[str, tuple[Path, tuple[int, int]]] = {}
+    for (video, path), size in zip(items, _parallel(look, items), strict=True):
+        if isinstance(size, SampleError):
+            unreadable.append(str(size))
+            continue
+        leader, expected = first.setdefault(video.name, (path, size))
+        if size != expected:
+            differing.append(f"{path} is {_wide(size)}, but {leader.name} is {_wide(expected)}")
+    if unreadable:
+        message = f"{len(unreadable)} {what}s cannot be read, first: {unreadable[0]}."
+        yield Finding("error", f"unreadable_{what}s", message, tuple(unreadable))
+    if differing:
+        message = f"{len(differing)} {what}s differ in size from the first of their video, first: {differing[0]}."
+        yield Finding("error", f"{what}_sizes", message, tuple(differing))
+
+
+def _mask_sizes(truth: DiskGroundTruth, videos: Sequence[Video]) -> Iterator[Finding]:
+    items = [(v, e, f) for v in videos for e in _one_per_target(v) for f in _scored(truth, v, e)]
+
+    def look(item: tuple[Video, Expression, int]) -> str | None:
+        video, expression, frame = item
+        if not video.frame_paths[frame].is_file():
+            return None
+        mask, image = truth.size(video, expression, frame), image_size(video.frame_paths[frame])
+        where = f"{video.name}/{video.frames[frame]} (target {', '.join(expression.targets)})"
+        return None if mask == image else f"{where}: mask {_wide(mask)}, frame {_wide(image)}"
+
+    wrong = [found for found in _parallel(look, items) if isinstance(found, str)]
+    unaligned = {str(e) for v in videos for x in v.expressions if (e := _fault(truth, v, x)) is not None}
+    if unaligned:
+        lines = tuple(sorted(unaligned))
+        yield Finding("error", "misaligned_masks", f"{len(lines)} mask lists do not fit, first: {lines[0]}.", lines)
+    if wrong:
+        message = f"{len(wrong)} masks have another size than their frame, first: {wrong[0]}."
+        yield Finding("error", "mask_sizes", message, tuple(wrong))
+
+
+def _annotation_gaps(truth: BinaryGroundTruth, videos: Sequence[Video]) -> Iterator[Finding]:
+    gaps = []
+    for video in videos:
+        for target in _targets(video):
+            count = len(truth.annotated(target) & set(video.frames))
+            if count != len(video.frames):
+                gaps.append(f"{target}: {count} masks for {len(video.frames)} frames")
+    if gaps:
+        message = f"{len(gaps)} objects are annotated on some frames only; only those are scored."
+        yield Finding("note", "partly_annotated", message, tuple(gaps))
+
+
+def _unlisted_masks(root: Path, folders: Iterable[tuple[str, set[str]]]) -> Iterator[Finding]:
+    unlisted = [
+        str(root / folder / name)
+        for folder, frames in folders
+        for stem, name in images_by_stem(root / folder).items()
+        if stem not in frames
+    ]
+    if unlisted:
+        message = f"{_files(unlisted)} masks of frames that the metadata does not list."
+        yield Finding("warning", "unlisted_masks", message, tuple(unlisted))
+
+
+def _void_only(truth: PaletteGroundTruth, videos: Sequence[Video]) -> Iterator[Finding]:
+    # A mask saved as 0/255 instead of palette indices reads as void and background: every object vanishes.
+    suspects = []
+    for video in videos:
+        if truth.absence(video) is None and video.frames:
+            try:
+                ids = set(np.unique(truth.labels(video, 0)).tolist())
+            except SampleError:
+                continue  # reported as unreadable
+            if ids in ({VOID}, {0, VOID}):
+                suspects.append(str(truth.root / video.name / f"{video.frames[0]}.png"))
+    if suspects:
+        message = f"{_files(suspects)} masks of 0 and 255 only: black and white instead of palette indices?"
+        yield Finding("warning", "no_indices", message, tuple(suspects))
+
+
+def _has_pixels(truth: DiskGroundTruth, video: Video, expression: Expression) -> bool:
+    frames = truth.scored_frames(video, expression)
+    if isinstance(truth, RleGroundTruth):
+        tracks = [truth.table[target] for target in expression.targets]
+        return any(rle is not None and int(coco.area(rle)) > 0 for track in tracks for rle in track)
+    return any(bool(truth.mask(video, expression, frame).any()) for frame in frames)
+
+
+def _scored(truth: DiskGroundTruth, video: Video, expression: Expression) -> Sequence[int]:
+    return truth.scored_frames(video, expression) if _fault(truth, video, expression) is None else ()
+
+
+def _fault(truth: DiskGroundTruth, video: Video, expression: Expression) -> SampleError | None:
+    try:
+        truth.scored_frames(video, expression)
+    except SampleError as error:
+        return error
+    return None
+
+
+def _one_per_target(video: Video) -> list[Expression]:
+    return list({expression.targets: expression for expression in video.expressions if expression.targets}.values())
+
+
+def _targets(video: Video) -> list[str]:
+    return sorted({target for expression in video.expressions for target in expression.targets})
+
+
+def _parallel(function: Callable[[T], R], items: Sequence[T]) -> list[R | SampleError]:
+    def guarded(item: T) -> R | SampleError:
+        try:
+            return function(item)
+        except SampleError as error:
+            return error
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(guarded, items))
+
+
+def _wide(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def _videos(names: Sequence[str]) -> str:
+    return f"{len(names)} video has" if len(names) == 1 else f"{len(names)} videos have"
+
+
+def _files(paths: Sequence[str]) -> str:
+    return f"{paths[0]} is" if len(paths) == 1 else f"{len(paths)} files (first {paths[0]}) are"
