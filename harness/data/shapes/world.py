@@ -1,0 +1,71 @@
+"""The world: things, the ground they move on, and the scene that holds both.
+
+Shape legend: T frames; a point is (x, y) in pixels, y down, pixel centres at whole numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIZES = {"small": 0.1, "medium": 0.142, "large": 0.2}
+"""Radius of a disc of the same area, as a share of the picture's shorter side."""
+
+
+@dataclass(frozen=True, eq=False)
+class Thing:
+    """A shape with its colour and its path."""
+
+    id: int
+    """1..N within the scene; its value in id maps."""
+    shape: str
+    colour: str
+    size: str
+    """A key of ``SIZES``: the size at the start for a thing that keeps it."""
+    motion: str
+    """A name in ``motion.MOTIONS``."""
+    centre_T2: NDArray[np.float64]  # noqa: N815 - shape suffix
+    radius_T: NDArray[np.float64]  # noqa: N815 - shape suffix
+    """Radius of the disc of the same area, pixels."""
+    angle_T: NDArray[np.float64]  # noqa: N815 - shape suffix
+    """Radians; 0 stands upright."""
+    depth: float
+    """Smaller is nearer."""
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """The ground: two muted RGB colours, the direction of their gradient, a texture and its seed."""
+
+    first: tuple[int, int, int]
+    second: tuple[int, int, int]
+    angle: float
+    texture: str
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Everything a clip shows."""
+
+    story: str
+    """The name of the scenario it was made from."""
+    height: int
+    width: int
+    frames: int
+    backdrop: Backdrop
+    things: tuple[Thing, ...]
+    """By id: ``things[i].id == i + 1``."""
+
+    @property
+    def side(self) -> int:
+        """The shorter side in pixels, the unit for "far" and "large"."""
+        return min(self.height, self.width)
+
+    def thing(self, id: int) -> Thing:
+        return self.things[id - 1]
+
+    def back_to_front(self) -> list[Thing]:
+        return sorted(self.things, key=lambda thing: -thing.depth)
