@@ -1,4 +1,4 @@
-"""Which frames of a video a language-vision model looks at.
+"""Which frames of a video a vision-language model looks at.
 
 Shared by every method here. Source: DecAF (arXiv 2510.19592) section 4, and its released sampling.
 """

@@ -52,12 +52,15 @@ class FusionSettings(Settings):
 
 @dataclass(frozen=True)
 class RolloutMaps:
-    """Raw rollout values on the visual grid, float32, not normalised. Without a background call: None twice."""
+    """Raw rollout values on the visual grid, float32, not normalised; t is T for frame maps.
+
+    Without a background call both background maps are None.
+    """
 
     object_clip_thw: Float32
-    object_frame_Thw: Float32
+    object_frame_thw: Float32
     background_clip_thw: Float32 | None = None
-    background_frame_Thw: Float32 | None = None
+    background_frame_thw: Float32 | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def contrast_clip(maps: RolloutMaps, settings: FusionSettings) -> Float32:
 
 def contrast_frame(maps: RolloutMaps, settings: FusionSettings) -> Float32:
     """The frame maps before normalisation: smoothed, background subtracted. (T, h, w)."""
-    return _contrast(maps.object_frame_Thw, maps.background_frame_Thw, settings.frame_kernel, settings)
+    return _contrast(maps.object_frame_thw, maps.background_frame_thw, settings.frame_kernel, settings)
 
 
 def _contrast(object_Thw: Float32, background_Thw: Float32 | None, kernel: int, settings: FusionSettings) -> Float32:
@@ -167,7 +170,7 @@ def fuse(maps: RolloutMaps, settings: FusionSettings) -> Float32:
     Clip and frame maps are normalised (over the clip, and each frame alone), averaged on the frame maps' grid, and the
     average is normalised over the clip once more. One view alone takes the last step too.
     """
-    keyframes = len(maps.object_frame_Thw)
+    keyframes = len(maps.object_frame_thw)
     if settings.views == "frame":
         return normalise_clip(normalise_frames(contrast_frame(maps, settings)))
     clip_Thw = match_keyframes(normalise_clip(contrast_clip(maps, settings)), keyframes)
@@ -179,7 +182,7 @@ def fuse(maps: RolloutMaps, settings: FusionSettings) -> Float32:
 
 
 def points_above(fused_Thw: Float32, threshold: float) -> Points:
-    """Every cell at or above ``threshold`` (compared in float32) as a point at its centre, in frame, row, column order."""
+    """The cells at or above ``threshold`` (compared in float32), each as a point at its centre."""
     keyframe_n, row_n, column_n = np.nonzero(fused_Thw >= np.float32(threshold))
     return Points(
         keyframe_n=keyframe_n.astype(np.int64),

@@ -218,7 +218,7 @@ def test_one_view_alone_keeps_its_own_grid() -> None:
     np.testing.assert_array_equal(clip, np.stack([expected[0], expected[0], expected[1]]))
     assert frame.shape == (3, 6, 8)
     assert frame.max((1, 2)).tolist() == [1.0, 1.0, 1.0]
-    np.testing.assert_array_equal(frame, fusion.normalise_frames(fusion.smooth(maps.object_frame_Thw, 7, 1.0)))
+    np.testing.assert_array_equal(frame, fusion.normalise_frames(fusion.smooth(maps.object_frame_thw, 7, 1.0)))
 
 
 def test_without_background_maps_nothing_is_subtracted_silently() -> None:
