@@ -39,9 +39,9 @@ class Counted:
     video: str
     expression: str
     subset: str | None
-    counts_T6: CountsT6 | None
+    counts_T6: CountsT6 | None  # noqa: N815  shape suffix
     """None: the sample failed, and scores 0."""
-    ends_T: BoolT | None = None
+    ends_T: BoolT | None = None  # noqa: N815  shape suffix
     """Which of the frames are the first or the last one with ground truth; None: the first and last row."""
 
 
@@ -56,6 +56,8 @@ class Rule:
     scored_here: bool = True
     davis_extras: bool = False
     """Report recall and decay."""
+    robustness: bool = False
+    """Report robustness to expressions without a target."""
 
     @property
     def text(self) -> str:
@@ -128,6 +130,7 @@ class RevosTwoTypes(Rule):
 
     id = "revos/v1"
     groups = ("referring", "reasoning")
+    robustness = True
 
     def group(self, subset: str | None) -> str | None:
         return subset if subset in self.groups else None
@@ -184,11 +187,11 @@ class VosBenchmark(Rule):
     id = "vosbench"
 
     def counted_frames(self, counts_T6: CountsT6, ends_T: BoolT) -> BoolT:
-        inner_T = ~ends_T
+        inner_T: BoolT = ~ends_T
         if not (gt_present(counts_T6) & inner_T).any():
             return np.zeros(len(counts_T6), dtype=bool)
-        seen_T = (counts_T6[:, 1] > 0) & inner_T
-        return inner_T & np.logical_or.accumulate(seen_T)
+        seen_T: BoolT = np.logical_or.accumulate((counts_T6[:, 1] > 0) & inner_T)
+        return inner_T & seen_T
 
 
 class Server(Rule):

@@ -1,0 +1,153 @@
+"""What is known of a sample after scoring, and the tables made of it.
+
+``samples.parquet`` has a row per sample, ``frames.parquet`` a row per scored frame, ``scores.json`` a row per method,
+dataset, subset and protocol. ``rvosbench run`` and ``rvosbench score`` write the same files through here. The same
+results give the same bytes.
+
+Shape legend: T frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.data.types import Video
+from harness.pipeline.artefacts import atomic_write, write_json
+from harness.run_schema import SCHEMA
+from harness.scoring.kernel import f, j
+from harness.scoring.matching import AnnotatorItems, TrackLoader, items_from_tracks
+from harness.scoring.rows import BootstrapSettings, score_rows
+from harness.scoring.sample import SampleResult, ScoredDataset
+from harness.scoring.statistics import Item
+
+__all__ = ["STAGES", "SampleResult", "ScoredDataset", "write_tables"]
+
+STAGES = ("reason", "ground", "segment", "score")
+_INTEGERS = ("I", "U", "n_gt", "n_pred", "m_gt", "m_pred")
+_SAMPLE_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("method", "lvlm", "dataset", "split", "video", "expression", "text", "subset")]
+    + [("status", pa.string())]
+    + [(name, pa.float64()) for name in ("J", "F", "J_and_F")]
+    + [("num_frames", pa.int64())]
+    + [(f"seconds_{stage}", pa.float64()) for stage in STAGES]
+    + [(f"key_{stage}", pa.string()) for stage in STAGES]
+    + [("error", pa.string())]
+)
+_FRAME_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("method", "lvlm", "dataset", "split", "video", "expression", "frame")]
+    + [(name, pa.int64()) for name in _INTEGERS]
+    + [("J", pa.float64()), ("F", pa.float64())]
+)
+
+
+def write_tables(
+    folder: Path,
+    results: Sequence[SampleResult],
+    datasets: Sequence[ScoredDataset],
+    *,
+    bootstrap: BootstrapSettings,
+    tracks: TrackLoader | None = None,
+    annotator_items: AnnotatorItems | None = None,
+) -> list[dict[str, Any]]:
+    """Writes the three tables, each complete or not at all, ``scores.json`` last. Returns the rows of the latter.
+
+    Args:
+        results: of any number of methods on any of the datasets; rows keep this order.
+        bootstrap: number of resamples and seed of the intervals.
+        tracks: loads a sample's mask track; ``refdavis17/anno4`` matches masks to objects and needs them.
+        annotator_items: what the tracks would give, where it is known already. With neither, such a row has no score
+            and a note says why.
+
+    Raises:
+        PrerequisiteError: the folder cannot be written.
+    """
+    hidden = {(d.dataset.card.name, d.dataset.split) for d in datasets if d.dataset.ground_truth is None}
+    rows = []
+    for score in score_rows(results, datasets, bootstrap, _matcher(results, datasets, tracks) or annotator_items):
+        row = asdict(score)
+        row["notes"] = list(score.notes)
+        rows.append(row)
+    samples = pa.Table.from_pylist(list(_sample_rows(results, hidden)), _SAMPLE_SCHEMA)
+    _write_parquet(folder / "samples.parquet", samples)
+    _write_parquet(folder / "frames.parquet", _frame_table(results))
+    write_json(folder / "scores.json", {"schema": SCHEMA, "scores": rows})
+    return rows
+
+
+def _matcher(
+    results: Sequence[SampleResult], datasets: Sequence[ScoredDataset], tracks: TrackLoader | None
+) -> AnnotatorItems | None:
+    if tracks is None:
+        return None
+    makers = {}
+    for scored in datasets:
+        dataset = scored.dataset
+        if dataset.ground_truth is not None:
+            name = (dataset.card.name, dataset.split)
+            mine = [r for r in results if (r.sample.video.dataset, r.sample.video.split) == name]
+            makers[name] = items_from_tracks(mine, dataset.ground_truth, tracks)
+
+    def items(method: str, lvlm: str | None, video: Video) -> Sequence[Item]:
+        return makers[video.dataset, video.split](method, lvlm, video)
+
+    return items
+
+
+def _sample_rows(results: Sequence[SampleResult], hidden: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    for result in results:
+        video, expression = result.sample.video, result.sample.expression
+        row: dict[str, Any] = {
+            "method": result.method,
+            "lvlm": result.lvlm,
+            "dataset": video.dataset,
+            "split": video.split,
+            "video": video.name,
+            "expression": expression.id,
+            "text": expression.text,
+            "subset": expression.subset,
+            "status": result.status,
+            "num_frames": len(result.frames) or len(video.frames),
+            "error": result.error,
+        }
+        if (video.dataset, video.split) not in hidden:
+            mean_j, mean_f = result.mean_j_and_f()
+            row |= {"J": mean_j, "F": mean_f, "J_and_F": (mean_j + mean_f) / 2}
+        row |= {f"seconds_{stage}": result.seconds.get(stage) for stage in STAGES}
+        row |= {f"key_{stage}": result.keys.get(stage) for stage in STAGES}
+        yield row
+
+
+def _frame_table(results: Sequence[SampleResult]) -> pa.Table:
+    with_counts = [result for result in results if result.counts_T6 is not None]
+    lengths = [len(result.frames) for result in with_counts]
+
+    def repeated(values: Sequence[str | None]) -> pa.Array:
+        return pa.array(values, pa.string()).take(pa.array(np.repeat(np.arange(len(values)), lengths)))
+
+    counts = [result.counts_T6 for result in with_counts if result.counts_T6 is not None]
+    counts_T6 = np.concatenate(counts) if counts else np.zeros((0, 6), dtype=np.int64)
+    columns = [
+        repeated([result.method for result in with_counts]),
+        repeated([result.lvlm for result in with_counts]),
+        repeated([result.sample.video.dataset for result in with_counts]),
+        repeated([result.sample.video.split for result in with_counts]),
+        repeated([result.sample.video.name for result in with_counts]),
+        repeated([result.sample.expression.id for result in with_counts]),
+        pa.array([name for result in with_counts for name in result.frames], pa.string()),
+        *(pa.array(np.ascontiguousarray(counts_T6[:, column]), pa.int64()) for column in range(6)),
+        pa.array(j(counts_T6)),
+        pa.array(f(counts_T6)),
+    ]
+    return pa.Table.from_arrays(columns, schema=_FRAME_SCHEMA)
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    with atomic_write(path) as file:
+        pq.write_table(table, file, compression="zstd")
