@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -201,13 +202,17 @@ def _sized(
 def _mask_sizes(truth: DiskGroundTruth, videos: Sequence[Video]) -> Iterator[Finding]:
     items = [(v, e, f) for v in videos for e in _one_per_target(v) for f in _scored(truth, v, e)]
 
+    @cache  # many targets share a frame
+    def frame_size(path: Path) -> tuple[int, int] | None:
+        return image_size(path) if path.is_file() else None
+
     def look(item: tuple[Video, Expression, int]) -> str | None:
         video, expression, frame = item
-        if not video.frame_paths[frame].is_file():
+        image = frame_size(video.frame_paths[frame])
+        if image is None or (mask := truth.size(video, expression, frame)) == image:
             return None
-        mask, image = truth.size(video, expression, frame), image_size(video.frame_paths[frame])
         where = f"{video.name}/{video.frames[frame]} (target {', '.join(expression.targets)})"
-        return None if mask == image else f"{where}: mask {_wide(mask)}, frame {_wide(image)}"
+        return f"{where}: mask {_wide(mask)}, frame {_wide(image)}"
 
     wrong = [found for found in _parallel(look, items) if isinstance(found, str)]
     unaligned = {str(e) for v in videos for x in v.expressions if (e := _fault(truth, v, x)) is not None}
