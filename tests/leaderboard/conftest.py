@@ -7,9 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+
+from harness.data.masks import track_from_masks
+from harness.data.reader import open_dataset
+from harness.pipeline.artefacts import ArtefactStore
+from harness.pipeline.tracks import segment_artefact
 
 WriteRun = Callable[..., Path]
 
@@ -145,6 +151,39 @@ def write_run_folder(
     pd.DataFrame(samples).to_parquet(folder / "samples.parquet")
     pd.DataFrame(frame_rows(samples)).to_parquet(folder / "frames.parquet")
     return folder
+
+
+def write_davis_run(runs: Path, samples: Path) -> Path:
+    """A run over real frames: each prediction is the ground truth moved, so that J, F and pictures are true."""
+    data_root = samples / "mini_ref_davis17"
+    dataset = open_dataset("ref_davis17", data_root, "valid", needs="frames")
+    assert dataset.ground_truth is not None
+    store = ArtefactStore(runs / "artefacts")
+    rows: list[dict[str, Any]] = []
+    for number, sample in enumerate(dataset.samples()):
+        video, expression = sample.video, sample.expression
+        if number > 7:
+            break
+        frames = list(dataset.ground_truth.scored_frames(video, expression))[:12]
+        truth_THW = [dataset.ground_truth.mask(video, expression, frame) for frame in frames]
+        moved_THW = [
+            np.roll(mask, (2 * step, 3 * step + 4 * number), axis=(0, 1)) for step, mask in enumerate(truth_THW)
+        ]
+        key = f"{number:064x}"
+        height, width = truth_THW[0].shape
+        store.write("segment", key, segment_artefact(track_from_masks(moved_THW, frames, height, width)))
+        overlap = [(a & b).sum() / max(1, (a | b).sum()) for a, b in zip(truth_THW, moved_THW, strict=True)]
+        (row,) = sample_rows("DecAF", "Qwen/Qwen2.5-VL-7B-Instruct", {"v/0": (float(np.mean(overlap)), 0.5)})
+        names = {"video": video.name, "expression": expression.id, "text": expression.text}
+        rows.append({**row, **names, "num_frames": len(frames), "key_segment": key})
+    recipe = {"name": "davis", "data_root": str(data_root), "note": "moved ground truth: a test of the pages"}
+    return write_run_folder(runs / "davis", samples=rows, recipe=recipe)
+
+
+@pytest.fixture(scope="session")
+def davis_run(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
+    """The folder of a run over real frames."""
+    return write_davis_run(tmp_path_factory.mktemp("davis"), samples)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,178 @@
+"""The leaderboard outside the browser: CSV, Markdown, LaTeX, and tables for a terminal. Base install only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness.errors import PrerequisiteError, nearest_name
+from harness.runs import find_runs
+from leaderboard.pivot import Cell, Pivot, pivot
+from leaderboard.tables import COLUMNS, OURS, Filters, apply, board
+
+Format = Literal["csv", "md", "latex"]
+_CSV_COLUMNS = [name for name in COLUMNS if name not in ("main", "variant")]
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
+    "?": r"$^?$",
+    "°": r"$^\circ$",
+    "!": r"$^!$",
+}
+
+
+def export(runs_root: Path, form: str, filters: Filters | None = None) -> str:
+    """The board of a runs folder as text.
+
+    Args:
+        runs_root: folder of run folders; absent or empty gives the published numbers alone.
+        form: csv (every row and column), md or latex (a table like a paper's, best values bold).
+        filters: default: the main comparison.
+
+    Raises:
+        PrerequisiteError: an unknown form.
+    """
+    if form not in get_args(Format):
+        raise PrerequisiteError(f"There is no export '{form}'.", nearest_name(form, get_args(Format)))
+    rows = apply(board(find_runs(runs_root).runs), filters or Filters())
+    if form == "csv":
+        return to_csv(rows)
+    table = pivot(rows)
+    return to_markdown(table) if form == "md" else to_latex(table)
+
+
+def print_scores(runs_root: Path, console: Console) -> None:
+    """Prints the scores of all runs, and why folders could not be read."""
+    found = find_runs(runs_root)
+    rows = board(found.runs)
+    rows = rows[rows["kind"].isin(OURS)]
+    if rows.empty:
+        console.print(f"No scores in {escape(str(runs_root))} yet.")
+    else:
+        console.print(scores_table(rows))
+        for note in sorted({note for note in rows["note"] if note}):
+            console.print(f"Note: {escape(note)}", style="dim")
+    for run in found.broken:
+        console.print(f"Left out {escape(run.id)}: {escape(run.reason)}", style="yellow")
+
+
+def to_csv(rows: pd.DataFrame) -> str:
+    """Every row with its provenance; values in percent."""
+    return rows[_CSV_COLUMNS].map(_inert).to_csv(index=False, float_format="%.2f")
+
+
+def to_markdown(table: Pivot) -> str:
+    """A pipe table, best values bold, signs explained below."""
+    rows = [["Method", "LVLM", "By", *map(_md, table.headings)]]
+    for line in table.lines:
+        cells = [_md_cell(line.cells.get(heading)) for heading in table.headings]
+        rows.append([_md(line.label), _md(line.lvlm), _md(line.by), *cells])
+    header, *body = [f"| {' | '.join(row)} |" for row in rows]
+    rule = f"|{'---|' * 3}{'---:|' * len(table.headings)}"
+    return "\n".join([header, rule, *body, "", _legend(table, _md)]) + "\n"
+
+
+def to_latex(table: Pivot) -> str:
+    """A booktabs tabular, text escaped, best values bold."""
+    rows = [["Method", "LVLM", "By", *map(_tex, table.headings)]]
+    for line in table.lines:
+        cells = [_tex_cell(line.cells.get(heading)) for heading in table.headings]
+        rows.append([_tex(line.label), _tex(line.lvlm), _tex(line.by), *cells])
+    header, *body = [" & ".join(row) + r" \\" for row in rows]
+    top = [rf"\begin{{tabular}}{{lll{'r' * len(table.headings)}}}", r"\toprule", header, r"\midrule"]
+    return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}", "% " + _legend(table, _tex)]) + "\n"
+
+
+def scores_table(rows: pd.DataFrame) -> Table:
+    """A terminal table of run scores: J&F with its interval, J, F, samples and coverage."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("Dataset", "Subset", "Method", "LVLM"):
+        table.add_column(name, overflow="fold")
+    for name in ("J&F", "95% interval", "J", "F", "Scored"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Protocol", overflow="fold")
+    table.add_column("Coverage", overflow="fold")
+    rows = rows.assign(whole=rows["subset"] != "all").sort_values(
+        ["dataset", "whole", "subset", "protocol", "J_and_F"], ascending=[True, True, True, True, False], kind="stable"
+    )
+    previous = None
+    for _, row in rows.iterrows():
+        group = (row["dataset"], row["subset"], row["protocol"])
+        if previous not in (None, group):
+            table.add_section()
+        value = _number(row["J_and_F"])
+        table.add_row(
+            escape(row["dataset"]),
+            escape(row["subset"]),
+            escape(row["method"]),
+            escape(row["lvlm"]),
+            f"[bold]{value}[/bold]" if group != previous else value,
+            interval_text(row),
+            _number(row["J"]),
+            _number(row["F"]),
+            f"{row['scored']}/{row['attempted']}",
+            escape(row["protocol"]),
+            escape(row["coverage"]),
+        )
+        previous = group
+    return table
+
+
+def interval_text(row: pd.Series) -> str:
+    """ "55.1–61.0", or empty without an interval."""
+    return "" if pd.isna(row["low"]) else f"{row['low']:.1f}–{row['high']:.1f}"
+
+
+def _number(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.1f}"
+
+
+def _legend(table: Pivot, escaped: Callable[[str], str]) -> str:
+    signs = [f"{escaped(sign)} {meaning}" for sign, meaning in table.legend.items()]
+    return "; ".join([escaped("J&F in percent"), *signs]) + "."
+
+
+def _inert(value: object) -> object:
+    """Text that a spreadsheet would run as a formula gets a leading apostrophe."""
+    return f"'{value}" if isinstance(value, str) and re.match(r"[=+@\t\r]|-\D", value) else value
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>|#!~&])", r"\\\1", " ".join(str(text).split()))
+
+
+def _md_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    return (f"**{cell.value:.1f}**" if cell.best else f"{cell.value:.1f}") + _md(cell.marks)
+
+
+def _tex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(str(text).split()))
+
+
+def _tex_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "--"
+    return (rf"\textbf{{{cell.value:.1f}}}" if cell.best else f"{cell.value:.1f}") + _tex(cell.marks)

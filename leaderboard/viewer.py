@@ -1,0 +1,124 @@
+"""One sample of a run: its frames, its predicted masks, its ground truth. No Streamlit here.
+
+H W: pixels.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.data.cards import card_names
+from harness.data.frames import DecodedFrames
+from harness.data.masks import decode
+from harness.data.reader import Dataset, open_dataset
+from harness.data.types import BoolHW, Expression, FrameHW3, GroundTruth, MaskTrack, Video
+from harness.errors import PrerequisiteError
+from harness.pipeline.artefacts import ArtefactStore
+from harness.pipeline.tracks import mask_track
+from harness.runs import Run
+
+DATA_VARIABLE = "RVOSBENCH_DATA"
+_KEY = re.compile(r"[0-9a-f]{16,128}")
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """What can be shown of a sample."""
+
+    video: Video
+    expression: Expression
+    frames: DecodedFrames
+    ground_truth: GroundTruth | None
+    track: MaskTrack | None
+    """None where the run kept no masks for it."""
+    problem: str = ""
+    """Why there is no track, or nothing."""
+
+    def layers(self, index: int) -> tuple[FrameHW3, BoolHW | None, BoolHW | None]:
+        """Frame, prediction and ground truth; a mask is None where there is none.
+
+        Raises:
+            SampleError: the frame, the ground truth or the stored mask cannot be read.
+        """
+        return self.frames[index], self._prediction(index), self._truth(index)
+
+    def _prediction(self, index: int) -> BoolHW | None:
+        if self.track is None or index not in self.track.frames:
+            return None
+        return decode(self.track.rles[self.track.frames.index(index)], self.track.height, self.track.width)
+
+    def _truth(self, index: int) -> BoolHW | None:
+        if self.ground_truth is None or index not in self.ground_truth.scored_frames(self.video, self.expression):
+            return None
+        return self.ground_truth.mask(self.video, self.expression, index)
+
+
+def data_roots(run: Run) -> list[Path]:
+    """Where the run's data may be: RVOSBENCH_DATA, then the recipe's root as it was meant on the machine of the run."""
+    roots = [Path(os.environ[DATA_VARIABLE])] if os.environ.get(DATA_VARIABLE) else []
+    if run.data_root is not None:
+        roots += (
+            [run.data_root] if run.data_root.is_absolute() else [run.data_root, run.runs_root.parent / run.data_root]
+        )
+    return roots
+
+
+def find_dataset(run: Run, name: str, split: str) -> Dataset:
+    """The dataset of a sample, opened where the run's data is.
+
+    Raises:
+        PrerequisiteError: no card of that name, no data root, or the data is not there; one sentence says where it
+            was looked for.
+    """
+    if name not in card_names():
+        raise PrerequisiteError(f"There is no dataset card '{name}'.", "Install the package that provides it.")
+    roots = data_roots(run)
+    if not roots:
+        raise PrerequisiteError("The run does not say where its data is.", f"Set {DATA_VARIABLE}.")
+    problems = []
+    for root in roots:
+        try:
+            return open_dataset(name, root, split)
+        except PrerequisiteError as error:
+            problems.append(error.problem)
+    raise PrerequisiteError(
+        f"The frames of {name} ({split}) cannot be shown: {problems[0]}",
+        f"Set {DATA_VARIABLE} to the folder that holds them.",
+    )
+
+
+def open_sample(run: Run, dataset: Dataset, row: Mapping[str, Any]) -> SampleView:
+    """The sample of a row of samples.parquet.
+
+    Raises:
+        PrerequisiteError: its video or expression is not in the dataset on disk.
+    """
+    video = next((video for video in dataset.videos if video.name == row["video"]), None)
+    expression = next((e for e in video.expressions if e.id == row["expression"]), None) if video else None
+    if video is None or expression is None:
+        raise PrerequisiteError(
+            f"Video {row['video']}, expression {row['expression']} is not among the {dataset.coverage} of "
+            f"{dataset.card.title} in {dataset.root}.",
+            "Restore the data the run was made with.",
+        )
+    track, problem = _track(run, row)
+    return SampleView(video, expression, DecodedFrames(video), dataset.ground_truth, track, problem)
+
+
+def _track(run: Run, row: Mapping[str, Any]) -> tuple[MaskTrack | None, str]:
+    key = row.get("key_segment")
+    if not isinstance(key, str) or not key:
+        return None, "No masks were kept for this sample."
+    if not _KEY.fullmatch(key):
+        return None, "The artefact key of this sample is malformed."
+    try:
+        return mask_track(ArtefactStore(run.artefacts).read("segment", key)), ""
+    except PrerequisiteError as error:
+        return None, error.problem
+    except (AssertionError, KeyError, TypeError, ValueError):
+        return None, f"Artefact {key[:12]} holds no mask track."

@@ -1,0 +1,274 @@
+"""One run: its scores, its samples, and any sample frame by frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import pandas as pd
+import streamlit as st
+import yaml
+
+from harness.data.reader import Dataset
+from harness.errors import PrerequisiteError, SampleError
+from harness.runs import STATUSES, Run, read_frames, read_samples, status_counts
+from leaderboard.charts import frame_chart
+from leaderboard.overlays import MEANINGS, VIEWS, View, compose, hex_colour
+from leaderboard.published import display_lvlm
+from leaderboard.tables import OURS, board
+from leaderboard.ui import broken_notice, choose_run, duration, load_runs, page_title, plain, runs_root, swatches_html
+from leaderboard.viewer import SampleView, find_dataset, open_sample
+
+_SCORES: dict[str, Any] = {
+    "method": "Method",
+    "lvlm": "LVLM",
+    "dataset": "Dataset",
+    "split": "Split",
+    "subset": "Subset",
+    "protocol": "Protocol",
+    "J_and_F": st.column_config.NumberColumn("J&F", format="%.1f"),
+    "interval": "95% interval",
+    "J": st.column_config.NumberColumn(format="%.1f"),
+    "F": st.column_config.NumberColumn(format="%.1f"),
+    "attempted": "Attempted",
+    "scored": "Scored",
+    "failed": "Failed",
+    "missing": "Missing",
+    "coverage": "Coverage",
+    "note": st.column_config.TextColumn("Note", width="large"),
+}
+_PERCENT = st.column_config.NumberColumn(format="%.1f", help="percent")
+_SAMPLES: dict[str, Any] = {
+    "status": "Status",
+    "J_and_F": st.column_config.ProgressColumn("J&F", format="%.1f", min_value=0, max_value=100),
+    "J": _PERCENT,
+    "F": _PERCENT,
+    "method": "Method",
+    "checkpoint": "LVLM",
+    "video": "Video",
+    "expression": "Expr.",
+    "text": st.column_config.TextColumn("Text", width="large"),
+    "subset": "Subset",
+    "num_frames": "Frames",
+    "error": st.column_config.TextColumn("Error", width="large"),
+}
+_ORDERS = {"lowest": "J&F, lowest first", "highest": "J&F, highest first", "listed": "As in the run"}
+_FILMSTRIP = 6
+
+
+@st.cache_resource(ttl=600, max_entries=8, show_spinner="Opening the dataset")
+def load_dataset(_run: Run, run_id: str, name: str, split: str) -> Dataset:
+    """`find_dataset`, kept for a while; ``run_id`` makes the cache key."""
+    return find_dataset(_run, name, split)
+
+
+@st.cache_data(ttl=600, max_entries=512, show_spinner=False)
+def picture(_view: SampleView, sample: tuple[str, ...], index: int, view: View) -> bytes:
+    """One composed frame as JPEG; ``sample`` (run, names, artefact key) makes the cache key."""
+    image_HW3 = compose(*_view.layers(index), view)
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
+    return encoded.tobytes()
+
+
+def show_summary(run: Run) -> None:
+    """How the run ended, in numbers."""
+    info = run.info
+    try:
+        counts = status_counts(run)
+    except PrerequisiteError as error:
+        st.error(plain(error.problem))
+        return
+    facts = {
+        "Status": run.status,
+        "Attempted": str(counts.attempted),
+        "Scored": str(counts.scored),
+        "Failed": str(counts.failed),
+        "Missing": str(counts.missing),
+        "Wall time": duration(info.seconds if info is not None else None),
+    }
+    for place, (label, value) in zip(st.columns(len(facts)), facts.items(), strict=True):
+        place.metric(label, plain(value))
+    if counts.failed or counts.missing:
+        st.caption("Failed and missing samples count as 0 in every mean.")
+    note = run.recipe.get("note")
+    if isinstance(note, str):
+        st.info(plain(note))
+
+
+def show_scores(run: Run) -> None:
+    """The rows of scores.json in percent."""
+    rows = board([run])
+    rows = rows[rows["kind"].isin(OURS)]
+    if rows.empty:
+        st.info("No scores yet.")
+        return
+    rows = rows.assign(
+        interval=[
+            "" if pd.isna(low) else f"{low:.1f}–{high:.1f}" for low, high in zip(rows["low"], rows["high"], strict=True)
+        ]
+    )
+    st.dataframe(rows, hide_index=True, column_order=list(_SCORES), column_config=_SCORES)
+
+
+def show_provenance(run: Run) -> None:
+    """Where the numbers come from: stages, packages, recipe."""
+    info = run.info
+    with st.expander("Stages, device, versions and recipe"):
+        if info is not None:
+            stages = [
+                {"Stage": name, "Time": duration(spent.seconds), "Items": spent.items, "Computed": spent.computed,
+                 "Reused": spent.reused, "Failed": spent.failed}
+                for name, spent in info.stages.items()
+            ]  # fmt: skip
+            if stages:
+                st.dataframe(pd.DataFrame(stages), hide_index=True)
+            facts = {
+                "exit code": info.exit_code,
+                "device": info.device,
+                "rvosbench": info.rvosbench,
+                "git": info.git,
+                "packages": info.packages,
+            }
+            st.code(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True), language="yaml")
+        if run.recipe:
+            st.code(yaml.safe_dump(dict(run.recipe), sort_keys=False, allow_unicode=True), language="yaml")
+
+
+def choose_samples(samples: pd.DataFrame) -> pd.DataFrame:
+    """The samples that fit the filters, in the chosen order, scores in percent."""
+    first, second, third, fourth = st.columns(4)
+    methods = second.multiselect("Method", sorted(samples["method"].unique()), placeholder="All")
+    statuses = first.multiselect("Status", STATUSES, key="status", bind="query-params", placeholder="All")
+    datasets = third.multiselect("Dataset", sorted(samples["dataset"].unique()), placeholder="All")
+    order = fourth.selectbox("Order", list(_ORDERS), format_func=lambda name: _ORDERS[name], key="order")
+    for name, chosen in (("method", methods), ("status", statuses), ("dataset", datasets)):
+        if chosen:
+            samples = samples[samples[name].isin(chosen)]
+    if order != "listed":
+        samples = samples.sort_values("J_and_F", ascending=order == "lowest", kind="stable", na_position="last")
+    return samples.assign(**{name: 100.0 * samples[name] for name in ("J", "F", "J_and_F")}).reset_index(drop=True)
+
+
+def show_samples(run: Run) -> None:
+    """The per-sample table; the selected row opens below it."""
+    st.subheader("Samples")
+    try:
+        samples = read_samples(run)
+    except PrerequisiteError as error:
+        st.error(plain(error.problem))
+        return
+    if samples.empty:
+        st.info("No samples yet.")
+        return
+    samples = choose_samples(samples)
+    samples["checkpoint"] = samples["lvlm"].map(display_lvlm, na_action="ignore")
+    if samples.empty:
+        st.info("No sample fits these filters.")
+        return
+    columns = [
+        name for name in _SAMPLES if name in samples and not (samples[name].isna() | (samples[name] == "")).all()
+    ]
+    event = st.dataframe(
+        samples,
+        hide_index=True,
+        column_order=columns,
+        column_config=_SAMPLES,
+        on_select="rerun",
+        selection_mode="single-row",
+        height=min(36 * len(samples) + 39, 330),
+        key=f"samples of {run.id}",
+    )
+    chosen = event.selection.rows[0] if event.selection.rows else 0
+    picked = samples.iloc[min(chosen, len(samples) - 1)]
+    show_sample(run, {str(name): value for name, value in picked.items()})
+
+
+@st.fragment
+def show_sample(run: Run, row: dict[str, Any]) -> None:
+    """The sample's text, frames with masks, and J and F over time."""
+    lvlm = row["lvlm"] if isinstance(row["lvlm"], str) and row["lvlm"] else None
+    st.subheader(plain(f"{row['video']} / {row['expression']}"), anchor=False)
+    if isinstance(row.get("text"), str) and row["text"]:
+        st.markdown(f"“{plain(row['text'])}”")
+    st.caption(plain(f"{row['method']}, {lvlm or 'no LVLM'}; status {row['status']}; J&F {row['J_and_F']:.1f}"))
+    if isinstance(row.get("error"), str) and row["error"]:
+        st.warning(plain(row["error"]))
+    scores = _frames_of(run, row, lvlm)
+    try:
+        view = open_sample(run, load_dataset(run, run.id, row["dataset"], row["split"]), row)
+    except PrerequisiteError as error:
+        st.info(plain(str(error)))
+        names = scores["frame"].tolist()
+        if names:
+            st.altair_chart(frame_chart(scores, names[0]), theme=None)
+        return
+    if view.problem:
+        st.info(plain(view.problem))
+    show_frames(run, row, view, scores)
+
+
+def show_frames(run: Run, row: dict[str, Any], view: SampleView, scores: pd.DataFrame) -> None:
+    """The picture, its legend, the slider, a film strip and the curve."""
+    names = view.video.frames
+    key = (run.id, *(str(row.get(name)) for name in ("dataset", "split", "video", "expression", "key_segment")))
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        mode: View = st.segmented_control(
+            "Show", list(VIEWS), default="compare", format_func=lambda name: VIEWS[name], key="view", required=True
+        )
+        index = 0
+        if len(names) > 1:
+            start = names.index(scores["frame"].iloc[len(scores) // 2]) if _all_known(scores, names) else 0
+            index = st.slider("Frame", 0, len(names) - 1, start, key=f"frame {'/'.join(key)}")
+        _show_picture(view, key, index, mode)
+        st.html(swatches_html({MEANINGS[name]: hex_colour(name) for name in MEANINGS}))
+    with right:
+        here = scores[scores["frame"] == names[index]]
+        if not here.empty:
+            first, second = st.columns(2)
+            first.metric(f"J on frame {plain(names[index])}", f"{100 * here['J'].iloc[0]:.1f}")
+            second.metric(f"F on frame {plain(names[index])}", f"{100 * here['F'].iloc[0]:.1f}")
+        else:
+            st.caption(f"Frame {plain(names[index])} is not scored.")
+        if not scores.empty:
+            st.altair_chart(frame_chart(scores, names[index]), theme=None)
+        strip = sorted({round(i * (len(names) - 1) / (_FILMSTRIP - 1)) for i in range(_FILMSTRIP)})
+        places = st.columns(3)
+        for number, shown in enumerate(strip):
+            with places[number % 3]:
+                _show_picture(view, key, shown, mode, names[shown])
+
+
+def _show_picture(view: SampleView, key: tuple[str, ...], index: int, mode: View, caption: str | None = None) -> None:
+    try:
+        content = picture(view, key, index, mode)
+    except (SampleError, ValueError) as error:
+        st.warning(plain(error))
+        return
+    st.image(content, caption=plain(caption) if caption else None, width="stretch")
+
+
+def _all_known(scores: pd.DataFrame, names: tuple[str, ...]) -> bool:
+    return not scores.empty and set(scores["frame"]) <= set(names)
+
+
+def _frames_of(run: Run, row: dict[str, Any], lvlm: str | None) -> pd.DataFrame:
+    match = {name: str(row[name]) for name in ("method", "dataset", "split", "video", "expression")}
+    try:
+        return read_frames(run, **match, lvlm=lvlm)
+    except PrerequisiteError as error:
+        st.info(plain(error.problem))
+        return pd.DataFrame(columns=["frame", "J", "F"])
+
+
+runs = load_runs(runs_root())
+page_title("Run", "Scores, samples, and any sample frame by frame.")
+broken_notice(runs)
+run = choose_run(runs) if runs.runs else None
+if run is None:
+    st.info(f"No runs in {plain(runs_root())} yet. Start one with `rvosbench run RECIPE`.")
+else:
+    show_summary(run)
+    show_scores(run)
+    show_provenance(run)
+    show_samples(run)
