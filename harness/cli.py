@@ -39,6 +39,7 @@ SetOption = Annotated[
 DataRoot = Annotated[
     Path, typer.Option("--data-root", envvar="RVOSBENCH_DATA", help="Folder that holds davis17/, ReVOS/, mevis/ ...")
 ]
+Runs = Annotated[Path, typer.Option("--runs", envvar="RVOSBENCH_RUNS", help="Folder of run folders.")]
 
 
 @app.command()
@@ -48,7 +49,7 @@ def run(
     overrides: SetOption = None,
 ) -> None:
     """Run methods x LVLMs x datasets; continues where an interrupted run of the same recipe stopped."""
-    from harness.pipeline.engine import run_recipe
+    from harness.pipeline.engine import Run
     from harness.pipeline.runfolder import RunFolder
     from harness.recipes import load_recipe
 
@@ -63,7 +64,7 @@ def run(
         assert recipe is not None
         loaded = load_recipe(recipe, tuple(overrides or ()))
         folder = RunFolder.create(loaded)
-    raise typer.Exit(run_recipe(loaded, folder, out))
+    raise typer.Exit(Run(loaded, folder, out).execute())
 
 
 @app.command()
@@ -83,6 +84,72 @@ def methods() -> None:
     for name in method_names():
         method = load_method(name)
         out.print(f"[bold]{name}[/bold]  {method.title}  {method.paper}", highlight=False)
+
+
+@app.command()
+def sync(
+    runs: Runs = Path("runs"),
+    uri: Annotated[str | None, typer.Option(help="MLflow tracking URI; default: SQLite in the runs folder.")] = None,
+) -> None:
+    """Mirror into MLflow every run that is not there yet."""
+    from harness.tracking import MirrorFailure, default_uri
+    from harness.tracking import sync as mirror_all
+
+    failed = 0
+    for outcome in mirror_all(runs, uri or default_uri(runs)):
+        if isinstance(outcome, MirrorFailure):
+            failed += 1
+            say(f"{outcome.folder}: not mirrored: {outcome.reason}")
+        else:
+            say(f"{outcome.folder}: {'mirrored' if outcome.changed else 'already there'}")
+    if failed:
+        raise PrerequisiteError(f"{failed} runs could not be mirrored.", "The reasons are above; runs are unharmed.")
+
+
+@app.command()
+def doctor(data_root: DataRoot = Path("data"), runs: Runs = Path("runs")) -> None:
+    """Say what this machine has and lacks."""
+    from harness.doctor import examine
+
+    colours = {"ok": "green", "note": "yellow", "problem": "red"}
+    problems = 0
+    for finding in examine(data_root, runs):
+        problems += finding.level == "problem"
+        level = Text(f"{finding.level:8}", colours[finding.level])
+        out.print(Text.assemble(level, f"{finding.subject:16}", finding.text), soft_wrap=True)
+    if problems:
+        raise typer.Exit(2)
+
+
+@datasets_app.command("list")
+def datasets_list(data_root: DataRoot = Path("data")) -> None:
+    """Every split of every card, and how much of it is under the data root."""
+    from harness.data.verify import describe, render_cards
+
+    for line in render_cards(describe(data_root)):
+        out.print(line, highlight=False, soft_wrap=True)
+
+
+@datasets_app.command("verify")
+def datasets_verify(
+    name: Annotated[str, typer.Argument(help="A card's name, e.g. ref_davis17.")],
+    data_root: DataRoot = Path("data"),
+    split: Annotated[str | None, typer.Option(help="Default: the card's first split.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Decode every image and check every checksum.")] = False,
+) -> None:
+    """Check a split: what is present, complete, wrong, naming files."""
+    from harness.data.verify import render, verify
+
+    report = verify(name, data_root, split, mode="full" if full else "quick")
+    for line in render(report):
+        out.print(line, highlight=False, soft_wrap=True)
+    if not report.ok:
+        raise typer.Exit(2)
+
+
+def say(text: str) -> None:
+    """One line to standard output, nothing in it interpreted."""
+    out.print(Text(text), soft_wrap=True)
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

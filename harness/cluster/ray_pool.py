@@ -7,6 +7,7 @@ along. After ``max_attempts`` it is recorded as failed. The driver never blocks 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -106,13 +107,13 @@ class RayExecutor:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             if address:
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
                 return
             ray.init(
                 num_cpus=self._local_cpus(),
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 object_store_memory=int(self._choice.object_store_gb * 2**30),
             )
             self._owns_ray = True
@@ -132,7 +133,8 @@ class RayExecutor:
         import ray
 
         asked = {"CPU": pool.cpus, "GPU": pool.gpus, "memory": (pool.memory_gb or 0.0) * 2**30}
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        list_nodes: Any = ray.nodes
+        nodes = [node["Resources"] for node in list_nodes() if node["Alive"]]
         if not any(all(node.get(name, 0.0) >= amount for name, amount in asked.items()) for node in nodes):
             largest = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in asked}
             raise PrerequisiteError(
@@ -148,7 +150,8 @@ def _worker_count(pool: Pool) -> int:
         return pool.workers
     import ray
 
-    total = ray.cluster_resources()
+    cluster_resources: Any = ray.cluster_resources
+    total = cluster_resources()
     by_gpu = total.get("GPU", 0.0) / pool.gpus if pool.gpus else math.inf
     return max(1, int(min(by_gpu, total.get("CPU", 1.0) / pool.cpus)))
 
@@ -192,17 +195,14 @@ class _StageRun:
 
         pool = self._pool
         threads = {name: str(pool.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        actor = (
-            ray.remote(_WorkerProcess)
-            .options(
-                num_cpus=pool.cpus,
-                num_gpus=pool.gpus,
-                memory=int(pool.memory_gb * 2**30) if pool.memory_gb else None,
-                max_restarts=0,
-                runtime_env={"env_vars": threads},
-            )
-            .remote(self._spec, self._store_root)
-        )
+        remote: Any = ray.remote(_WorkerProcess)
+        actor = remote.options(
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+            memory=int(pool.memory_gb * 2**30) if pool.memory_gb else None,
+            max_restarts=0,
+            runtime_env={"env_vars": threads},
+        ).remote(self._spec, self._store_root)
         self._slots[actor.load.remote()] = _Slot(actor, time.monotonic())
 
     def _settle(self, reference: Any) -> None:

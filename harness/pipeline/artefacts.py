@@ -127,7 +127,7 @@ def to_bytes(artefact: Artefact) -> bytes:
         archive.writestr(zipfile.ZipInfo("meta.json", _FIXED_DATE), meta, zipfile.ZIP_DEFLATED, 6)
         for name in sorted(artefact.arrays):
             member = io.BytesIO()
-            np.lib.format.write_array(member, np.ascontiguousarray(artefact.arrays[name]), allow_pickle=False)
+            np.save(member, np.ascontiguousarray(artefact.arrays[name]), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy", _FIXED_DATE), member.getvalue())
     return buffer.getvalue()
 
@@ -137,7 +137,7 @@ def from_bytes(content: bytes) -> Artefact:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         meta = json.loads(archive.read("meta.json"))
         arrays = {
-            name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
+            name.removesuffix(".npy"): np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
             for name in archive.namelist()
             if name.endswith(".npy")
         }

@@ -13,14 +13,15 @@ from pathlib import Path
 from harness.data.digests import MediaIndex
 from harness.data.reader import Dataset, open_dataset
 from harness.data.types import Sample, Video
-from harness.errors import PrerequisiteError
+from harness.errors import PrerequisiteError, SampleError
 from harness.pipeline.artefacts import ArtefactStore
-from harness.pipeline.keys import artefact_key
+from harness.pipeline.keys import artefact_key, digest_of
 from harness.pipeline.stages import StageSpec
 from harness.pipeline.work import PendingExpression, WorkItem
 from harness.recipes import DatasetChoice, MethodChoice, Recipe, method_settings
 from harness.registry import load_method
 from harness.scoring.protocols import require_protocol
+from harness.scoring.sample import ScoredDataset
 from harness.scoring.stage import score_spec
 
 SCORE = "score"
@@ -40,10 +41,14 @@ class Variant:
 class ChosenDataset:
     """A dataset split with the protocols it is scored under."""
 
-    dataset: Dataset
-    protocols: tuple[str, ...]
+    scored: ScoredDataset
     media: dict[str, str]
     """Digest of the frame bytes, by video name."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """The split as it lies on disk."""
+        return self.scored.dataset
 
 
 @dataclass(frozen=True)
@@ -105,16 +110,11 @@ def make_plan(recipe: Recipe, index: MediaIndex) -> Plan:
         PlannedSample(variant, sample, _keys(variant, sample, chosen))
         for variant in variants
         for chosen in datasets
-        for sample in samples_of(chosen.dataset)
+        for sample in chosen.dataset.samples()
     ]
     if not samples:
         raise PrerequisiteError("The recipe's datasets hold no sample.", "Check rvosbench datasets verify.")
     return Plan(datasets, variants, tuple(samples))
-
-
-def samples_of(dataset: Dataset) -> list[Sample]:
-    """All samples of a dataset in its order."""
-    return [Sample(video, expression) for video in dataset.videos for expression in video.expressions]
 
 
 def work_items(batch: Batch, store: ArtefactStore) -> list[WorkItem]:
@@ -142,10 +142,20 @@ def _choose(choice: DatasetChoice, data_root: Path, index: MediaIndex) -> Chosen
     dataset = open_dataset(choice.name, data_root, choice.split)
     if choice.limit_videos is not None:
         dataset = replace(dataset, videos=dataset.videos[: choice.limit_videos])
-    protocols = choice.protocols or dataset.protocols
+    protocols = choice.protocols or dataset.card.splits[dataset.split].protocols
     for protocol in protocols:
         require_protocol(protocol)
-    return ChosenDataset(dataset, protocols, {video.name: index.video(video) for video in dataset.videos})
+    return ChosenDataset(
+        ScoredDataset(dataset, protocols), {video.name: _media_digest(video, index) for video in dataset.videos}
+    )
+
+
+def _media_digest(video: Video, index: MediaIndex) -> str:
+    """The digest of the frames; of the reason where they cannot be read, which the stages will meet and record."""
+    try:
+        return index.video(video)
+    except SampleError as error:
+        return digest_of({"unreadable": str(error)})
 
 
 def _variants(choice: MethodChoice, recipe_lvlms: Sequence[str]) -> Iterator[Variant]:
@@ -185,11 +195,12 @@ def _keys(variant: Variant, sample: Sample, chosen: ChosenDataset) -> dict[str, 
         keys[spec.name] = artefact_key(spec, media=media, text=sample.expression.text, upstream=upstream)
     ground_truth = chosen.dataset.ground_truth
     if ground_truth is not None:
+        masks = ground_truth.digest(sample.video, sample.expression)
         keys[SCORE] = artefact_key(
             score_spec(chosen.dataset),
             media=media,
             text=sample.expression.text,
             upstream={"segment": keys["segment"]},
-            ground_truth=ground_truth.digest(sample.video, sample.expression),
+            ground_truth=digest_of({"masks": masks, "frames": list(sample.video.frames)}),
         )
     return keys

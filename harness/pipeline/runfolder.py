@@ -38,6 +38,7 @@ class RunFolder:
         Raises:
             PrerequisiteError: another driver works in it, or the disk refuses.
         """
+        recipe = recipe.model_copy(update={"runs": recipe.runs.resolve(), "data_root": recipe.data_root.resolve()})
         folder = cls(recipe.runs / recipe.run_name)
         folder._acquire()
         with atomic_write(folder.path / "recipe.yaml") as file:
@@ -53,7 +54,7 @@ class RunFolder:
         """
         if not (path / "recipe.yaml").is_file():
             raise PrerequisiteError(f"{path} is not a run folder: it has no recipe.yaml.", "See rvosbench run --help.")
-        recipe = load_recipe(path / "recipe.yaml")
+        recipe = load_recipe(path / "recipe.yaml").model_copy(update={"runs": path.resolve().parent})
         folder = cls(path)
         folder._acquire()
         return folder, recipe
@@ -71,7 +72,7 @@ class RunFolder:
             if self._events is None:
                 self._mend_torn_line()
                 self._events = (self.path / "events.jsonl").open("a", encoding="utf-8")
-            line = {"time": _now(), "stage": stage, **asdict(record)}
+            line = {"time": now(), "stage": stage, **asdict(record)}
             self._events.write(json.dumps(line, ensure_ascii=False) + "\n")
             self._events.flush()
 
@@ -173,5 +174,6 @@ def device_info() -> dict[str, Any]:
     return {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus}
 
 
-def _now() -> str:
+def now() -> str:
+    """The time in UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

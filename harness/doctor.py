@@ -1,0 +1,78 @@
+"""``rvosbench doctor``: what this machine has and what is missing, each with its fix."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from harness.data.cards import card_names
+from harness.data.reader import open_dataset
+from harness.errors import PrerequisiteError
+from harness.pipeline.runfolder import device_info
+from harness.registry import method_names
+
+_EXTRAS = {
+    "models": ("torch", "torchvision", "transformers", "accelerate"),
+    "sam2": ("sam2",),
+    "cluster": ("ray",),
+    "tracking": ("mlflow",),
+    "leaderboard": ("streamlit", "altair"),
+}
+_SMALL_SHM = 2**30
+_LOW_DISK = 10 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    level: Literal["ok", "note", "problem"]
+    subject: str
+    text: str
+
+
+def examine(data_root: Path, runs: Path) -> Iterator[Finding]:
+    """Checks in the order a new user meets them; imports none of the packages it looks for."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    supported = (3, 11) <= sys.version_info < (3, 13)
+    yield Finding("ok" if supported else "problem", "python", python if supported else f"{python}: 3.11 or 3.12 wanted")
+    for extra, packages in _EXTRAS.items():
+        absent = [name for name in packages if importlib.util.find_spec(name) is None]
+        if absent:
+            yield Finding(
+                "note", extra, f"{', '.join(absent)} not installed: uv pip install -c constraints.txt -e '.[{extra}]'"
+            )
+        else:
+            yield Finding("ok", extra, ", ".join(f"{name} {_version(name)}" for name in packages))
+    gpus = device_info()["gpus"]
+    yield Finding("ok" if gpus else "note", "gpu", "; ".join(gpus) if gpus else "none: full-size models need one")
+    threads = os.environ.get("OMP_NUM_THREADS")
+    yield Finding("ok", "threads", f"OMP_NUM_THREADS={threads or 'unset'}; Ray workers get executor.pools.*.threads")
+    shm = Path("/dev/shm")
+    if shm.is_dir() and shutil.disk_usage(shm).total < _SMALL_SHM:
+        yield Finding("note", "shared memory", "/dev/shm is under 1 GiB: keep executor.object_store_gb small")
+    folder = runs if runs.exists() else Path.cwd()
+    free = shutil.disk_usage(folder).free
+    yield Finding("ok" if free > _LOW_DISK else "note", "disk", f"{free / 2**30:.0f} GiB free at {folder}")
+    yield Finding("ok", "methods", ", ".join(method_names()))
+    for name in card_names():
+        try:
+            dataset = open_dataset(name, data_root)
+        except PrerequisiteError as error:
+            yield Finding("note", name, error.problem)
+        else:
+            yield Finding("ok", name, f"{dataset.coverage} in {dataset.root} ({dataset.layout})")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "(unknown version)"

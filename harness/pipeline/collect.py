@@ -1,0 +1,67 @@
+"""From the store and the event log to one result per sample: everything the tables are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from harness.data.types import MaskTrack, Video
+from harness.pipeline.artefacts import ArtefactStore
+from harness.pipeline.plan import SCORE, Plan, PlannedSample
+from harness.pipeline.runfolder import RunFolder
+from harness.pipeline.tracks import mask_track
+from harness.pipeline.work import Record
+from harness.scoring.matching import AnnotatorItems, items_from_tracks
+from harness.scoring.sample import SampleResult
+from harness.scoring.stage import scored_result
+from harness.scoring.statistics import Item
+
+Records = Mapping[tuple[str, str], Record]
+
+
+def collect_results(plan: Plan, store: ArtefactStore, folder: RunFolder) -> list[SampleResult]:
+    """One result per planned sample, in plan order; none is dropped."""
+    records = folder.records()
+    return [_result(planned, store, records) for planned in plan.samples]
+
+
+def annotator_items(plan: Plan, results: Sequence[SampleResult], store: ArtefactStore) -> AnnotatorItems:
+    """Scores videos under ``refdavis17/anno4`` from the run's mask tracks, which are read only when asked for."""
+
+    def track(result: SampleResult) -> MaskTrack | None:
+        key = result.keys.get("segment")
+        return mask_track(store.read("segment", key)) if key and store.has("segment", key) else None
+
+    by_dataset: dict[tuple[str, str], AnnotatorItems] = {}
+    for chosen in plan.datasets:
+        dataset = chosen.dataset
+        if dataset.ground_truth is not None:
+            name = (dataset.card.name, dataset.split)
+            mine = [result for result in results if (result.sample.video.dataset, result.sample.video.split) == name]
+            by_dataset[name] = items_from_tracks(mine, dataset.ground_truth, track)
+
+    def items(method: str, lvlm: str | None, video: Video) -> Sequence[Item]:
+        return by_dataset[video.dataset, video.split](method, lvlm, video)
+
+    return items
+
+
+def _result(planned: PlannedSample, store: ArtefactStore, records: Records) -> SampleResult:
+    stages = list(planned.keys)
+    ended = {stage: records[stage, key] for stage, key in planned.keys.items() if (stage, key) in records}
+    seconds = {stage: record.seconds for stage, record in ended.items() if record.seconds is not None}
+    result = SampleResult(
+        method=planned.variant.label,
+        lvlm=planned.variant.lvlm,
+        sample=planned.sample,
+        status="missing",
+        seconds=seconds,
+        keys=planned.keys,
+    )
+    absent = next((stage for stage in stages if not store.has(stage, planned.keys[stage])), None)
+    if absent is None:
+        return scored_result(result, store.read(SCORE, planned.keys[SCORE]) if SCORE in planned.keys else None)
+    failure = ended.get(absent)
+    if failure is not None and failure.status == "failed":
+        return replace(result, status="failed", error=f"{absent}: {failure.error}")
+    return result

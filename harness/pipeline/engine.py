@@ -1,0 +1,238 @@
+"""Runs a plan: stage after stage over durable artefacts, then the tables, then the mirror.
+
+Resume needs no code of its own: what is in the store is not computed again, and every table is made from the store
+and the event log alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.cluster.executor import Executor, InProcessExecutor
+from harness.data.digests import MediaIndex
+from harness.errors import PrerequisiteError
+from harness.pipeline.artefacts import ArtefactStore
+from harness.pipeline.collect import annotator_items, collect_results
+from harness.pipeline.keys import digest_of
+from harness.pipeline.plan import Batch, ChosenDataset, Plan, make_plan, work_items
+from harness.pipeline.runfolder import RunFolder, now
+from harness.pipeline.work import Record
+from harness.progress import RunProgress
+from harness.recipes import Recipe
+from harness.run_schema import Score, read_scores
+from harness.scoring.results import write_tables
+
+FAILED_SAMPLES = 3
+"""Exit code of a run that finished with failed or missing samples."""
+
+
+@dataclass
+class StageTotals:
+    """What a stage cost in this run."""
+
+    seconds: float = 0.0
+    items: int = 0
+    reused: int = 0
+    computed: int = 0
+    failed: int = 0
+
+
+class Run:
+    """One execution of a recipe in its folder."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, console: Console) -> None:
+        self._recipe = recipe
+        self._folder = folder
+        self._console = console
+        self._store = ArtefactStore(recipe.runs.resolve() / "artefacts")
+        self._totals: dict[str, StageTotals] = {}
+        self._started = now()
+
+    def execute(self) -> int:
+        """Computes what is missing, writes the tables, mirrors them. Returns the exit code (0, 3, or 130).
+
+        Raises:
+            PrerequisiteError: nothing further can succeed; what was committed is kept.
+        """
+        plan = make_plan(self._recipe, media_index(self._recipe))
+        self._say(plan)
+        self._summarise(plan, "running", None)
+        executor = self._executor()
+        try:
+            with RunProgress(self._console) as progress:
+                for batch in plan.batches():
+                    self._run_batch(batch, executor, progress)
+        except PrerequisiteError:
+            self._summarise(plan, "interrupted", 2)
+            raise
+        except KeyboardInterrupt:
+            self._summarise(plan, "interrupted", 130)
+            self._console.print(
+                f"Interrupted. What was computed is kept. Continue: rvosbench run --resume {self._folder.path}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            return 130
+        finally:
+            executor.close()
+        exit_code = self._finish(plan)
+        self._mirror()
+        self._folder.close()
+        return exit_code
+
+    def _run_batch(self, batch: Batch, executor: Executor, progress: RunProgress) -> None:
+        stage = batch.spec.name
+        totals = self._totals.setdefault(stage, StageTotals())
+        items = work_items(batch, self._store)
+        pending = sum(len(item.pending) for item in items)
+        keys = {planned.keys[stage] for planned in batch.samples}
+        reused = sum(self._store.has(stage, key) for key in keys)
+        totals.items += len(items)
+        totals.reused += reused
+        variant = batch.samples[0].variant
+        on = f" on {variant.lvlm}" if variant.lvlm else ""
+        progress.begin(f"{variant.label}{on}: {stage}", pending, reused)
+
+        def report(record: Record) -> None:
+            failed = record.status == "failed"
+            totals.computed += not failed
+            totals.failed += failed
+            self._folder.log(stage, record)
+            progress.advance(failed)
+
+        if items:
+            executor.run(batch.spec, items, report)
+        totals.seconds += progress.end()
+
+    def _executor(self) -> Executor:
+        if self._recipe.executor.kind == "inprocess":
+            return InProcessExecutor(self._store.root)
+        from harness.cluster.ray_pool import RayExecutor
+
+        return RayExecutor(self._recipe.executor, self._store.root)
+
+    def _finish(self, plan: Plan) -> int:
+        results = collect_results(plan, self._store, self._folder)
+        write_tables(
+            self._folder.path,
+            results,
+            [chosen.scored for chosen in plan.datasets],
+            bootstrap=self._recipe.bootstrap,
+            annotator_items=annotator_items(plan, results, self._store),
+        )
+        statuses: Counter[str] = Counter(result.status for result in results)
+        exit_code = FAILED_SAMPLES if statuses["failed"] or statuses["missing"] else 0
+        self._summarise(plan, "finished", exit_code)
+        self._console.print(scores_table(read_scores(self._folder.path / "scores.json")))
+        self._console.print(self._account(statuses), highlight=False, soft_wrap=True)
+        if self._recipe.note:
+            self._console.print(f"Note: {self._recipe.note}", highlight=False, soft_wrap=True, markup=False)
+        self._console.print(f"Run folder: {self._folder.path}", highlight=False, soft_wrap=True, markup=False)
+        return exit_code
+
+    def _account(self, statuses: Counter[str]) -> str:
+        total = sum(statuses.values())
+        ended = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
+        computed = sum(totals.computed for totals in self._totals.values())
+        reused = sum(totals.reused for totals in self._totals.values())
+        return f"{total} samples attempted: {ended}. Artefacts: {computed} computed, {reused} reused."
+
+    def _mirror(self) -> None:
+        if not self._recipe.tracking.enabled:
+            return
+        from harness.tracking import MirrorFailure, default_uri, mirror
+
+        uri = self._recipe.tracking.uri or default_uri(self._recipe.runs)
+        outcome = mirror(self._folder.path, uri)
+        if isinstance(outcome, MirrorFailure):
+            self._console.print(
+                f"Not mirrored to MLflow: {outcome.reason} The run is complete; later: rvosbench sync",
+                highlight=False,
+                soft_wrap=True,
+                markup=False,
+            )
+
+    def _say(self, plan: Plan) -> None:
+        for chosen in plan.datasets:
+            dataset = chosen.dataset
+            self._console.print(
+                f"{dataset.card.name}/{dataset.split}: {dataset.coverage}, {len(list(dataset.samples()))} samples",
+                highlight=False,
+            )
+
+    def _summarise(self, plan: Plan, status: str, exit_code: int | None) -> None:
+        self._folder.write_summary(
+            name=self._recipe.name,
+            note=self._recipe.note,
+            status=status,
+            exit_code=exit_code,
+            started=self._started,
+            finished=None if exit_code is None else now(),
+            stages={stage: asdict(totals) for stage, totals in self._totals.items()},
+            methods=[{"method": variant.label, "lvlm": variant.lvlm} for variant in plan.variants],
+            datasets=[_dataset_summary(chosen) for chosen in plan.datasets],
+        )
+
+
+def print_plan(recipe: Recipe, console: Console) -> None:
+    """What the recipe would run, per stage: artefacts to compute and artefacts to reuse."""
+    plan = make_plan(recipe, media_index(recipe))
+    store = ArtefactStore(recipe.runs.resolve() / "artefacts")
+    table = Table("method", "LVLM", "stage", "samples", "artefacts", "in the store", "to compute")
+    for batch in plan.batches():
+        variant, stage = batch.samples[0].variant, batch.spec.name
+        keys = {planned.keys[stage] for planned in batch.samples}
+        there = sum(store.has(stage, key) for key in keys)
+        numbers = (len(batch.samples), len(keys), there, len(keys) - there)
+        table.add_row(variant.label, variant.lvlm or "", stage, *map(str, numbers))
+    console.print(table)
+    console.print(f"Run folder: {recipe.runs / recipe.run_name}", highlight=False, soft_wrap=True, markup=False)
+
+
+def media_index(recipe: Recipe) -> MediaIndex:
+    """The index of media digests shared by the runs of a folder."""
+    return MediaIndex(recipe.runs / "media-index")
+
+
+def scores_table(scores: Sequence[Score]) -> Table:
+    """``scores.json`` rows for the terminal, in percent."""
+    table = Table("method", "LVLM", "dataset", "subset", "protocol", "J&F", "J", "F", "scored", "coverage")
+    for row in scores:
+        values = [_percent(value) for value in (row.J_and_F, row.J, row.F)]
+        if row.interval is not None:
+            values[0] += f" [{100 * row.interval.low:.1f}, {100 * row.interval.high:.1f}]"
+        table.add_row(
+            row.method,
+            row.lvlm or "",
+            f"{row.dataset}/{row.split}",
+            row.subset,
+            row.protocol,
+            *values,
+            f"{row.counts.scored}/{row.counts.attempted}",
+            row.coverage or "",
+        )
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _dataset_summary(chosen: ChosenDataset) -> dict[str, Any]:
+    dataset = chosen.dataset
+    return {
+        "name": dataset.card.name,
+        "split": dataset.split,
+        "layout": dataset.layout,
+        "coverage": dataset.coverage,
+        "videos": len(dataset.videos),
+        "samples": len(list(dataset.samples())),
+        "digest": digest_of(dict(sorted(chosen.media.items()))),
+        "notes": list(dataset.notes),
+    }
