@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness.data.digests import MediaIndex
 from harness.errors import PrerequisiteError, nearest_name
 from methods.lvlm.base import LvlmSettings
 
@@ -56,6 +56,20 @@ def find(checkpoint: str) -> Checkpoint:
     return _find_on_hub(checkpoint)
 
 
+def config_of(checkpoint: str) -> dict[str, Any]:
+    """The config.json of a checkpoint, for estimates; nothing else is downloaded.
+
+    Raises:
+        PrerequisiteError: missing, or not downloadable.
+    """
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        return read_config(folder)
+    if not _HUB_NAME.fullmatch(checkpoint):
+        raise _no_folder(checkpoint)
+    return read_config(_hub_folder(checkpoint))
+
+
 def local_folder(settings: LvlmSettings) -> Path:
     """The folder with all files of the settings' checkpoint; downloads what the hub cache lacks.
 
@@ -69,11 +83,33 @@ def local_folder(settings: LvlmSettings) -> Path:
     if not at:
         raise _no_folder(settings.checkpoint)
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=commit, allow_patterns=_NEEDED))
-    except (OSError, ValueError) as error:
+        try:
+            cached = Path(snapshot_download(name, revision=commit, local_files_only=True))
+        except LocalEntryNotFoundError:
+            cached = None
+        if cached is not None and _complete(cached):
+            return cached
+        # Where the hub cannot be reached this returns the half copy, without a word.
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=_NEEDED))
+        if not _complete(folder):
+            raise FileNotFoundError(f"the copy in {folder} lacks files")
+        return folder
+    except Exception as error:  # the hub's HTTP library has error types of its own; the reason is passed on
         raise _not_downloadable(settings.checkpoint, error) from error
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a cached snapshot, which may be half downloaded, holds every file a model is loaded from."""
+    index = folder / "model.safetensors.index.json"
+    weights = {"model.safetensors"}
+    if index.is_file():
+        weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    processor = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+    tokenizer = (folder / "tokenizer.json").is_file()
+    return processor and tokenizer and all((folder / name).is_file() for name in ("config.json", *weights))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -96,27 +132,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 (hex) over the names and bytes of a checkpoint folder's files; documentation and hidden files aside.
+    """SHA-256 (hex) over the names and bytes of a checkpoint folder's files, hidden ones aside.
 
-    Read again only when a file's size or time changed within this process.
+    Remembered by size and time of the files in ``RVOSBENCH_CACHE`` (default: the user's cache folder), because
+    reading the weights of a large model takes long.
     """
-    files = sorted(path for path in folder.iterdir() if path.is_file() and _counts(path))
-    state = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-    return _digest_of(state)
-
-
-def _counts(path: Path) -> bool:
-    return not path.name.startswith(".") and path.suffix != ".md"
-
-
-@lru_cache(maxsize=64)
-def _digest_of(state: tuple[tuple[str, int, int], ...]) -> str:
-    total = hashlib.sha256()
-    for name, _, _ in state:
-        with Path(name).open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{Path(name).name} {content}\n".encode())
-    return total.hexdigest()
+    cache = os.environ.get("RVOSBENCH_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "rvosbench")
+    return MediaIndex(Path(cache).expanduser() / "checkpoints").folder(folder)
 
 
 def supported_family(config: dict[str, Any], checkpoint: str) -> str:
@@ -137,20 +159,25 @@ def supported_family(config: dict[str, Any], checkpoint: str) -> str:
 
 
 def _find_on_hub(checkpoint: str) -> Checkpoint:
+    folder = _hub_folder(checkpoint)
+    family = supported_family(read_config(folder), checkpoint)
+    return Checkpoint(checkpoint, f"{checkpoint.partition('@')[0]}@{folder.name}", family)
+
+
+def _hub_folder(checkpoint: str) -> Path:
+    """The cached snapshot, named after its commit; holds config.json, the rest perhaps not yet."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     name, _, revision = checkpoint.partition("@")
     try:
         try:
-            folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+            return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
         except LocalEntryNotFoundError:
             commit = HfApi().model_info(name, revision=revision or None).sha
-            config = Path(hf_hub_download(name, "config.json", revision=commit))
-            folder = config.parent
-    except (OSError, ValueError) as error:
+            return Path(hf_hub_download(name, "config.json", revision=commit)).parent
+    except Exception as error:  # the hub's HTTP library has error types of its own; the reason is passed on
         raise _not_downloadable(checkpoint, error) from error
-    return Checkpoint(checkpoint, f"{name}@{folder.name}", supported_family(read_config(folder), checkpoint))
 
 
 def _no_folder(checkpoint: str) -> PrerequisiteError:
@@ -163,7 +190,7 @@ def _no_folder(checkpoint: str) -> PrerequisiteError:
 def _not_downloadable(checkpoint: str, error: Exception) -> PrerequisiteError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return PrerequisiteError(
-        f"Checkpoint {checkpoint} is neither a folder nor downloadable from the hub ({reason.rstrip('.')}).",
+        f"Checkpoint {checkpoint} is not a folder and cannot be downloaded from the hub: {reason.rstrip('.')}.",
         "Check the name and the network, or download it elsewhere (`hf download NAME --local-dir FOLDER`) "
         "and give the folder.",
     )

@@ -1,0 +1,167 @@
+"""How much memory a model takes, from its configuration alone: no weights are read or allocated.
+
+Parameters are counted on torch's meta device, so the count is exact for every family. Memory of a call is an estimate:
+weights, keys and values of the prefill, captured queries and keys, the largest layer's temporaries.
+
+Shape legend: T frames, H W pixels, h w merged visual tokens, L sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from methods.lvlm.base import LvlmSettings
+from methods.lvlm.sizes import token_grid
+from methods.rollout.spec import RolloutSpec
+
+TYPICAL_TEXT = 105
+"""Tokens of DecAF's object prompt with its chat frame, for an expression of usual length."""
+_BLOCK_ROWS = 256
+
+_QWEN_7B_TEXT: dict[str, Any] = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
+_QWEN2_VISION: dict[str, Any] = {"depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4}
+_QWEN2_5_VISION: dict[str, Any] = {"depth": 32, "hidden_size": 1280, "num_heads": 16, "intermediate_size": 3420}
+
+RELEASED: Mapping[str, Mapping[str, Any]] = {
+    "Qwen/Qwen2-VL-2B-Instruct": {
+        "model_type": "qwen2_vl",
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "vision_config": {**_QWEN2_VISION, "hidden_size": 1536},
+    },
+    "Qwen/Qwen2-VL-7B-Instruct": {
+        "model_type": "qwen2_vl",
+        **_QWEN_7B_TEXT,
+        "vision_config": {**_QWEN2_VISION, "hidden_size": 3584},
+    },
+    "Qwen/Qwen2.5-VL-3B-Instruct": {
+        "model_type": "qwen2_5_vl",
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "vision_config": {**_QWEN2_5_VISION, "out_hidden_size": 2048},
+    },
+    "Qwen/Qwen2.5-VL-7B-Instruct": {
+        "model_type": "qwen2_5_vl",
+        **_QWEN_7B_TEXT,
+        "vision_config": {**_QWEN2_5_VISION, "out_hidden_size": 3584},
+    },
+}
+"""The sizes of released models (what their config.json says), for plans made without them."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Memory of one clip call and one batch of frame calls. Bytes."""
+
+    parameters: int
+    weight_bytes: int
+    clip_grid: tuple[int, int, int]
+    """Visual tokens (t, h, w) of the clip call; a frame call has ``frame_scale`` times h and w."""
+    clip_length: int
+    """L of a clip call with ``text_tokens`` of text."""
+    frame_length: int
+    kv_bytes: int
+    """Keys and values of all layers, in the larger of the two calls."""
+    captured_bytes: int
+    """Queries and keys of the rolled-out layers, in the larger of the two calls."""
+    working_bytes: int
+    """Largest temporaries: a vision layer, a text layer, or a block of rollout rows."""
+
+    @property
+    def total_bytes(self) -> int:
+        """What the device should have free."""
+        return self.weight_bytes + self.kv_bytes + self.captured_bytes + self.working_bytes
+
+
+def count_parameters(config: Mapping[str, Any]) -> int:
+    """Parameters of the model a config.json describes; tied tensors count once."""
+    return sum(parameter.numel() for parameter in _meta_model(config).parameters())
+
+
+def estimate(
+    config: Mapping[str, Any],
+    settings: LvlmSettings,
+    spec: RolloutSpec,
+    *,
+    frames: int,
+    height: int,
+    width: int,
+    text_tokens: int = TYPICAL_TEXT,
+) -> Estimate:
+    """What a Qwen model needs for a clip of ``frames`` H x W frames and for its frame calls.
+
+    Args:
+        config: as in config.json, e.g. a value of ``RELEASED``.
+        settings: number type, visual sizes, frame batch.
+        spec: which layers are captured.
+        frames, height, width: of the sampled clip, in pixels.
+        text_tokens: everything that is not visual.
+    """
+    model = _meta_model(config)
+    text, vision = model.config.get_text_config(), model.config.vision_config
+    width_bytes = getattr(torch, settings.dtype).itemsize
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+
+    factor = vision.patch_size * vision.spatial_merge_size
+    h, w = token_grid(height, width, factor, settings.clip_min_tokens, settings.clip_max_tokens)
+    t = -(-frames // vision.temporal_patch_size)
+    clip_length = t * h * w + text_tokens
+    frame_visual = h * w * settings.frame_scale**2
+    frame_length = frame_visual + text_tokens
+    batch = min(frames, settings.frame_batch)
+    tokens = max(clip_length, batch * frame_length)
+    visual = max(t * h * w, batch * frame_visual)
+
+    layers = text.num_hidden_layers
+    depth = text.hidden_size // text.num_attention_heads
+    kv_bytes = 2 * layers * text.num_key_value_heads * depth * tokens * width_bytes
+    rows = text.num_attention_heads + text.num_key_value_heads
+    captured_bytes = len(spec.layers(layers)) * rows * depth * tokens * width_bytes
+    tower = getattr(vision, "embed_dim", None) or vision.hidden_size
+    wide = getattr(vision, "intermediate_size", None) or int(tower * vision.mlp_ratio)
+    # A gated MLP holds three tensors of its inner width; beside it stand the residual, the norm, q, k, v and output.
+    vision_bytes = visual * vision.spatial_merge_size**2 * (3 * wide + 6 * tower) * width_bytes
+    text_bytes = tokens * (3 * text.intermediate_size + 6 * text.hidden_size) * width_bytes
+    block = spec.block or _BLOCK_ROWS
+    rollout_bytes = 2 * text.num_attention_heads * block * max(clip_length, frame_length) * 4
+    return Estimate(
+        parameters=parameters,
+        weight_bytes=parameters * width_bytes,
+        clip_grid=(t, h, w),
+        clip_length=clip_length,
+        frame_length=frame_length,
+        kv_bytes=kv_bytes,
+        captured_bytes=captured_bytes,
+        working_bytes=max(vision_bytes, text_bytes, rollout_bytes),
+    )
+
+
+def _meta_model(config: Mapping[str, Any]) -> Any:
+    values = dict(config)
+    described: Any = AutoConfig.for_model(values.pop("model_type"), **values)
+    factory: Any = AutoModelForImageTextToText
+    with torch.device("meta"):
+        return factory.from_config(described)
