@@ -109,7 +109,8 @@ class GroundTruthFrame:
         if void_HW is not None:
             _check(void_HW, mask_HW.shape)
             mask_HW = mask_HW & ~void_HW
-        self._mask_HW = mask_HW
+        self.mask_HW = mask_HW
+        """Without void pixels."""
         self._void_HW = void_HW
         self._radius = radius(*mask_HW.shape)
         self._packed: dict[bool, _Packed] = {}
@@ -117,13 +118,18 @@ class GroundTruthFrame:
     @property
     def shape(self) -> tuple[int, int]:
         """(H, W)."""
-        height, width = self._mask_HW.shape
+        height, width = self.mask_HW.shape
         return height, width
 
     @property
-    def empty(self) -> bool:
-        """No pixel is set."""
-        return self._as_packed(_is_column_major(self._mask_HW)).area == 0
+    def area(self) -> int:
+        """Pixels set."""
+        return self._as_packed(_is_column_major(self.mask_HW)).area
+
+    @property
+    def boundary_size(self) -> int:
+        """Boundary pixels."""
+        return self._as_packed(_is_column_major(self.mask_HW)).boundary_size
 
     def counts(self, pred_HW: BoolHW) -> Counts:
         """The six integers against a boolean prediction of the same shape.
@@ -131,7 +137,7 @@ class GroundTruthFrame:
         Raises:
             ValueError: the shape differs, or the prediction is not bool.
         """
-        _check(pred_HW, self._mask_HW.shape)
+        _check(pred_HW, self.mask_HW.shape)
         if self._void_HW is not None:
             pred_HW = pred_HW & ~self._void_HW
         column_major = _is_column_major(pred_HW)
@@ -150,7 +156,7 @@ class GroundTruthFrame:
     def _as_packed(self, column_major: bool) -> _Packed:
         packed = self._packed.get(column_major)
         if packed is None:
-            packed = _Packed(self._mask_HW.T if column_major else self._mask_HW, self._radius)
+            packed = _Packed(self.mask_HW.T if column_major else self.mask_HW, self._radius)
             self._packed[column_major] = packed
         return packed
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from harness.data.ground_truth import VOID, PaletteGroundTruth
 from harness.data.masks import decode
@@ -107,6 +106,9 @@ def match(counts_OPT6: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[
     Args:
         counts_OPT6: the six integers of every pair; as many predictions as objects.
     """
+    # Half of the package's import time, and only this protocol needs it.
+    from scipy.optimize import linear_sum_assignment
+
     objects, predictions, frames, _ = counts_OPT6.shape
     flat_N6 = counts_OPT6.reshape(-1, 6)
     j_OPT, f_OPT = (value(flat_N6).reshape(objects, predictions, frames) for value in (j, f))

@@ -18,14 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.data.types import Video
 from harness.pipeline.artefacts import atomic_write, write_json
 from harness.run_schema import SCHEMA
 from harness.scoring.kernel import f, j
-from harness.scoring.matching import AnnotatorItems, TrackLoader, items_from_tracks
+from harness.scoring.matching import AnnotatorItems
 from harness.scoring.rows import BootstrapSettings, score_rows
 from harness.scoring.sample import SampleResult, ScoredDataset
-from harness.scoring.statistics import Item
 
 __all__ = ["STAGES", "SampleResult", "ScoredDataset", "write_tables"]
 
@@ -53,7 +51,6 @@ def write_tables(
     datasets: Sequence[ScoredDataset],
     *,
     bootstrap: BootstrapSettings,
-    tracks: TrackLoader | None = None,
     annotator_items: AnnotatorItems | None = None,
 ) -> list[dict[str, Any]]:
     """Writes the three tables, each complete or not at all, ``scores.json`` last. Returns the rows of the latter.
@@ -61,16 +58,15 @@ def write_tables(
     Args:
         results: of any number of methods on any of the datasets; rows keep this order.
         bootstrap: number of resamples and seed of the intervals.
-        tracks: loads a sample's mask track; ``refdavis17/anno4`` matches masks to objects and needs them.
-        annotator_items: what the tracks would give, where it is known already. With neither, such a row has no score
-            and a note says why.
+        annotator_items: scores a video under ``refdavis17/anno4``, which matches masks to objects and so needs more
+            than the integers. Without it such a row has no score and a note says why.
 
     Raises:
         PrerequisiteError: the folder cannot be written.
     """
     hidden = {(d.dataset.card.name, d.dataset.split) for d in datasets if d.dataset.ground_truth is None}
     rows = []
-    for score in score_rows(results, datasets, bootstrap, _matcher(results, datasets, tracks) or annotator_items):
+    for score in score_rows(results, datasets, bootstrap, annotator_items):
         row = asdict(score)
         row["notes"] = list(score.notes)
         rows.append(row)
@@ -79,25 +75,6 @@ def write_tables(
     _write_parquet(folder / "frames.parquet", _frame_table(results))
     write_json(folder / "scores.json", {"schema": SCHEMA, "scores": rows})
     return rows
-
-
-def _matcher(
-    results: Sequence[SampleResult], datasets: Sequence[ScoredDataset], tracks: TrackLoader | None
-) -> AnnotatorItems | None:
-    if tracks is None:
-        return None
-    makers = {}
-    for scored in datasets:
-        dataset = scored.dataset
-        if dataset.ground_truth is not None:
-            name = (dataset.card.name, dataset.split)
-            mine = [r for r in results if (r.sample.video.dataset, r.sample.video.split) == name]
-            makers[name] = items_from_tracks(mine, dataset.ground_truth, tracks)
-
-    def items(method: str, lvlm: str | None, video: Video) -> Sequence[Item]:
-        return makers[video.dataset, video.split](method, lvlm, video)
-
-    return items
 
 
 def _sample_rows(results: Sequence[SampleResult], hidden: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:

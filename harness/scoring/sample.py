@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.reader import Dataset
-from harness.data.types import BoolHW, Sample
+from harness.data.types import Sample
 from harness.scoring.kernel import Counts, CountsT6, GroundTruthFrame, f, j
 
 Status = Literal["scored", "failed", "missing"]
@@ -65,10 +65,9 @@ class ScoredDataset:
     """Ids; see ``harness.scoring.protocols``."""
 
 
-def missing_frame(gt_HW: BoolHW) -> Counts:
+def missing_frame(truth: GroundTruthFrame) -> Counts:
     """The integers of a frame whose mask is missing: J and F are 0, whether the target is visible or not.
 
     They are those of a prediction that misses the target entirely and has one wrong boundary pixel.
     """
-    edges = GroundTruthFrame(gt_HW).counts(gt_HW).n_gt
-    return Counts(0, max(int(gt_HW.sum()), 1), edges, 1, 0, 0)
+    return Counts(0, max(truth.area, 1), truth.boundary_size, 1, 0, 0)

@@ -6,7 +6,7 @@ Shape legend: T frames, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from harness.data.types import Expression, GroundTruth, MaskTrack, Video
 from harness.errors import PrerequisiteError, SampleError
 from harness.pipeline.stages import Artefact, Outcome, Request, StageSpec, VideoFrames
 from harness.pipeline.tracks import mask_track
-from harness.scoring.kernel import Counts, CountsT6, GroundTruthFrame
-from harness.scoring.sample import Evaluated
+from harness.scoring.kernel import Counts, GroundTruthFrame
+from harness.scoring.sample import SampleResult
 from harness.settings import Settings, identity, runtime
 
 VERSION = 1
@@ -49,29 +49,19 @@ def build(settings: ScoreSettings) -> ScoreStage:
     return ScoreStage(settings)
 
 
-@dataclass(frozen=True)
-class FrameCounts:
-    """What a score artefact holds."""
-
-    frames: tuple[str, ...]
-    """Names of the scored frames."""
-    counts_T6: CountsT6  # noqa: N815  shape suffix
-    evaluated: Evaluated
-
-
-def score_artefact(counts: FrameCounts) -> Artefact:
-    """The artefact of the score stage."""
-    return Artefact(
-        meta={"frames": list(counts.frames), "evaluated": counts.evaluated}, arrays={"counts": counts.counts_T6}
-    )
-
-
-def frame_counts_of(artefact: Artefact) -> FrameCounts:
-    """The content of a score artefact."""
+def scored_result(result: SampleResult, artefact: Artefact | None) -> SampleResult:
+    """``result`` as scored, with the integers of its score artefact; None where ground truth is hidden."""
+    if artefact is None:
+        return replace(result, status="scored")
     frames, evaluated = artefact.meta["frames"], artefact.meta["evaluated"]
     assert isinstance(frames, list)
-    counts_T6 = np.asarray(artefact.arrays["counts"], dtype=np.int64).reshape(-1, 6)
-    return FrameCounts(tuple(str(name) for name in frames), counts_T6, "all" if evaluated == "all" else "keyframes")
+    return replace(
+        result,
+        status="scored",
+        frames=tuple(str(name) for name in frames),
+        counts_T6=np.asarray(artefact.arrays["counts"], dtype=np.int64),
+        evaluated="all" if evaluated == "all" else "keyframes",
+    )
 
 
 class ScoreStage:
@@ -90,7 +80,7 @@ class ScoreStage:
             expression = request.expression
             truth = truths.setdefault(expression.targets, _Truth(self._ground_truth, video.video, expression))
             try:
-                yield index, score_artefact(_score(truth, mask_track(request.inputs["segment"])))
+                yield index, _score(truth, mask_track(request.inputs["segment"]))
             except SampleError as error:
                 yield index, error
 
@@ -124,7 +114,7 @@ class _Truth:
         return self._prepared[index]
 
 
-def _score(truth: _Truth, track: MaskTrack) -> FrameCounts:
+def _score(truth: _Truth, track: MaskTrack) -> Artefact:
     predicted = dict(zip(track.frames, track.rles, strict=True))
     names = truth.video.frames
     if predicted and max(predicted) >= len(names):
@@ -143,8 +133,10 @@ def _score(truth: _Truth, track: MaskTrack) -> FrameCounts:
                 f"{names[index]} is {height}x{width}"
             )
         counts.append(gt.counts(decode(predicted[index], track.height, track.width)))
-    return FrameCounts(
-        tuple(names[index] for index in frames),
-        np.array(counts, dtype=np.int64).reshape(-1, 6),
-        "all" if len(frames) == len(wanted) else "keyframes",
+    return Artefact(
+        meta={
+            "frames": [names[index] for index in frames],
+            "evaluated": "all" if len(frames) == len(wanted) else "keyframes",
+        },
+        arrays={"counts": np.array(counts, dtype=np.int64)},
     )

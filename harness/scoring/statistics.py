@@ -26,6 +26,14 @@ _BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """How intervals are drawn."""
+
+    resamples: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """What a protocol averages: the score of one expression, or of one object."""
 

@@ -1,0 +1,222 @@
+"""``rvosbench score``: a folder of masks, or an RLE file, to scores, on all cores."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.data.reader import Dataset
+from harness.data.types import Sample, Video
+from harness.errors import PrerequisiteError, nearest_name
+from harness.scoring.predictions import KINDS, Kind, Problem, open_predictions
+from harness.scoring.protocols import Rule, protocol_names, require_protocol
+from harness.scoring.results import write_tables
+from harness.scoring.rows import BootstrapSettings
+from harness.scoring.sample import SampleResult, ScoredDataset
+from harness.scoring.statistics import Bootstrap, Item
+from harness.scoring.videos import ExpressionOutcome, VideoOutcome, VideoTask, score_video
+
+Strictness = Literal["strict", "lenient"]
+"""strict: anything wrong and nothing is scored. lenient: what is missing or unusable scores 0 and is counted."""
+Progress = Callable[[int, int], None]
+"""(samples done, samples in all)."""
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """What happened."""
+
+    rows: list[dict[str, Any]]
+    """As in scores.json; empty when nothing was written."""
+    problems: tuple[Problem, ...]
+    """Everything wrong with the predictions, in the dataset's order."""
+    written: bool
+    """Whether the tables were written. Strict scoring writes nothing when there is a problem."""
+    coverage: str
+    """How much of the benchmark the data root holds."""
+    notes: tuple[str, ...]
+    """What the data root lacks."""
+    statuses: dict[str, int]
+    """Samples by status."""
+
+    @property
+    def problem_counts(self) -> dict[Kind, int]:
+        """Masks concerned, by kind."""
+        return {
+            kind: sum(problem.masks for problem in self.problems if problem.kind == kind)
+            for kind in KINDS
+            if any(problem.kind == kind for problem in self.problems)
+        }
+
+    @property
+    def exit_code(self) -> int:
+        """0: complete. 3: scored with holes (lenient). 2: refused (strict)."""
+        if not self.written:
+            return 2
+        return 3 if any(problem.kind != "extra" for problem in self.problems) else 0
+
+
+def score_predictions(
+    predictions: Path,
+    dataset: Dataset,
+    protocols: Sequence[str] = (),
+    *,
+    out: Path,
+    strictness: Strictness = "strict",
+    label: str | None = None,
+    workers: int | None = None,
+    bootstrap: BootstrapSettings | None = None,
+    progress: Progress | None = None,
+) -> ScoreReport:
+    """Scores every sample of the dataset and writes ``samples.parquet``, ``frames.parquet`` and ``scores.json``.
+
+    Args:
+        dataset: opened with ``needs="masks"``; what it lists is what is scored.
+        protocols: ids; none for the split's own, the primary one first.
+        label: the method's name in the tables; default: the name of the predictions.
+        workers: processes; default: one per available core, at most one per video.
+        progress: called after each video.
+
+    Raises:
+        PrerequisiteError: the ground truth is hidden or absent, a protocol is unknown or does not fit, the predictions
+            are neither a folder nor a well-formed RLE file, or the output cannot be written.
+    """
+    chosen = _protocols(dataset, protocols)
+    source = open_predictions(predictions)
+    ground_truth = dataset.ground_truth
+    assert ground_truth is not None
+    tasks = [
+        VideoTask(
+            index,
+            video,
+            source.of_video(video),
+            ground_truth,
+            match_objects=any(rule.matches_objects for rule in chosen),
+            robustness=any(rule.robustness for rule in chosen),
+        )
+        for index, video in enumerate(dataset.videos)
+    ]
+    outcomes: list[VideoOutcome] = []
+    total = sum(len(video.expressions) for video in dataset.videos)
+    done = 0
+    for outcome in _outcomes(tasks, workers):
+        outcomes.append(outcome)
+        done += len(outcome.expressions)
+        if progress is not None:
+            progress(done, total)
+    outcomes.sort(key=lambda outcome: outcome.index)
+    method = label or _default_label(predictions)
+    results = [
+        _result(method, Sample(video, expression), ended)
+        for video, outcome in zip(dataset.videos, outcomes, strict=True)
+        for expression, ended in zip(video.expressions, outcome.expressions, strict=True)
+    ]
+    problems = [problem for outcome in outcomes for ended in outcome.expressions for problem in ended.problems]
+    problems += source.surplus(dataset)
+    matched = {video.name: outcome.matched for video, outcome in zip(dataset.videos, outcomes, strict=True)}
+
+    def annotator_items(method: str, lvlm: str | None, video: Video) -> Sequence[Item]:
+        return matched[video.name]
+
+    refused = strictness == "strict" and bool(problems)
+    rows: list[dict[str, Any]] = []
+    if not refused:
+        scored = ScoredDataset(dataset, tuple(rule.id for rule in chosen))
+        settings = bootstrap if bootstrap is not None else Bootstrap()
+        rows = write_tables(out, results, [scored], bootstrap=settings, annotator_items=annotator_items)
+    return ScoreReport(
+        rows=rows,
+        problems=tuple(problems),
+        written=not refused,
+        coverage=dataset.coverage,
+        notes=dataset.notes,
+        statuses=dict(Counter(result.status for result in results)),
+    )
+
+
+def _protocols(dataset: Dataset, names: Sequence[str]) -> list[Rule]:
+    split = dataset.card.splits[dataset.split]
+    if split.ground_truth == "hidden":
+        raise PrerequisiteError(
+            f"The ground truth of {split.title} is hidden: only its server can score.",
+            f"Make the archive with rvosbench export-submission --dataset {dataset.card.name}.",
+        )
+    if dataset.ground_truth is None:
+        raise PrerequisiteError(f"There are no masks of {split.title} to score against.", dataset.card.obtain)
+    if not names and not split.protocols:
+        raise PrerequisiteError(f"{split.title} has no protocol of its own.", nearest_name("", protocol_names()))
+    chosen = [require_protocol(name) for name in dict.fromkeys(names or split.protocols)]
+    for rule in chosen:
+        if not rule.scored_here:
+            raise PrerequisiteError(
+                f"Protocol '{rule.id}' is scored by a server, not here.", "Use rvosbench export-submission."
+            )
+        if rule.matches_objects and dataset.card.annotators is None:
+            raise PrerequisiteError(
+                f"Protocol '{rule.id}' needs expressions by annotator, and {dataset.card.title} has none.",
+                f"Its protocols: {', '.join(split.protocols) or 'none'}.",
+            )
+    return chosen
+
+
+def _outcomes(tasks: Sequence[VideoTask], workers: int | None) -> Iterator[VideoOutcome]:
+    """Longest videos first, so that no core ends up alone with one."""
+    tasks = sorted(tasks, key=lambda task: -len(task.video.frames) * len(task.video.expressions))
+    processes = min(workers or available_cores(), len(tasks))
+    if processes <= 1:
+        yield from map(score_video, tasks)
+        return
+    # A forked worker shares mask dictionaries that are loaded already; workers start no threads of their own.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        futures = [pool.submit(score_video, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise PrerequisiteError(
+                "A scoring process was killed, probably for memory.", "Use fewer workers."
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _default_label(predictions: Path) -> str:
+    name = predictions.resolve().name
+    return name.removesuffix(".gz").removesuffix(".json") if predictions.is_file() else name
+
+
+def _result(method: str, sample: Sample, ended: ExpressionOutcome) -> SampleResult:
+    return SampleResult(
+        method=method,
+        lvlm=None,
+        sample=sample,
+        status=ended.status,
+        frames=ended.frames,
+        counts_T6=ended.counts_T6,
+        missing_frames=ended.missing_frames,
+        areas_T2=ended.areas_T2,
+        error=_error(ended.problems),
+    )
+
+
+def _error(problems: Sequence[Problem]) -> str | None:
+    if not problems:
+        return None
+    more = len(problems) - 1
+    return str(problems[0]) + (f" and {more} more" if more else "")
