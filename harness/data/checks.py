@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from pycocotools import mask as coco
 
-from harness.data.cards import Card, Split
+from harness.data.cards import Card, Layout, Split
 from harness.data.digests import file_sha256
 from harness.data.files import images_by_stem
 from harness.data.ground_truth import VOID, BinaryGroundTruth, DiskGroundTruth, PaletteGroundTruth, RleGroundTruth
@@ -155,19 +155,22 @@ def check_same_masks(
         yield Finding("warning", "copies_differ", message, tuple(different))
 
 
-def check_expressions(card: Card, split: Split, videos: Sequence[Video]) -> Iterator[Finding]:
+def check_expressions(card: Card, split: Split, layout: Layout, videos: Sequence[Video]) -> Iterator[Finding]:
     """Subsets that contradict targets, and Ref-DAVIS17 ids that contradict objects."""
     if split.ground_truth == "hidden":
         return
-    odd = [
-        f"{video.name}/{expression.id}"
-        for video in videos
-        for expression in video.expressions
-        if "no_target" in card.subsets and (expression.subset == "no_target") != (not expression.targets)
-    ]
-    if odd:
-        message = f"{len(odd)} expressions are in subset no_target but have targets, or the other way round."
-        yield Finding("warning", "subset_contradicts_targets", message, tuple(odd))
+    samples = [(f"{video.name}/{expression.id}", expression) for video in videos for expression in video.expressions]
+    if "no_target" in card.subsets:
+        odd = [name for name, x in samples if (x.subset == "no_target") == bool(x.targets)]
+        if odd:
+            message = f"{len(odd)} expressions are in subset no_target but have targets, or the other way round."
+            yield Finding("warning", "subset_contradicts_targets", message, tuple(odd))
+    if card.annotators is not None and layout.masks is not None and layout.masks.key == "obj_id":
+        # Objects come one after the other, each with one expression per annotator.
+        odd = [name for name, x in samples if x.targets != (str(int(x.id) // card.annotators + 1),)]
+        if odd:
+            message = f"{len(odd)} expressions have an id that belongs to another object, so annotators are unsure."
+            yield Finding("warning", "id_contradicts_object", message, tuple(odd))
 
 
 def check_checksums(folder: Path, split: Split) -> Iterator[Finding]:

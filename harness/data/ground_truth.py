@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -28,16 +28,16 @@ VOID = 255
 """Palette index of pixels that count for no object."""
 
 
-class DiskGroundTruth(GroundTruth):
+class DiskGroundTruth(GroundTruth, Protocol):
     """Ground truth that can say, without decoding a pixel, whether a video's masks are on disk."""
 
     def absence(self, video: Video) -> str | None:
         """Why a video cannot be scored, in a few words; None when its masks are complete."""
-        raise NotImplementedError
+        ...
 
     def size(self, video: Video, expression: Expression, frame: int) -> tuple[int, int]:
         """(H, W) of the expression's mask on a frame, without decoding it."""
-        raise NotImplementedError
+        ...
 
 
 class PaletteGroundTruth(DiskGroundTruth):

@@ -78,10 +78,15 @@ def open_dataset(name: str, data_root: Path, split: str | None = None, *, needs:
     videos = listing.videos
     if needs == "frames":
         videos = notes.complete(videos, lambda video: listing.absent_frames[video.name], "frames")
-        if listing.ground_truth is None and facts.ground_truth == "public":
-            notes.add("No masks are there, so nothing can be scored.")
     elif listing.ground_truth is not None:
         videos = notes.complete(videos, listing.ground_truth.absence, "masks")
+    if not videos:
+        what = needs if facts.ground_truth == "public" or needs == "frames" else "an entry"
+        why = f": {notes.lines[-1]}" if notes.lines else "."
+        problem = f"{card.title} (split {split}) has {located.metadata} but no video with {what}{why}"
+        raise PrerequisiteError(problem, card.obtain)
+    if listing.ground_truth is None and facts.ground_truth == "public":
+        notes.add("No masks are there, so nothing can be scored.")
     notes.counts(videos)
     expected = facts.expected.videos if facts.expected else None
     return Dataset(card, split, data_root, located.layout.name, videos, listing.ground_truth, expected, notes.lines)
@@ -161,12 +166,6 @@ class _Notes:
             self.add(f"{len(gone)} of {len(videos)} videos have no {what} on disk: {_some(gone)}.")
         if partial:
             self.add(f"{len(partial)} of {len(videos)} videos lack some {what}: {_some(partial)}.")
-        if not kept:
-            raise PrerequisiteError(
-                f"{self._card.title} (split {self._split}) has {self._located.metadata} but no video with {what}"
-                + (f": {self.lines[-1]}" if self._lines else "."),
-                self._card.obtain,
-            )
         return tuple(kept)
 
     def counts(self, videos: tuple[Video, ...]) -> None:

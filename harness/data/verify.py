@@ -110,7 +110,7 @@ def verify(name: str, data_root: Path, split: str | None = None, *, mode: Mode =
         findings += check_contents(truth, videos, mode)
     elif facts.ground_truth == "public":
         findings.append(Finding("warning", "no_masks", "No masks are there, so nothing can be scored."))
-    findings += check_expressions(card, facts, videos)
+    findings += check_expressions(card, facts, located.layout, videos)
     if mode == "full":
         findings += check_checksums(located.folder, facts)
         if truth is not None:

@@ -282,6 +282,13 @@ def test_real_valid_names_meet_frames_by_name(samples: Path, tree: Any) -> None:
     assert "201 of 202 videos have no frames on disk" in dataset.notes[1]
 
 
+def test_metadata_without_a_single_known_video_is_refused(tree: Any) -> None:
+    meta = {"unknown": {"frames": ["00000"], "expressions": {"0": {"exp": "a dog"}}}}
+    tree.json("ref-youtube-vos/meta_expressions/valid/meta_expressions.json", {"videos": meta})
+    with pytest.raises(PrerequisiteError, match=r"no video with an entry: 1 of 1 videos .* belong to other splits"):
+        open_dataset("ref_youtube_vos", tree.root, needs="masks")
+
+
 def test_train_has_palettes(tree: Any) -> None:
     meta = {"003234408d": {"frames": ["00000", "00005"], "expressions": {"0": {"exp": "a penguin", "obj_id": "2"}}}}
     tree.json("ref-youtube-vos/meta_expressions/train/meta_expressions.json", {"videos": meta})
