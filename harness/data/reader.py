@@ -28,7 +28,7 @@ class Dataset:
     card: Card
     split: str
     root: Path
-    """The data root that was given."""
+    """The data root that was given, made absolute: workers may run elsewhere."""
     layout: str
     """Name of the layout found there."""
     videos: tuple[Video, ...]
@@ -69,6 +69,7 @@ def open_dataset(name: str, data_root: Path, split: str | None = None, *, needs:
     """
     card = load_card(name)
     split, facts = card.split(split)
+    data_root = data_root.absolute()
     located = locate(card, split, data_root, needs)
     listing = list_videos(card, split, located)
     notes = _Notes(card, split, located)

@@ -67,6 +67,15 @@ def test_a_dataset_survives_pickling_without_its_decoded_masks(mini: Path) -> No
     assert pickle.loads(pickle.dumps(dataset)).videos == dataset.videos
 
 
+def test_paths_hold_wherever_a_worker_runs(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(mini)
+    dataset = open_dataset("ref_davis17", Path("."))
+    monkeypatch.chdir(tmp_path)
+    again = open_dataset(dataset.card.name, dataset.root, dataset.split)
+    assert again.videos == dataset.videos
+    assert again.videos[0].frame_paths[0].is_file()
+
+
 def test_wrong_names_suggest_the_right_ones(mini: Path) -> None:
     with pytest.raises(PrerequisiteError, match=r"no dataset 'ref_davis16'.*Did you mean 'ref_davis17'"):
         open_dataset("ref_davis16", mini)
