@@ -69,7 +69,7 @@ def test_a_dataset_survives_pickling_without_its_decoded_masks(mini: Path) -> No
 
 def test_paths_hold_wherever_a_worker_runs(mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(mini)
-    dataset = open_dataset("ref_davis17", Path("."))
+    dataset = open_dataset("ref_davis17", Path())
     monkeypatch.chdir(tmp_path)
     again = open_dataset(dataset.card.name, dataset.root, dataset.split)
     assert again.videos == dataset.videos
