@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.shapes import render
-from harness.data.shapes.facts import View
 from harness.data.shapes.language import Sentence, Writer, choose
 from harness.data.shapes.motion import TRAVELLING
-from harness.data.shapes.stories import STORIES, NoRoomError, collide, tell
+from harness.data.shapes.stage import NoRoomError, collide
+from harness.data.shapes.stories import STORIES, tell
+from harness.data.shapes.view import View
 from harness.data.shapes.world import Scene
 from harness.data.types import BoolHW, FrameHW3
 

@@ -1,4 +1,4 @@
-"""Expressions about a scene. Each is true of exactly its targets, and clearly so (facts.py); anything else is a bug.
+"""Expressions about a scene, each true of exactly its targets and clearly so (view.py, facts.py).
 
 Referring: look, place and motion in words. Reasoning: the claims of reasoning.py. No target: a description that one
 attribute makes false of everything.
@@ -16,10 +16,10 @@ import numpy as np
 
 from harness.data.shapes import facts
 from harness.data.shapes.draw import pick, shuffled
-from harness.data.shapes.facts import Truth, View, answer, both
 from harness.data.shapes.outlines import SHAPES
 from harness.data.shapes.reasoning import CLAIMS, Claim
 from harness.data.shapes.render import COLOURS
+from harness.data.shapes.view import Truth, View, answer, both
 
 Subset = Literal["referring", "reasoning", "no_target"]
 Style = Literal[0, 1]
@@ -279,5 +279,6 @@ def choose(writer: Writer) -> tuple[Sentence, ...]:
             reasoning.append(sentence)
     texts: dict[str, Sentence] = {}
     for sentence in [*referring, *several, *reasoning, *writer.nothing()[:2]]:
-        texts.setdefault(sentence.text, sentence)
+        if texts.setdefault(sentence.text, sentence).targets != sentence.targets:
+            raise AssertionError(f"{sentence.text!r} has two answers in one scene")
     return tuple(shuffled(writer.rng, list(texts.values())))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from harness.data.shapes import facts
-from harness.data.shapes.facts import Truth, View
+from harness.data.shapes.view import Truth, View
 
 
 @dataclass(frozen=True)
