@@ -99,8 +99,9 @@ class RunInfo:
     started: datetime | None = None
     finished: datetime | None = None
     rvosbench: str | None = None
-    git: dict[str, Any] = field(default_factory=dict)
-    packages: dict[str, Any] = field(default_factory=dict)
+    git: dict[str, Any] | None = None
+    """Commit and whether the checkout was changed; None outside a checkout."""
+    packages: dict[str, Any] | None = None
     device: Any = None
     stages: dict[str, StageTime] = field(default_factory=dict)
     methods: Any = None
@@ -124,10 +125,15 @@ class RunInfo:
 
     @property
     def device_text(self) -> str:
-        """The device in words."""
-        if isinstance(self.device, dict):
-            return ", ".join(f"{key} {value}" for key, value in self.device.items() if value not in (None, "", [], {}))
-        return str(self.device) if self.device else ""
+        """The device in words, accelerators first."""
+        if not isinstance(self.device, dict):
+            return str(self.device) if self.device else ""
+        device = dict(self.device)
+        gpus, cpus = device.pop("gpus", None), device.pop("cpus", None)
+        parts = [str(gpu) for gpu in gpus] if isinstance(gpus, list) else []
+        parts += [f"{cpus} CPU cores"] if cpus else []
+        parts += [str(value) for value in device.values() if value not in (None, "", [], {})]
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

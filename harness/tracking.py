@@ -16,6 +16,7 @@ import math
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ ARTEFACT_FOLDER = "mlruns"
 MIRRORED_FILES = (RECIPE, RUN, SCORES, SAMPLES)
 
 _ID, _CONTENT, _COMPLETE = "rvosbench.run_id", "rvosbench.content", "rvosbench.complete"
+_ID_FILE = ".mirror-id"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
@@ -187,7 +189,7 @@ def _write_parent(client: Any, experiment: str, run: Run, tags: dict[str, str]) 
     started, ended = _times(run)
     info = run.info
     if info is not None:
-        git = {f"git_{key}": str(value) for key, value in info.git.items()}
+        git = {f"git_{key}": str(value) for key, value in (info.git or {}).items()}
         facts = {"exit_code": info.exit_code, "device": info.device_text, "version": info.rvosbench, **git}
         tags = tags | {f"rvosbench.{key}": str(value)[:_MAX_VALUE] for key, value in facts.items() if value is not None}
     run_id = str(client.create_run(experiment, start_time=started, tags=tags, run_name=run.title).info.run_id)
@@ -262,9 +264,14 @@ def _experiment(client: Any, runs_root: Path, uri: str) -> str:
 
 
 def _run_identity(run: Run) -> str:
-    """The run folder's id: the same for a resumed run, different for two machines' folders of one name."""
-    started = run.info.started.isoformat() if run.info is not None and run.info.started is not None else ""
-    return hashlib.sha256(json.dumps([run.folder.name, run.title, started]).encode()).hexdigest()[:32]
+    """The run folder's id: kept in the folder, so that a resumed run stays itself and machines never collide."""
+    path = run.folder / _ID_FILE
+    try:
+        with path.open("x", encoding="ascii") as file:
+            file.write(uuid.uuid4().hex)
+    except FileExistsError:
+        pass  # mirrored before
+    return hashlib.sha256(f"{path.read_text(encoding='ascii')} {run.folder.name}".encode()).hexdigest()[:32]
 
 
 def _content(run: Run) -> str:

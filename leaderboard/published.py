@@ -24,7 +24,7 @@ DATASETS = {
     "Ref-YouTube-VOS": "ref_youtube_vos",
 }
 """Title in papers -> card name, in the order of tables."""
-SPLITS = {("Ref-DAVIS17", "val"): "valid", ("ReVOS", "val"): "valid"}
+SPLITS = {("Ref-DAVIS17", "val"): "valid", ("ReasonVOS", "test"): "valid", ("ReVOS", "val"): "valid"}
 """Splits that papers name differently from the cards."""
 
 _BOARD_NAMES = {"jf": "J_and_F", "j": "J", "f": "F", "reproduced_by": "run_by"}

@@ -190,7 +190,8 @@ def show_sample(run: Run, row: dict[str, Any]) -> None:
     st.subheader(plain(f"{row['video']} / {row['expression']}"), anchor=False)
     if isinstance(row.get("text"), str) and row["text"]:
         st.markdown(f"“{plain(row['text'])}”")
-    st.caption(plain(f"{row['method']}, {lvlm or 'no LVLM'}; status {row['status']}; J&F {row['J_and_F']:.1f}"))
+    result = "not scored here" if pd.isna(row["J_and_F"]) else f"J&F {row['J_and_F']:.1f}"
+    st.caption(plain(f"{row['method']}, {lvlm or 'no LVLM'}; status {row['status']}; {result}"))
     if isinstance(row.get("error"), str) and row["error"]:
         st.warning(plain(row["error"]))
     scores = _frames_of(run, row, lvlm)
@@ -222,6 +223,8 @@ def show_frames(run: Run, row: dict[str, Any], view: SampleView, scores: pd.Data
             index = st.slider("Frame", 0, len(names) - 1, start, key=f"frame {'/'.join(key)}")
         _show_picture(view, key, index, mode)
         st.html(swatches_html({MEANINGS[name]: hex_colour(name) for name in MEANINGS}))
+        if view.track is not None and index not in view.track.frames:
+            st.caption("The method gives no mask on this frame.")
     with right:
         here = scores[scores["frame"] == names[index]]
         if not here.empty:

@@ -134,7 +134,7 @@ def write_run_folder(
         "rvosbench": "0.1.0",
         "git": {"commit": "feca5ca", "dirty": False},
         "packages": {"torch": "2.13.0"},
-        "device": {"gpu": "none", "cpu": "2 cores"},
+        "device": {"platform": "Linux", "cpus": 2, "gpus": []},
         "stages": {"segment": {"seconds": 12.5, "items": 4, "reused": 1, "computed": 2, "failed": 1}},
         "methods": ["decaf", "lochead"],
         "datasets": [{"name": "ref_davis17", "split": "valid", "digest": "c0ffee" * 10}],

@@ -30,7 +30,7 @@ def test_a_complete_run_is_read(tmp_path: Path, write_run: Any) -> None:
     (run,) = find_runs(tmp_path / "runs").runs
     assert (run.id, run.status, run.folder) == ("example-1", "finished", folder)
     assert run.info is not None and run.info.seconds == 5400
-    assert run.info.device_text == "gpu none, cpu 2 cores"
+    assert run.info.device_text == "2 CPU cores, Linux"
     assert run.info.stages["segment"].reused == 1
     assert run.info.dataset_uses[0].digest == "c0ffee" * 10
     assert [score.method for score in run.scores] == ["DecAF", "Loc-Head"]
@@ -41,6 +41,11 @@ def test_a_complete_run_is_read(tmp_path: Path, write_run: Any) -> None:
     assert len(read_samples(run)) == 8
     frames = read_frames(run, method="DecAF", video="cows", expression="1")
     assert frames["frame"].tolist() == ["00000", "00001", "00002", "00003"]
+
+
+def test_a_run_outside_a_checkout_has_no_git_state(tmp_path: Path, write_run: Any) -> None:
+    info = read_run(write_run(tmp_path / "r", info={"git": None, "device": {"gpus": ["NVIDIA H200, 141 GiB"]}})).info
+    assert info is not None and info.git is None and info.device_text == "NVIDIA H200, 141 GiB"
 
 
 def test_frames_of_a_method_without_lvlm_are_found(tmp_path: Path, write_run: Any, rows: Any) -> None:

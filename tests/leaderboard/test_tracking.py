@@ -95,13 +95,30 @@ def test_mirroring_twice_changes_nothing(runs: Path, write_run: Any) -> None:
 def test_a_resumed_run_replaces_its_entry(runs: Path, write_run: Any, rows: Any) -> None:
     write_run(runs / "one", info={"status": "interrupted", "exit_code": None})
     assert isinstance(mirror(runs / "one", default_uri(runs)), Mirrored)
-    shutil.rmtree(runs / "one")
-    write_run(runs / "one", samples=rows("DecAF", None, {"cows/0": (1.0, 0.5)}))
+    resumed = write_run(
+        runs / "other",
+        samples=rows("DecAF", None, {"cows/0": (1.0, 0.5)}),
+        info={"started": "2026-11-21T08:00:00+00:00"},
+    )
+    for path in resumed.iterdir():
+        path.replace(runs / "one" / path.name)
+    resumed.rmdir()
     outcome = mirror(runs / "one", default_uri(runs))
     assert isinstance(outcome, Mirrored) and outcome.changed
     (parent,), (child,) = split_by_parent(entries(runs))
     assert parent.info.status == "FINISHED" and parent.data.metrics["attempted"] == 1
     assert child.data.metrics["refdavis17/expr/all/J_and_F"] == pytest.approx(0.75)
+
+
+def test_copied_folders_and_equal_names_stay_apart(runs: Path, write_run: Any) -> None:
+    first, second = write_run(runs / "a" / "one"), write_run(runs / "b" / "one")
+    shutil.copytree(first, runs / "copy")
+    for folder in (first, second, runs / "copy"):
+        assert isinstance(mirror(folder, default_uri(runs)), Mirrored)
+    shutil.copytree(first, runs / "copy of a mirrored run")
+    assert isinstance(mirror(runs / "copy of a mirrored run", default_uri(runs)), Mirrored)
+    parents, _ = split_by_parent(entries(runs))
+    assert len(parents) == 4
 
 
 def test_a_mirror_that_broke_off_is_completed_later(
