@@ -208,7 +208,7 @@ def summed_up(problems: Sequence[Problem], frames: int) -> list[Problem]:
 
 
 def _wrong_size(where: str, found: tuple[Any, ...], shape: tuple[int, int]) -> Problem:
-    detail = f"{found[0]}x{found[1]} (HxW), the ground truth is {shape[0]}x{shape[1]}"
+    detail = f"{found[0]}x{found[1]} (HxW), expected {shape[0]}x{shape[1]}"
     return Problem("wrong size", where, detail)
 
 

@@ -1,0 +1,242 @@
+"""Archives for the servers that hold hidden ground truth: written, and checked as the server would.
+
+``ref_youtube_vos``: ``Annotations/<video>/<expression>/<frame>.png`` (as ReferFormer, VISA and DecAF write it).
+``mevis``: the video folders lie directly at the root. In both every listed frame has one 8-bit single-channel PNG of
+the frame's size, 0 background and 255 object, and the archive holds nothing else. Members are stored uncompressed
+(PNG is compressed already) in a fixed order with fixed dates: the same masks give the same bytes.
+
+Legend: H W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from harness.data.images import image_size
+from harness.data.masks import decode
+from harness.data.reader import Dataset
+from harness.data.types import BoolHW, Expression, MaskTrack, Sample, Video
+from harness.errors import PrerequisiteError, SampleError, nearest_name
+from harness.pipeline.artefacts import atomic_write
+from harness.scoring.predictions import Problem, VideoMasks, open_predictions, summed_up
+from harness.scoring.score import Progress, Strictness
+
+ROOTS: Mapping[str, str] = {"ref_youtube_vos": "Annotations/", "mevis": ""}
+"""Dataset -> what precedes the video folders in its archive."""
+
+_DATE = (1980, 1, 1, 0, 0, 0)
+_CHUNK = 1 << 20
+
+MasksOfVideo = Callable[[Video], VideoMasks]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What was written, to be kept with the server's number."""
+
+    path: Path
+    sha256: str
+    bytes: int
+    files: int
+    """PNGs in the archive; 0 when nothing was written."""
+    coverage: str
+    """A server wants the whole split."""
+    problems: tuple[Problem, ...]
+    """Strict: why nothing was written. Lenient: what was filled with empty masks."""
+
+
+def export_submission(
+    masks: MasksOfVideo,
+    dataset: Dataset,
+    out: Path,
+    *,
+    strictness: Strictness = "strict",
+    progress: Progress | None = None,
+) -> Submission:
+    """Writes and validates the archive of a dataset's split.
+
+    Args:
+        masks: ``open_predictions(path).of_video`` for a folder or an RLE file, ``masks_of_tracks`` for a run.
+        dataset: opened with ``needs="frames"``: sizes are those of its images.
+        strictness: strict writes nothing when a mask is missing or unusable; lenient fills in empty masks.
+        progress: called after each video.
+
+    Raises:
+        PrerequisiteError: the dataset has no server archive, a frame's image is unreadable, the archive cannot be
+            written, or does not pass the validation.
+    """
+    root = _root(dataset)
+    problems = _missing_masks(masks, dataset) if strictness == "strict" else []
+    if problems:
+        return Submission(out, "", 0, 0, dataset.coverage, tuple(problems))
+    files = done = 0
+    total = len(list(dataset.samples()))
+    with atomic_write(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for video in sorted(dataset.videos, key=lambda video: video.name):
+            sizes = _sizes(video)
+            of_video = masks(video)
+            for expression in sorted(video.expressions, key=lambda expression: expression.id):
+                unusable = []
+                for frame, size in enumerate(sizes):
+                    mask = of_video.read(expression, frame, size)
+                    if isinstance(mask, Problem):
+                        unusable.append(mask)
+                        mask = np.zeros(size, dtype=bool)
+                    _add(archive, f"{root}{video.name}/{expression.id}/{video.frames[frame]}.png", mask)
+                    files += 1
+                problems += summed_up(unusable, len(sizes))
+            done += len(video.expressions)
+            if progress is not None:
+                progress(done, total)
+    wrong = validate_submission(out, dataset)
+    if wrong:
+        out.unlink()
+        raise PrerequisiteError(f"The archive written to {out} is not valid: {wrong[0]}.", "Report this as a bug.")
+    return Submission(out, sha256_of(out), out.stat().st_size, files, dataset.coverage, tuple(problems))
+
+
+def validate_submission(path: Path, dataset: Dataset) -> list[Problem]:
+    """What a server would stumble over: files, folders, pixel format, values, sizes. Empty: nothing.
+
+    Raises:
+        PrerequisiteError: the dataset has no server archive, the file is not a zip archive, or a frame's image is
+            unreadable.
+    """
+    root = _root(dataset)
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise PrerequisiteError(f"{path} is not a readable zip archive: {error}.", "Export it again.") from error
+    with archive:
+        return list(_check(archive, root, dataset))
+
+
+def masks_of_predictions(path: Path) -> MasksOfVideo:
+    """Masks of a folder or an RLE file, as ``harness.scoring.predictions`` describes them.
+
+    Raises:
+        PrerequisiteError: there is neither, or the file is not of the documented form.
+    """
+    return open_predictions(path).of_video
+
+
+def masks_of_tracks(tracks: Callable[[Sample], MaskTrack | None]) -> MasksOfVideo:
+    """Masks of a run.
+
+    Args:
+        tracks: the mask track of a sample, or None when the run has none.
+    """
+    return lambda video: _TrackMasks(video, tracks)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    whole = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            whole.update(chunk)
+    return whole.hexdigest()
+
+
+class _TrackMasks:
+    """Keeps the track of one expression at a time."""
+
+    def __init__(self, video: Video, tracks: Callable[[Sample], MaskTrack | None]) -> None:
+        self._video = video
+        self._tracks = tracks
+        self._held: tuple[str, MaskTrack | None] | None = None
+
+    def read(self, expression: Expression, frame: int, shape: tuple[int, int]) -> BoolHW | Problem:
+        if self._held is None or self._held[0] != expression.id:
+            self._held = expression.id, self._tracks(Sample(self._video, expression))
+        track = self._held[1]
+        where = f"{self._video.name}/{expression.id}/{self._video.frames[frame]}.png"
+        if track is None:
+            return Problem("missing", where, "the run has no masks of this sample")
+        if (track.height, track.width) != shape:
+            detail = f"{track.height}x{track.width} (HxW), the frame is {shape[0]}x{shape[1]}"
+            return Problem("wrong size", where, detail)
+        if frame not in track.frames:
+            return Problem("missing", where, "the run's masks exist on keyframes only")
+        try:
+            return decode(track.rles[track.frames.index(frame)], *shape)
+        except SampleError as error:
+            return Problem("unreadable", where, str(error))
+
+
+def _root(dataset: Dataset) -> str:
+    name = dataset.card.name
+    if name not in ROOTS:
+        raise PrerequisiteError(f"{dataset.card.title} has no server archive.", nearest_name(name, ROOTS))
+    return ROOTS[name]
+
+
+def _sizes(video: Video) -> list[tuple[int, int]]:
+    try:
+        return [image_size(path) for path in video.frame_paths]
+    except SampleError as error:
+        raise PrerequisiteError(f"{error}.", "The archive needs every frame of the split on disk.") from error
+
+
+def _missing_masks(masks: MasksOfVideo, dataset: Dataset) -> list[Problem]:
+    problems = []
+    for video in dataset.videos:
+        sizes, of_video = _sizes(video), masks(video)
+        for expression in video.expressions:
+            read = [of_video.read(expression, frame, size) for frame, size in enumerate(sizes)]
+            problems += summed_up([mask for mask in read if isinstance(mask, Problem)], len(sizes))
+    return problems
+
+
+def _add(archive: zipfile.ZipFile, name: str, mask_HW: BoolHW) -> None:
+    encoded = io.BytesIO()
+    Image.fromarray(mask_HW.astype(np.uint8) * 255).save(encoded, "PNG", compress_level=6)
+    entry = zipfile.ZipInfo(name, _DATE)
+    entry.external_attr = 0o644 << 16
+    archive.writestr(entry, encoded.getvalue())
+
+
+def _check(archive: zipfile.ZipFile, root: str, dataset: Dataset) -> Iterator[Problem]:
+    names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+    yield from (Problem("extra", name, "twice in the archive") for name, n in Counter(names).items() if n > 1)
+    present, wanted = set(names), set[str]()
+    for video in dataset.videos:
+        sizes = _sizes(video)
+        for expression in video.expressions:
+            missing = []
+            for frame, size in zip(video.frames, sizes, strict=True):
+                name = f"{root}{video.name}/{expression.id}/{frame}.png"
+                wanted.add(name)
+                if name not in present:
+                    missing.append(Problem("missing", name))
+                else:
+                    yield from _check_png(archive, name, size)
+            yield from summed_up(missing, len(sizes))
+    yield from (Problem("extra", name) for name in sorted(present - wanted))
+
+
+def _check_png(archive: zipfile.ZipFile, name: str, size: tuple[int, int]) -> Iterator[Problem]:
+    try:
+        with Image.open(io.BytesIO(archive.read(name)), formats=["PNG"]) as image:
+            image.load()
+            mode, found = image.mode, (image.height, image.width)
+            values = set(np.unique(np.asarray(image)).tolist())
+    except (OSError, SyntaxError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        yield Problem("unreadable", name, str(error))
+        return
+    if mode != "L":
+        yield Problem("unreadable", name, f"pixel format {mode}; 8-bit single channel (L) is wanted")
+    elif not values <= {0, 255}:
+        yield Problem("unreadable", name, f"values {sorted(values - {0, 255})[:4]}; only 0 and 255 are wanted")
+    if found != size:
+        yield Problem("wrong size", name, f"{found[0]}x{found[1]} (HxW), the frame is {size[0]}x{size[1]}")
