@@ -103,7 +103,9 @@ class Decaf:
         if settings.masks == "attention":
             attention = AttentionSettings(settings.fusion)
             return StageSpec("segment", "methods.decaf:build_attention_masks", 1, attention, ("ground",))
-        tracklets = TrackletSettings(settings.nms_iou, settings.tau_track, settings.nms_deletion)
+        tracklets = TrackletSettings(
+            nms_iou=settings.nms_iou, keep_score=settings.tau_track, deletion=settings.nms_deletion
+        )
         sam = SamSettings(settings.fusion, settings.tau_point, tracklets, with_digest(settings.sam2))
         return StageSpec("segment", "methods.decaf:build_segment", 1, sam, ("ground",))
 

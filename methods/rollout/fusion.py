@@ -168,14 +168,14 @@ def fuse(maps: RolloutMaps, settings: FusionSettings) -> Float32:
     """The fused map, (T, h, w) float32 in [0, 1]; its maximum is 1 unless it is 0 everywhere.
 
     Clip and frame maps are normalised (over the clip, and each frame alone), averaged on the frame maps' grid, and the
-    average is normalised over the clip once more. One view alone takes the last step too.
+    average is normalised over the clip once more. One view alone is its normalised map.
     """
-    keyframes = len(maps.object_frame_thw)
     if settings.views == "frame":
-        return normalise_clip(normalise_frames(contrast_frame(maps, settings)))
+        return normalise_frames(contrast_frame(maps, settings))
+    keyframes = len(maps.object_frame_thw)
     clip_Thw = match_keyframes(normalise_clip(contrast_clip(maps, settings)), keyframes)
     if settings.views == "clip":
-        return normalise_clip(clip_Thw)
+        return clip_Thw
     frame_Thw = normalise_frames(contrast_frame(maps, settings))
     height, width = frame_Thw.shape[1:]
     return normalise_clip((resize(clip_Thw, (height, width)) + frame_Thw) * np.float32(0.5))

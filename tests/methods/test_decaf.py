@@ -25,12 +25,13 @@ from harness.recipes import method_settings
 from harness.registry import load_method
 from harness.settings import identity_of
 from methods.decaf import METHOD
-from methods.decaf.settings import DecafSettings, LvlmOptions
+from methods.decaf.settings import DecafSettings, LvlmOptions, SamSettings
 from methods.lvlm.base import LvlmSettings
 from methods.lvlm.small import write_small as write_small_lvlm
 from methods.rollout.fusion import FusionSettings, attention_masks
 from methods.rollout.spec import RolloutSpec
 from methods.segmentation.checkpoints import Sam2Settings
+from methods.segmentation.from_points import TrackletSettings
 from methods.segmentation.small import write_small as write_small_sam2
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl")
@@ -195,6 +196,14 @@ def test_checkpoints_enter_keys_by_content_not_by_place(world: World, tmp_path: 
     assert {name for name in before if changed[name] != before[name]} == {"reason", "ground"}
     changed = own_keys(METHOD.stages(dataclasses.replace(world.settings, sam2=sam2), str(moved)))
     assert {name for name in before if changed[name] != before[name]} == {"segment"}
+
+
+def test_thresholds_reach_the_segment_stage_under_the_right_name(world: World) -> None:
+    settings = dataclasses.replace(world.settings, tau_point=0.1, nms_iou=0.2, tau_track=0.3, nms_deletion="by_kept")
+    segment = METHOD.stages(settings, world.lvlm["qwen2_vl"])[-1].settings
+    assert isinstance(segment, SamSettings)
+    assert segment.tau_point == 0.1
+    assert segment.tracklets == TrackletSettings(nms_iou=0.2, keep_score=0.3, deletion="by_kept")
 
 
 def test_missing_checkpoints_stop_the_command(world: World, tmp_path: Path) -> None:

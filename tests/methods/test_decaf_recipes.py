@@ -1,0 +1,58 @@
+"""The recipes of DecAF load, and every setting in them exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.pipeline.stages import StageSpec
+from harness.recipes import load_recipe, method_settings
+from harness.registry import load_method
+from methods.lvlm.small import write_small as write_small_lvlm
+from methods.segmentation.checkpoints import FOLDER_VARIABLE
+from methods.segmentation.small import write_small as write_small_sam2
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture(scope="module")
+def lvlm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_small_lvlm("qwen2_5_vl", tmp_path_factory.mktemp("lvlm"), seed=0))
+
+
+@pytest.fixture(autouse=True)
+def sam2(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    write_small_sam2(folder / "sam2-hiera-large", seed=0)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+
+
+def stages(recipe: str, lvlm: str) -> list[tuple[StageSpec, ...]]:
+    return [
+        load_method(choice.method).stages(
+            method_settings(load_method(choice.method).settings_type, choice.settings, choice.method), lvlm
+        )
+        for choice in load_recipe(RECIPES / recipe).methods
+    ]
+
+
+def shared(variants: list[tuple[StageSpec, ...]], name: str) -> list[int]:
+    """Variants whose stage ``name`` is the first variant's."""
+    of_first = next(spec for spec in variants[0] if spec.name == name)
+    return [index for index, specs in enumerate(variants) if of_first in specs]
+
+
+def test_both_kinds_of_masks_share_every_call_of_the_model(lvlm: str) -> None:
+    variants = stages("decaf.yaml", lvlm)
+    assert shared(variants, "ground") == shared(variants, "reason") == [0, 1]
+    assert shared(variants, "segment") == [0]
+
+
+def test_ablations_are_all_different_and_share_what_they_can(lvlm: str) -> None:
+    recipe = load_recipe(RECIPES / "decaf_ablations.yaml")
+    variants = stages("decaf_ablations.yaml", lvlm)
+    assert len({choice.label for choice in recipe.methods}) == len(set(variants)) == len(variants)
+    labels = {recipe.methods[index].label for index in shared(variants, "ground")}
+    assert {"object only", "clip only", "tau_point 0.7", "tau_track 0.9", "survivors delete"} < labels
+    assert not {"plain rollout", "object v1", "background v3"} & labels
