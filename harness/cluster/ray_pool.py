@@ -25,6 +25,12 @@ from harness.pipeline.work import Record, StageWorker, WorkItem
 from harness.recipes import ExecutorChoice, Pool
 
 _TICK_SECONDS = 0.5
+_RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A driver that is killed leaves Ray's agents asking a dead control service for a minute before they end.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+}
 _LOAD_DEATHS = 3
 """Workers that may die in a row while loading before the run stops."""
 
@@ -103,8 +109,8 @@ class RayExecutor:
         if ray.is_initialized():
             return
         address = self._choice.address or os.environ.get("RAY_ADDRESS")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        for name, value in _RAY_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         try:
             if address:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

@@ -1,0 +1,75 @@
+"""Runs the real command line as a child, and finds every process it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+SUPPORT = Path(__file__).resolve().parent
+MARK = "RVOSBENCH_TEST_MARK"
+
+
+class Command:
+    """An ``rvosbench`` child whose whole process tree carries a mark in its environment."""
+
+    def __init__(self, *arguments: str, folder: Path, environment: dict[str, str] | None = None) -> None:
+        self.mark = uuid.uuid4().hex
+        variables = {**os.environ, "PYTHONPATH": str(SUPPORT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        variables.pop("RAY_ADDRESS", None)
+        variables |= {MARK: self.mark, **(environment or {})}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from harness.cli import main; main()", *arguments],
+            cwd=folder,
+            env=variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, seconds: float = 240.0) -> tuple[int, str, str]:
+        """(exit code, standard output, standard error)."""
+        stdout, stderr = self.process.communicate(timeout=seconds)
+        return self.process.returncode, stdout, stderr
+
+    def tree(self) -> dict[int, str]:
+        """Living processes that carry the mark: pid -> command line."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                environment = (entry / "environ").read_bytes()
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            except OSError:
+                continue  # it ended while we looked, or is not ours
+            if f"{MARK}={self.mark}".encode() in environment and command:
+                found[int(entry.name)] = command
+        return found
+
+    def require_no_process_left(self, seconds: float = 30.0) -> None:
+        """Fails when anything the command started still lives after a while."""
+        until = time.monotonic() + seconds
+        while (left := self.tree()) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert not left, f"processes left behind: {left}"
+
+
+def rvosbench(*arguments: str, folder: Path, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
+    """Runs a command to its end."""
+    return Command(*arguments, folder=folder, environment=environment).finish()
+
+
+def wait_for_lines(path: Path, count: int, command: Command, seconds: float = 120.0) -> None:
+    """Waits until a file has ``count`` lines; fails when the command ends or time runs out before."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if path.is_file() and len(path.read_text().splitlines()) >= count:
+            return
+        if command.process.poll() is not None:
+            raise AssertionError(f"the command ended early: {command.finish()}")
+        time.sleep(0.02)
+    raise AssertionError(f"{path} never had {count} lines")
