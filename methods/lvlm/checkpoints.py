@@ -21,9 +21,8 @@ _NEEDED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 class Checkpoint:
     """A checkpoint that exists."""
 
-    source: str
-    """As the user named it."""
     digest: str
+    """Of the folder's files, or ``owner/name@commit``."""
     family: str
     """``model_type`` of its config.json."""
 
@@ -50,7 +49,7 @@ def find(checkpoint: str) -> Checkpoint:
             raise PrerequisiteError(
                 f"Checkpoint folder {folder} holds no *.safetensors weights.", "Download it again, all files."
             )
-        return Checkpoint(checkpoint, folder_digest(folder), supported_family(config, checkpoint))
+        return Checkpoint(folder_digest(folder), supported_family(config, checkpoint))
     if not _HUB_NAME.fullmatch(checkpoint) or folder.exists():
         raise _no_folder(checkpoint)
     return _find_on_hub(checkpoint)
@@ -161,7 +160,7 @@ def supported_family(config: dict[str, Any], checkpoint: str) -> str:
 def _find_on_hub(checkpoint: str) -> Checkpoint:
     folder = _hub_folder(checkpoint)
     family = supported_family(read_config(folder), checkpoint)
-    return Checkpoint(checkpoint, f"{checkpoint.partition('@')[0]}@{folder.name}", family)
+    return Checkpoint(f"{checkpoint.partition('@')[0]}@{folder.name}", family)
 
 
 def _hub_folder(checkpoint: str) -> Path:
