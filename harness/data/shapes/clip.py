@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from harness.data.shapes import render
 from harness.data.shapes.language import Sentence, Writer, choose
 from harness.data.shapes.motion import TRAVELLING
-from harness.data.shapes.stage import NoRoomError, collide
+from harness.data.shapes.stage import NoRoomError, touch
 from harness.data.shapes.stories import STORIES, tell
 from harness.data.shapes.view import View
 from harness.data.shapes.world import Scene
@@ -69,7 +69,7 @@ def make_clip(seed: int, split: str, index: int) -> Clip:
             scene = tell(rng, story)
         except NoRoomError:
             continue
-        if any(collide(*pair) for pair in itertools.combinations(scene.things, 2)):
+        if any(touch(*pair) for pair in itertools.combinations(scene.things, 2)):
             continue
         ids_THW = render.id_maps(scene)
         view = View(scene, ids_THW)

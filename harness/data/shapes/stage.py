@@ -177,10 +177,19 @@ class Stage:
         return self.shuffled(every)[:count]
 
 
+def touch(first: Thing, second: Thing) -> bool:
+    """Whether two things touch in the first frame; discs stand in for outlines."""
+    return bool(_gap(first, second)[0] < 1)
+
+
 def collide(first: Thing, second: Thing) -> bool:
-    """Whether two things touch in the first frame or overlap much of the time; discs stand in for outlines."""
-    gap_T = np.hypot(*(first.centre_T2 - second.centre_T2).T) - first.radius_T - second.radius_T
-    return bool(gap_T[0] < 1 or (gap_T < 0).mean() > 0.4)
+    """Whether two things touch in the first frame or overlap much of the time."""
+    return touch(first, second) or bool((_gap(first, second) < 0).mean() > 0.4)
+
+
+def _gap(first: Thing, second: Thing) -> NDArray[np.float64]:
+    distance_T = np.hypot(*(first.centre_T2 - second.centre_T2).T)
+    return np.asarray(distance_T - first.radius_T - second.radius_T)
 
 
 def point(values: NDArray[np.float64]) -> Point:

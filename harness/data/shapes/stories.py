@@ -13,9 +13,9 @@ from dataclasses import replace
 import numpy as np
 
 from harness.data.shapes import motion as moves
-from harness.data.shapes.outlines import SHAPES, extent, reach
+from harness.data.shapes.outlines import SHAPES, extent
 from harness.data.shapes.render import COLOURS
-from harness.data.shapes.stage import Look, Stage, point
+from harness.data.shapes.stage import PLACES, Look, NoRoomError, Point, Stage, point
 from harness.data.shapes.world import Backdrop, Scene
 
 PICTURE_SIZES = (
@@ -181,27 +181,35 @@ def _around(stage: Stage, *, outward: bool) -> None:
     """Things on rays around a still one, moving outward or inward."""
     count = int(stage.rng.integers(2, 5))
     centre, *others = stage.looks(count + 1, sizes=("small",))
-    centre = Look(centre.shape, centre.colour, stage.pick(("small", "medium")))
     middle = (stage.width * stage.between(0.46, 0.54), stage.height * stage.between(0.46, 0.54))
     stage.stay(centre, "still", middle, depth=0.5)
-    radius = stage.radius(centre.size) * reach(centre.shape)
-    first = stage.between(0, 2 * math.pi)
-    for place, look in enumerate(others):
-        turn = first + 2 * math.pi * (place + stage.between(-0.12, 0.12)) / count
+    turns: list[float] = []
+    for look in others:
+        radius = stage.radius(look.size)
+        near = 1.2 * (radius + float(stage.things[0].radius_T[0])) + 2
+        turn, far = _ray(stage, look, radius, middle, turns, near + 0.2 * stage.side)
+        turns.append(turn)
         ray = np.array([math.cos(turn), math.sin(turn)])
-        own = stage.radius(look.size)
-        half = np.array(extent(look.shape)) * own
-        near = radius + reach(look.shape) * own + 2
-        room = np.array([stage.width - 1, stage.height - 1]) - 2 * half
-        origin = np.array(middle)
-        limits = [
-            (((half + room) if ray[axis] > 0 else half)[axis] - origin[axis]) / ray[axis]
-            for axis in (0, 1)
-            if abs(ray[axis]) > 1e-6
-        ]
-        ends = [point(origin + ray * near), point(origin + ray * max(min(limits), near))]
+        ends = [point(np.array(middle) + ray * near), point(np.array(middle) + ray * far)]
         path_T2 = moves.travel("steady", stage.frames, *(ends if outward else ends[::-1]))
-        stage.add(look, "steady", path_T2, own)
+        stage.add(look, "steady", path_T2, radius)
+
+
+def _ray(
+    stage: Stage, look: Look, radius: float, middle: Point, taken: Sequence[float], least: float
+) -> tuple[float, float]:
+    """A direction from ``middle`` apart from those taken, and the distance at which a thing reaches the border."""
+    half = np.array(extent(look.shape)) * radius
+    room = np.array([stage.width - 1, stage.height - 1]) - half
+    for _ in range(PLACES):
+        turn = stage.between(0, 2 * math.pi)
+        ray = np.array([math.cos(turn), math.sin(turn)])
+        # Along each axis the ray ends where the thing touches the border ahead.
+        border = np.where(ray > 0, room, half)
+        far = float(((border - middle) / np.where(np.abs(ray) < 1e-6, 1e-6, ray)).min())
+        if far >= least and all(math.cos(turn - other) < 0.4 for other in taken):
+            return turn, far
+    raise NoRoomError
 
 
 STORIES: tuple[Callable[[Stage], None], ...] = (
