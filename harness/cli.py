@@ -87,6 +87,106 @@ def methods() -> None:
 
 
 @app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help="<video>/<expression>/<frame>.png below it, or an RLE file.")],
+    dataset: Annotated[str, typer.Option(help="A card's name, e.g. ref_davis17.")],
+    target: Annotated[Path, typer.Option("--out", help="Folder for the tables.")],
+    data_root: DataRoot = Path("data"),
+    split: Annotated[str | None, typer.Option(help="Default: the card's first split.")] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="Default: the split's protocols in the card.")] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict/--lenient", help="Refuse incomplete predictions, or score what is missing as 0 and count it."
+        ),
+    ] = True,
+    label: Annotated[str | None, typer.Option(help="The method's name in the tables.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Default: one per core.")] = None,
+) -> None:
+    """Score a folder of masks under named protocols. Needs no GPU and no torch."""
+    from harness.data.reader import open_dataset
+    from harness.progress import SampleProgress
+    from harness.run_schema import read_scores
+    from harness.scoring.report import print_problems, scores_table
+    from harness.scoring.score import score_predictions
+
+    opened = open_dataset(dataset, data_root, split, needs="masks")
+    with SampleProgress("scoring", err) as progress:
+        report = score_predictions(
+            predictions,
+            opened,
+            tuple(protocol or ()),
+            out=target,
+            strictness="strict" if strict else "lenient",
+            label=label,
+            workers=workers,
+            progress=progress.update,
+        )
+    for note in report.notes:
+        say(note)
+    print_problems(report.problems, err)
+    if not report.written:
+        raise PrerequisiteError(
+            f"{sum(report.problem_counts.values())} masks are missing, extra or unusable; nothing was scored.",
+            "Mend the predictions (the list is above), or score with --lenient, which counts what is missing as 0.",
+        )
+    out.print(scores_table(read_scores(target / "scores.json")))
+    say(f"Tables: {target}")
+    raise typer.Exit(report.exit_code)
+
+
+@app.command("export-submission")
+def export_submission(
+    source: Annotated[Path, typer.Argument(metavar="RUN_DIR|PREDICTIONS")],
+    dataset: Annotated[str, typer.Option(help="ref_youtube_vos or mevis.")],
+    target: Annotated[Path, typer.Option("--out", help="The archive to write.")],
+    data_root: DataRoot = Path("data"),
+    split: Annotated[str | None, typer.Option(help="Default: valid.")] = "valid",
+    method: Annotated[str | None, typer.Option(help="Which method of a run; default: its only one.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict/--lenient", help="Lenient fills what is missing with empty masks.")
+    ] = True,
+) -> None:
+    """Write and validate the archive a benchmark's server wants."""
+    from harness.data.reader import open_dataset
+    from harness.pipeline.exports import masks_of_run
+    from harness.progress import SampleProgress
+    from harness.scoring.report import print_problems
+    from harness.scoring.submission import export_submission as export
+    from harness.scoring.submission import masks_of_predictions
+
+    opened = open_dataset(dataset, data_root, split, needs="frames")
+    is_run = (source / "recipe.yaml").is_file()
+    masks = masks_of_run(source, opened, method) if is_run else masks_of_predictions(source)
+    with SampleProgress("writing", err) as progress:
+        archive = export(masks, opened, target, strictness="strict" if strict else "lenient", progress=progress.update)
+    print_problems(archive.problems, err)
+    if not archive.files:
+        raise PrerequisiteError(
+            "The masks are not complete; no archive was written.",
+            "Mend them (the list is above), or use --lenient, which fills in empty masks.",
+        )
+    say(f"{archive.path}: {archive.files} masks, {archive.bytes} bytes, SHA-256 {archive.sha256}, {archive.coverage}")
+    raise typer.Exit(3 if archive.problems else 0)
+
+
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B")],
+    first: Annotated[str | None, typer.Option(help="Method of RUN_A; default: pairs of the same name.")] = None,
+    second: Annotated[str | None, typer.Option(help="Method of RUN_B.")] = None,
+) -> None:
+    """Paired difference RUN_B minus RUN_A, with an interval over videos."""
+    from harness.runs import read_run
+    from harness.scoring.compare import compare as compare_runs
+    from harness.scoring.report import comparison_table
+
+    compared = compare_runs(read_run(run_a), read_run(run_b), first_label=first, second_label=second)
+    out.print(comparison_table(compared))
+
+
+@app.command()
 def sync(
     runs: Runs = Path("runs"),
     uri: Annotated[str | None, typer.Option(help="MLflow tracking URI; default: SQLite in the runs folder.")] = None,

@@ -7,7 +7,6 @@ and the event log alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +24,8 @@ from harness.pipeline.runfolder import RunFolder, now
 from harness.pipeline.work import Record
 from harness.progress import RunProgress
 from harness.recipes import Recipe
-from harness.run_schema import Score, read_scores
+from harness.run_schema import read_scores
+from harness.scoring.report import scores_table
 from harness.scoring.results import write_tables
 
 FAILED_SAMPLES = 3
@@ -198,30 +198,6 @@ def print_plan(recipe: Recipe, console: Console) -> None:
 def media_index(recipe: Recipe) -> MediaIndex:
     """The index of media digests shared by the runs of a folder."""
     return MediaIndex(recipe.runs / "media-index")
-
-
-def scores_table(scores: Sequence[Score]) -> Table:
-    """``scores.json`` rows for the terminal, in percent."""
-    table = Table("method", "LVLM", "dataset", "subset", "protocol", "J&F", "J", "F", "scored", "coverage")
-    for row in scores:
-        values = [_percent(value) for value in (row.J_and_F, row.J, row.F)]
-        if row.interval is not None:
-            values[0] += f" [{100 * row.interval.low:.1f}, {100 * row.interval.high:.1f}]"
-        table.add_row(
-            row.method,
-            row.lvlm or "",
-            f"{row.dataset}/{row.split}",
-            row.subset,
-            row.protocol,
-            *values,
-            f"{row.counts.scored}/{row.counts.attempted}",
-            row.coverage or "",
-        )
-    return table
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _dataset_summary(chosen: ChosenDataset) -> dict[str, Any]:

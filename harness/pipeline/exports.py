@@ -1,0 +1,49 @@
+"""A run's mask tracks as predictions for a server archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.data.reader import Dataset
+from harness.data.types import MaskTrack, Sample
+from harness.errors import PrerequisiteError, nearest_name
+from harness.pipeline.artefacts import ArtefactStore
+from harness.pipeline.tracks import mask_track
+from harness.runs import read_run, read_samples
+from harness.scoring.submission import MasksOfVideo, masks_of_tracks
+
+
+def masks_of_run(run_dir: Path, dataset: Dataset, method: str | None) -> MasksOfVideo:
+    """Masks of one method of a run on a dataset split.
+
+    Args:
+        method: its label, or ``label on lvlm`` where a run has a label twice; None: the only one.
+
+    Raises:
+        PrerequisiteError: the run has no such method or did not run on the split.
+    """
+    run = read_run(run_dir)
+    samples = read_samples(run)
+    samples = samples[(samples["dataset"] == dataset.card.name) & (samples["split"] == dataset.split)]
+    lvlms = samples["lvlm"].fillna("")
+    samples = samples.assign(name=samples["method"] + lvlms.map(lambda lvlm: f" on {lvlm}" if lvlm else ""))
+    names = sorted(samples["name"].unique())
+    if not names:
+        raise PrerequisiteError(
+            f"{run_dir} has no sample of {dataset.card.name}/{dataset.split}.", "Run it on that split first."
+        )
+    chosen = [name for name in names if method is None or method in (name, name.split(" on ")[0])]
+    if len(chosen) != 1:
+        problem = "has several methods" if method is None else f"does not have exactly one method '{method}'"
+        raise PrerequisiteError(f"{run_dir} {problem}.", f"Choose with --method. {nearest_name(method or '', names)}")
+    rows = samples[samples["name"] == chosen[0]]
+    keys = dict(zip(zip(rows["video"], rows["expression"], strict=True), rows["key_segment"], strict=True))
+    store = ArtefactStore(run.artefacts)
+
+    def track(sample: Sample) -> MaskTrack | None:
+        key = keys.get((sample.video.name, sample.expression.id))
+        if not isinstance(key, str) or not store.has("segment", key):
+            return None
+        return mask_track(store.read("segment", key))
+
+    return masks_of_tracks(track)

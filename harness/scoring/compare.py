@@ -1,0 +1,99 @@
+"""Two runs on the same samples: paired difference per dataset and protocol, videos resampled together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from harness.errors import PrerequisiteError
+from harness.run_schema import Score
+from harness.runs import Run, read_frames, read_samples
+from harness.scoring.kernel import Counts
+from harness.scoring.protocols import KEYFRAMES, Counted, average, require_protocol
+from harness.scoring.statistics import Bootstrap, Difference, Item, difference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row: what the second run's method gains over the first's."""
+
+    first: Score
+    second: Score
+    difference: Difference | None
+    """None: the protocol matches objects, which the tables do not hold, or no sample is in both."""
+    only_in_one: int
+    """Samples that one of the two did not attempt; they are left out of the difference."""
+
+
+def compare(
+    first: Run,
+    second: Run,
+    *,
+    first_label: str | None = None,
+    second_label: str | None = None,
+    bootstrap: Bootstrap | None = None,
+) -> list[Comparison]:
+    """Every dataset and protocol that both runs have, for each pair of methods.
+
+    Args:
+        first_label: only this method of the first run. Without labels, methods of the same name and LVLM are
+            compared, or the only ones there are.
+
+    Raises:
+        PrerequisiteError: nothing in common, or a damaged table.
+    """
+    settings = bootstrap or Bootstrap()
+    pairs = list(_pairs(_whole(first, first_label), _whole(second, second_label)))
+    if not pairs:
+        raise PrerequisiteError(
+            f"{first.folder} and {second.folder} have no method, dataset and protocol in common.",
+            "Name the methods with --first and --second; rvosbench leaderboard --scores lists them.",
+        )
+    return [_compared(first, a, second, b, settings) for a, b in pairs]
+
+
+def _whole(run: Run, label: str | None) -> list[Score]:
+    """The rows over whole datasets, of one method if a label is given."""
+    return [score for score in run.scores if score.subset == "all" and label in (None, score.method)]
+
+
+def _pairs(first: Sequence[Score], second: Sequence[Score]) -> Iterator[tuple[Score, Score]]:
+    single = all(len({(score.method, score.lvlm) for score in scores}) == 1 for scores in (first, second))
+    for a, b in product(first, second):
+        same_method = (a.method, a.lvlm) == (b.method, b.lvlm)
+        same_place = (a.dataset, a.split, a.protocol) == (b.dataset, b.split, b.protocol)
+        if same_place and (single or same_method):
+            yield a, b
+
+
+def _compared(first: Run, a: Score, second: Run, b: Score, settings: Bootstrap) -> Comparison:
+    rule = require_protocol(a.protocol.removesuffix(KEYFRAMES))
+    if rule.matches_objects or not rule.scored_here:
+        return Comparison(a, b, None, 0)
+    mine, theirs = _items(first, a), _items(second, b)
+    names = {(item.video, item.name) for item in mine} ^ {(item.video, item.name) for item in theirs}
+    paired = difference(mine, theirs, rule.groups, resamples=settings.resamples, seed=settings.seed)
+    return Comparison(a, b, paired, len(names))
+
+
+def _items(run: Run, score: Score) -> list[Item]:
+    """The items behind a row, from the integers in the tables."""
+    where = {"method": score.method, "lvlm": score.lvlm, "dataset": score.dataset, "split": score.split}
+    frames = read_frames(run, **where)
+    counts = {
+        key: group[list(Counts._fields)].to_numpy(dtype=np.int64)
+        for key, group in frames.groupby(["video", "expression"], sort=False)
+    }
+    samples = read_samples(run)
+    for column, value in where.items():
+        samples = samples[samples[column].isna() if value is None else samples[column] == value]
+    rows = zip(samples["video"], samples["expression"], samples["subset"], strict=True)
+    counted = [
+        Counted(video, expression, None if pd.isna(subset) else subset, counts.get((video, expression)))
+        for video, expression, subset in rows
+    ]
+    return list(average(require_protocol(score.protocol.removesuffix(KEYFRAMES)), counted).items)
