@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -70,7 +70,8 @@ def print_scores(runs_root: Path, console: Console) -> None:
     if rows.empty:
         console.print(f"No scores in {escape(str(runs_root))} yet.")
     else:
-        console.print(scores_table(rows))
+        for table in score_tables(rows):
+            console.print(table)
         for note in sorted({note for note in rows["note"] if note}):
             console.print(f"Note: {escape(note)}", style="dim")
     for run in found.broken:
@@ -104,39 +105,30 @@ def to_latex(table: Pivot) -> str:
     return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}", "% " + _legend(table, _tex)]) + "\n"
 
 
-def scores_table(rows: pd.DataFrame) -> Table:
-    """A terminal table of run scores: J&F with its interval, J, F, samples and coverage."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("Dataset", "Subset", "Method", "LVLM"):
-        table.add_column(name, overflow="fold")
-    for name in ("J&F", "95% interval", "J", "F", "Scored"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("Protocol", overflow="fold")
-    table.add_column("Coverage", overflow="fold")
-    rows = rows.assign(whole=rows["subset"] != "all").sort_values(
-        ["dataset", "whole", "subset", "protocol", "J_and_F"], ascending=[True, True, True, True, False], kind="stable"
-    )
-    previous = None
-    for _, row in rows.iterrows():
-        group = (row["dataset"], row["subset"], row["protocol"])
-        if previous not in (None, group):
-            table.add_section()
-        value = _number(row["J_and_F"])
-        table.add_row(
-            escape(row["dataset"]),
-            escape(row["subset"]),
-            escape(row["method"]),
-            escape(row["lvlm"]),
-            f"[bold]{value}[/bold]" if group != previous else value,
-            interval_text(row),
-            _number(row["J"]),
-            _number(row["F"]),
-            f"{row['scored']}/{row['attempted']}",
-            escape(row["protocol"]),
-            escape(row["coverage"]),
-        )
-        previous = group
-    return table
+def score_tables(rows: pd.DataFrame) -> Iterator[Table]:
+    """Terminal tables of run scores, one per dataset, subset and protocol, best first; 80 columns are enough."""
+    rows = rows.assign(part=rows["subset"] != "all").sort_values("J_and_F", ascending=False, kind="stable")
+    for key, group in rows.groupby(["dataset", "part", "subset", "protocol"]):
+        dataset, _, subset, protocol = map(str, key)
+        coverage = ", ".join(dict.fromkeys(filter(None, group["coverage"])))
+        title = f"[bold]{escape(dataset)}[/bold] {escape(subset)}   [dim]{escape(protocol)}, {escape(coverage)}[/dim]"
+        table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("Method", min_width=12)
+        table.add_column("LVLM", min_width=14, overflow="fold")
+        for name in ("J&F", "95% interval", "J", "F", "Scored"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for position, (_, row) in enumerate(group.iterrows()):
+            table.add_row(
+                escape(row["method"]),
+                escape(row["lvlm"]),
+                _number(row["J_and_F"]),
+                interval_text(row),
+                _number(row["J"]),
+                _number(row["F"]),
+                f"{row['scored']}/{row['attempted']}",
+                style="bold" if position == 0 and len(group) > 1 else "",
+            )
+        yield table
 
 
 def interval_text(row: pd.Series) -> str:

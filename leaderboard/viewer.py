@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.cards import card_names
-from harness.data.frames import DecodedFrames
+from harness.data.images import read_rgb
 from harness.data.masks import decode
 from harness.data.reader import Dataset, open_dataset
 from harness.data.types import BoolHW, Expression, FrameHW3, GroundTruth, MaskTrack, Video
@@ -32,7 +32,6 @@ class SampleView:
 
     video: Video
     expression: Expression
-    frames: DecodedFrames
     ground_truth: GroundTruth | None
     track: MaskTrack | None
     """None where the run kept no masks for it."""
@@ -45,7 +44,8 @@ class SampleView:
         Raises:
             SampleError: the frame, the ground truth or the stored mask cannot be read.
         """
-        return self.frames[index], self._prediction(index), self._truth(index)
+        # One file at a time: a damaged frame must not hide the others.
+        return read_rgb(self.video.frame_paths[index]), self._prediction(index), self._truth(index)
 
     def _prediction(self, index: int) -> BoolHW | None:
         if self.track is None or index not in self.track.frames:
@@ -107,7 +107,7 @@ def open_sample(run: Run, dataset: Dataset, row: Mapping[str, Any]) -> SampleVie
             "Restore the data the run was made with.",
         )
     track, problem = _track(run, row)
-    return SampleView(video, expression, DecodedFrames(video), dataset.ground_truth, track, problem)
+    return SampleView(video, expression, dataset.ground_truth, track, problem)
 
 
 def _track(run: Run, row: Mapping[str, Any]) -> tuple[MaskTrack | None, str]:

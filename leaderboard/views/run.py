@@ -17,7 +17,7 @@ from leaderboard.overlays import MEANINGS, VIEWS, View, compose, hex_colour
 from leaderboard.published import display_lvlm
 from leaderboard.tables import OURS, board
 from leaderboard.ui import broken_notice, choose_run, duration, load_runs, page_title, plain, runs_root, swatches_html
-from leaderboard.viewer import SampleView, find_dataset, open_sample
+from leaderboard.viewer import SampleView, data_roots, find_dataset, open_sample
 
 _SCORES: dict[str, Any] = {
     "method": "Method",
@@ -57,14 +57,14 @@ _FILMSTRIP = 6
 
 
 @st.cache_resource(ttl=600, max_entries=8, show_spinner="Opening the dataset")
-def load_dataset(_run: Run, run_id: str, name: str, split: str) -> Dataset:
-    """`find_dataset`, kept for a while; ``run_id`` makes the cache key."""
+def load_dataset(_run: Run, roots: tuple[str, ...], name: str, split: str) -> Dataset:
+    """`find_dataset`, kept for a while; ``roots`` makes the cache key."""
     return find_dataset(_run, name, split)
 
 
 @st.cache_data(ttl=600, max_entries=512, show_spinner=False)
 def picture(_view: SampleView, sample: tuple[str, ...], index: int, view: View) -> bytes:
-    """One composed frame as JPEG; ``sample`` (run, names, artefact key) makes the cache key."""
+    """One composed frame as JPEG; ``sample`` (folders, names, artefact key) makes the cache key."""
     image_HW3 = compose(*_view.layers(index), view)
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
     return encoded.tobytes()
@@ -196,7 +196,7 @@ def show_sample(run: Run, row: dict[str, Any]) -> None:
         st.warning(plain(row["error"]))
     scores = _frames_of(run, row, lvlm)
     try:
-        view = open_sample(run, load_dataset(run, run.id, row["dataset"], row["split"]), row)
+        view = open_sample(run, load_dataset(run, tuple(map(str, data_roots(run))), row["dataset"], row["split"]), row)
     except PrerequisiteError as error:
         st.info(plain(str(error)))
         names = scores["frame"].tolist()
@@ -211,7 +211,11 @@ def show_sample(run: Run, row: dict[str, Any]) -> None:
 def show_frames(run: Run, row: dict[str, Any], view: SampleView, scores: pd.DataFrame) -> None:
     """The picture, its legend, the slider, a film strip and the curve."""
     names = view.video.frames
-    key = (run.id, *(str(row.get(name)) for name in ("dataset", "split", "video", "expression", "key_segment")))
+    key = (
+        str(run.folder),
+        str(view.video.frame_paths[0]),
+        *(str(row.get(name)) for name in ("dataset", "split", "video", "expression", "key_segment")),
+    )
     left, right = st.columns([3, 2], gap="large")
     with left:
         mode: View = st.segmented_control(
@@ -220,7 +224,7 @@ def show_frames(run: Run, row: dict[str, Any], view: SampleView, scores: pd.Data
         index = 0
         if len(names) > 1:
             start = names.index(scores["frame"].iloc[len(scores) // 2]) if _all_known(scores, names) else 0
-            index = st.slider("Frame", 0, len(names) - 1, start, key=f"frame {'/'.join(key)}")
+            index = st.slider("Frame", 0, len(names) - 1, start, key=f"frame {key}")
         _show_picture(view, key, index, mode)
         st.html(swatches_html({MEANINGS[name]: hex_colour(name) for name in MEANINGS}))
         if view.track is not None and index not in view.track.frames:

@@ -1,0 +1,94 @@
+"""The board as text: complete CSV, tables with the best in bold, and names that stay names."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from harness.errors import PrerequisiteError
+from leaderboard.commands import leaderboard
+from leaderboard.exports import export, print_scores
+from leaderboard.tables import Filters
+
+NASTY = r"50% of_{x} & <b>#1</b> | \input{a} [red]~^$"
+
+
+@pytest.fixture
+def runs(tmp_path: Path, write_run: Any, rows: Any) -> Path:
+    scores = {"cows/0": (0.875, 0.625), "goat/0": (0.5, 0.5)}
+    samples = [*rows(NASTY, None, scores), *rows("=cmd()", "L", {"cows/0": (0.1, 0.2)})]
+    write_run(tmp_path / "runs" / "example-1", samples=samples)
+    return tmp_path / "runs"
+
+
+def test_csv_has_every_row_and_no_formulas(runs: Path) -> None:
+    table = pd.read_csv(io.StringIO(export(runs, "csv", Filters("everything"))))
+    assert len(table) == 668 + 2
+    own = table[table["kind"] == "reproduced"].set_index("method")
+    assert own.loc[NASTY, "J_and_F"] == 62.5 and own.loc[NASTY, "attempted"] == 2
+    assert own.index[1] == "'=cmd()"
+
+
+def test_markdown_is_a_table_with_the_best_in_bold(runs: Path) -> None:
+    text = export(runs, "md")
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    columns = {line.replace(r"\|", "").count("|") for line in lines}
+    assert columns == {10}
+    assert r"<b>" not in text.replace(r"\<b\>", "")
+    assert "**81.4**" in text and "**62.5**" in text
+    assert "suspect, see the notes" in text
+
+
+def test_latex_is_escaped_and_the_best_is_bold(runs: Path) -> None:
+    text = export(runs, "latex")
+    assert r"\textbf{81.4}" in text and r"\textbf{62.5}" in text
+    escaped = (
+        r"50\% of\_\{x\} \& \textless{}b\textgreater{}\#1\textless{}/b\textgreater{} \textbar{} "
+        r"\textbackslash{}input\{a\} [red]\textasciitilde{}\textasciicircum{}\$"
+    )
+    assert escaped in text
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.replace(r"\&", "").count("&") for line in rows} == {8}
+    assert text.startswith(r"\begin{tabular}{lllrrrrrr}") and r"\end{tabular}" in text
+
+
+def test_unknown_exports_are_refused(runs: Path) -> None:
+    with pytest.raises(PrerequisiteError, match="There is no export 'pdf'"):
+        export(runs, "pdf")
+    with pytest.raises(PrerequisiteError, match="There is no scope 'mine'"):
+        leaderboard(runs, export="md", scope="mine")
+
+
+def test_an_empty_runs_folder_exports_the_published_table(tmp_path: Path) -> None:
+    assert "SteerSeg" in export(tmp_path / "nowhere", "md")
+
+
+def test_the_terminal_table_fits_80_columns_and_reads_names_literally(runs: Path) -> None:
+    (runs / "half").mkdir()
+    (runs / "half" / "recipe.yaml").write_text("a: 1")
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    print_scores(runs, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= 80
+    assert "Ref-DAVIS17 all" in text and "refdavis17/expr, 2 of 30 videos" in text
+    assert "62.5" in text and "2/2" in text and "[red]" in text
+    assert text.index("62.5") < text.index("15.0"), "best first"
+    assert "Left out half: Half-written: run.json is missing." in text
+
+
+def test_no_scores_is_said(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    print_scores(tmp_path, console)
+    assert "No scores in" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_command_prints_and_needs_no_browser(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    leaderboard(runs, export="csv")
+    assert len(pd.read_csv(io.StringIO(capsys.readouterr().out))) == 83 + 2
+    leaderboard(runs, scores=True)
+    assert "62.5" in capsys.readouterr().out
