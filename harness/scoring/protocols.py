@@ -39,9 +39,9 @@ class Counted:
     video: str
     expression: str
     subset: str | None
-    counts_T6: CountsT6 | None  # noqa: N815  shape suffix
+    counts_T6: CountsT6 | None
     """None: the sample failed, and scores 0."""
-    ends_T: BoolT | None = None  # noqa: N815  shape suffix
+    ends_T: BoolT | None = None
     """Which of the frames are the first or the last one with ground truth; None: the first and last row."""
 
 

@@ -29,13 +29,13 @@ class SampleResult:
     """"scored" also where ground truth is hidden: the masks are there, the integers are not."""
     frames: tuple[str, ...] = ()
     """Names of the frames that ``counts_T6`` has rows for."""
-    counts_T6: CountsT6 | None = None  # noqa: N815  shape suffix
+    counts_T6: CountsT6 | None = None
     """The six integers by frame; None when there is nothing to count. A missing mask counts as ``missing_frame``."""
     evaluated: Evaluated = "all"
     """"keyframes": the masks do not cover every frame that has ground truth."""
     missing_frames: int = 0
     """How many of ``frames`` have no usable mask."""
-    areas_T2: NDArray[np.int64] | None = None  # noqa: N815  shape suffix
+    areas_T2: NDArray[np.int64] | None = None
     """Pixels of the ground truth and of the video's foreground by frame, where a protocol reports robustness."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By stage."""

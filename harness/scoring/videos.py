@@ -44,8 +44,8 @@ class ExpressionOutcome:
 
     status: Status
     frames: tuple[str, ...]
-    counts_T6: CountsT6 | None  # noqa: N815  shape suffix
-    areas_T2: NDArray[np.int64] | None  # noqa: N815  shape suffix
+    counts_T6: CountsT6 | None
+    areas_T2: NDArray[np.int64] | None
     missing_frames: int
     problems: tuple[Problem, ...]
 
