@@ -47,14 +47,20 @@ def served(runs_root: Path) -> Iterator[str]:
 
 
 def take(address: str, out: Path, browser: str, run: str, width: int = 1360, height: int = 900) -> list[Path]:
-    """One PNG per picture of `PAGES`, whole pages; ``run`` is the run that the run page shows."""
+    """One PNG per picture of `PAGES`, whole pages; ``run`` is the run that the run page shows.
+
+    Raises:
+        RuntimeError: a page reported a script error (a chart that cannot be drawn stays silent otherwise).
+    """
     from playwright.sync_api import sync_playwright
 
     out.mkdir(parents=True, exist_ok=True)
-    written = []
+    written: list[Path] = []
+    errors: list[str] = []
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         page = chromium.new_page(viewport={"width": width, "height": height}, device_scale_factor=1.5)
+        page.on("pageerror", lambda error: errors.append(str(error)))
         for name, path in PAGES.items():
             page.set_viewport_size({"width": width, "height": height})
             page.goto(f"{address}/{path}?{urlencode({'run': run}) if path == 'run' else ''}")
@@ -70,6 +76,8 @@ def take(address: str, out: Path, browser: str, run: str, width: int = 1360, hei
             target = out / f"{name}.png"
             page.screenshot(path=target)
             written.append(target)
+            if errors:
+                raise RuntimeError(f"page {name}: {errors[0]}")
         chromium.close()
     return written
 

@@ -154,7 +154,7 @@ def write_run_folder(
 
 
 def write_davis_run(runs: Path, samples: Path) -> Path:
-    """A run over real frames: each prediction is the ground truth moved, so that J, F and pictures are true."""
+    """A run over real frames: each prediction is the ground truth moved; J is its overlap, F is made up."""
     data_root = samples / "mini_ref_davis17"
     dataset = open_dataset("ref_davis17", data_root, "valid", needs="frames")
     assert dataset.ground_truth is not None
