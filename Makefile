@@ -29,7 +29,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(BIN)/rvosbench demo
+	$(BIN)/rvosbench datasets shapes --videos 3
+	$(BIN)/python -m methods.small checkpoints/small
+	$(BIN)/rvosbench run recipes/demo.yaml
+	$(BIN)/rvosbench leaderboard --scores
+	@echo "Open the leaderboard: $(BIN)/rvosbench leaderboard"
+	@echo "Open MLflow:          $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db"
 
 test: install
 	$(BIN)/pytest
@@ -44,4 +49,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) runs data/shapes build *.egg-info
+	rm -rf $(VENV) runs data checkpoints build *.egg-info

@@ -247,6 +247,20 @@ def datasets_verify(
         raise typer.Exit(2)
 
 
+@datasets_app.command("shapes")
+def datasets_shapes(
+    data_root: DataRoot = Path("data"),
+    layout: Annotated[str, typer.Option(help="shapes, or an official layout: davis17, revos, mevis ...")] = "shapes",
+    split: Annotated[str, typer.Option()] = "valid",
+    seed: Annotated[int, typer.Option()] = 0,
+    videos: Annotated[int, typer.Option(min=1)] = 20,
+) -> None:
+    """Generate the bundled benchmark: videos of moving shapes with referring and reasoning expressions."""
+    from harness.data.shapes import write_shapes
+
+    say(str(write_shapes(data_root, layout=layout, split=split, seed=seed, videos=videos)))
+
+
 def say(text: str) -> None:
     """One line to standard output, nothing in it interpreted."""
     out.print(Text(text), soft_wrap=True)

@@ -11,11 +11,16 @@ numbers come from it:
 * thresholds: above the frame's mean and above tau_trk, strictly (paper: at or above); tau_pq is "at or above" in both;
 * no tracklet above tau_trk: the best one is kept (paper: nothing said);
 * final masks: only the mask of a tracklet's own keyframe is tracked through the whole video (paper: the tracklet);
-* prompts: as in the code; the paper's figures shorten them;
-* suppression: a dropped mask can delete an earlier tracklet (``nms_deletion``; paper: nothing said).
+* prompts: as in the code; the paper's figures shorten them.
 
-Different from the code on purpose: a fused map without any point gives empty masks (the code crashes), no background
-caption is generated (the code generates and ignores it), and all object and background variants exist for every model.
+Different from the code on purpose:
+
+* suppression: in the code a mask that is dropped can still delete an earlier tracklet, and the object is lost. Here
+  only survivors delete; ``nms_deletion: by_any`` is the released behaviour. On two objects that both beat it (the
+  reference's "double kill") the code keeps one tracklet where ours keeps two;
+* a fused map without any point gives empty masks (the code crashes);
+* no background caption is generated (the code generates and ignores it);
+* all object and background variants exist for every model.
 
 Published, J&F on Ref-DAVIS17 / ReasonVOS with 16 frames, SAM2 masks (Tables 2 and 8): Qwen2.5-VL-7B 75.2 / 63.9,
 InternVL3-8B 62.8 / 58.9, Qwen2-VL-7B 64.1 / 52.5. With attention masks (Table 4): Qwen2.5-VL-7B 25.3 / 20.6,
@@ -33,6 +38,7 @@ from methods.decaf.masking import AttentionMasks, SamMasks
 from methods.decaf.prompts import background_needs_name
 from methods.decaf.reading import Ground, Reason
 from methods.decaf.settings import AttentionSettings, DecafSettings, GroundSettings, ReasonSettings, SamSettings
+from methods.lvlm.checkpoints import lvlm_settings
 from methods.lvlm.load import load_lvlm
 from methods.segmentation.checkpoints import with_digest
 from methods.segmentation.from_points import TrackletSettings
@@ -81,7 +87,7 @@ class Decaf:
         assert isinstance(settings, DecafSettings)
         if lvlm is None:
             raise PrerequisiteError("DecAF needs a vision-language model.", "Name one under lvlms in the recipe.")
-        model = settings.lvlm.settings(lvlm)
+        model = lvlm_settings(lvlm, **vars(settings.lvlm))
         reason = ReasonSettings(model, settings.keyframes, settings.object_prompt, settings.choice_prompt)
         background = settings.background_prompt
         named = background != "none" and background_needs_name(background)

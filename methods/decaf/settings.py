@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.errors import PrerequisiteError
-from harness.settings import Settings, identity, runtime
+from harness.settings import Settings, identity
 from methods.decaf.prompts import PromptVersion, check_version
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.checkpoints import lvlm_settings
+from methods.lvlm.base import LvlmOptions, LvlmSettings
 from methods.rollout.fusion import FusionSettings
 from methods.rollout.spec import RolloutSpec
 from methods.segmentation.checkpoints import Sam2Settings
@@ -23,25 +22,6 @@ from methods.segmentation.nms import DeletionRule
 Background = PromptVersion | Literal["none"]
 """A background prompt, or no background call at all."""
 Masks = Literal["sam2", "attention"]
-
-
-@dataclass(frozen=True)
-class LvlmOptions(Settings):
-    """``LvlmSettings`` without the checkpoint, which the recipe names elsewhere. Same defaults, same meaning."""
-
-    dtype: Literal["bfloat16", "float16", "float32"] = identity("bfloat16")
-    attention: Literal["sdpa", "eager"] = identity("sdpa")
-    max_new_tokens: int = identity(128)
-    clip_max_tokens: int = identity(400)
-    clip_min_tokens: int = identity(4)
-    frame_scale: int = identity(2)
-    seconds_per_grid: float = identity(1.0)
-    device: str = runtime("auto")
-    frame_batch: int = runtime(4)
-
-    def settings(self, checkpoint: str) -> LvlmSettings:
-        """With the checkpoint and its digest; see ``lvlm_settings``."""
-        return lvlm_settings(checkpoint, **vars(self))
 
 
 @dataclass(frozen=True)
@@ -109,9 +89,9 @@ class DecafSettings(Settings):
     """Cells of the fused map at or above this prompt SAM2 (tau_pq)."""
     nms_iou: float = identity(0.7)
     """Masks with an IoU above this are one object."""
-    nms_deletion: DeletionRule = identity("by_any")
-    """"by_any" is the released code, where a mask that is itself dropped may still delete an earlier tracklet, and the
-    object is lost; "by_kept" lets only survivors delete."""
+    nms_deletion: DeletionRule = identity("by_kept")
+    """"by_kept" lets only surviving masks delete an earlier tracklet. "by_any" is the released code, where a mask that
+    is itself dropped may still delete one, and the object is lost."""
     tau_track: float = identity(0.8)
     """Tracklets with a score above this make the result, the best one if none has (tau_trk)."""
     sam2: Sam2Settings = identity(Sam2Settings())

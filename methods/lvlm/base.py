@@ -29,16 +29,9 @@ MapThw = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class LvlmSettings(Settings):
-    """Which model, and how it sees images. Defaults are those of DecAF's released scripts.
+class LvlmOptions(Settings):
+    """How a model runs and sees images, whichever it is. Defaults are those of DecAF's released scripts."""
 
-    Build it with ``methods.lvlm.checkpoints.lvlm_settings``, which fills ``digest``.
-    """
-
-    checkpoint: str = runtime()
-    """Local folder, or hub name ``owner/name`` or ``owner/name@revision``. Not identity: a folder may move."""
-    digest: str = identity()
-    """What the checkpoint holds: a digest of the folder's files, or ``owner/name@commit``."""
     dtype: Literal["bfloat16", "float16", "float32"] = identity("bfloat16")
     """Of weights and activations. Rollout itself is float32 always."""
     attention: Literal["sdpa", "eager"] = identity("sdpa")
@@ -68,13 +61,26 @@ class LvlmSettings(Settings):
             raise PrerequisiteError(f"seconds_per_grid is {self.seconds_per_grid}.", "Choose a positive time.")
 
 
+@dataclass(frozen=True)
+class LvlmSettings(LvlmOptions):
+    """Which model, and how it runs.
+
+    Build it with ``methods.lvlm.checkpoints.lvlm_settings``, which fills ``digest``.
+    """
+
+    checkpoint: str = runtime(kw_only=True)
+    """Local folder, or hub name ``owner/name`` or ``owner/name@revision``. Not identity: a folder may move."""
+    digest: str = identity(kw_only=True)
+    """What the checkpoint holds: a digest of the folder's files, or ``owner/name@commit``."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prompted:
     """One prompt as the model takes it, on the CPU, batch of one."""
 
     inputs: Mapping[str, torch.Tensor]
     """Keyword arguments of the model's forward pass; ``input_ids`` is (1, L)."""
-    visual_L: torch.Tensor  # noqa: N815 - shape suffix
+    visual_L: torch.Tensor
     """True at the visual tokens, (L,) bool; in row-major (t, h, w) order along L."""
     grid: Grid | None
     """Their grid; None for a text prompt."""

@@ -158,6 +158,11 @@ _WRITERS: Mapping[str, Callable[[Path, int, SmallShape], None]] = {
 }
 
 
+def small_families() -> list[str]:
+    """Families that ``write_small`` knows."""
+    return sorted(_WRITERS)
+
+
 def small_tokenizer(shape: SmallShape) -> Any:
     """A byte-level BPE tokenizer with Qwen's special tokens: any text encodes, without unknown tokens."""
     bpe = Tokenizer(models.BPE())

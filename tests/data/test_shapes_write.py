@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from harness.cli import app
 from harness.data.shapes import layouts, make_clip, write_shapes
-from harness.data.shapes.__main__ import main
 from harness.errors import PrerequisiteError
 
 
@@ -159,17 +161,19 @@ def test_bad_arguments_are_named(tmp_path: Path, changed: dict[str, object], sen
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path), "--videos", "1", "--seed", "3", "--split", "train"]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "shapes")
+def test_command(tmp_path: Path) -> None:
+    def generate(videos: int) -> Result:
+        arguments = ["--data-root", str(tmp_path), "--videos", str(videos), "--seed", "3", "--split", "train"]
+        return CliRunner().invoke(app, ["datasets", "shapes", *arguments])
+
+    assert generate(1).exit_code == 0
     assert (tmp_path / "shapes" / "train" / "mask_dict.json").is_file()
-    assert main([str(tmp_path), "--videos", "2", "--seed", "3", "--split", "train"]) == 2
-    problem = capsys.readouterr().err
-    assert problem.count("\n") == 1
-    assert "other arguments" in problem
+    again = generate(2)
+    assert isinstance(again.exception, PrerequisiteError)
+    assert "other arguments" in str(again.exception)
 
 
 def test_base_install_suffices() -> None:
-    code = "import sys, harness.data.shapes.__main__; print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
+    code = "import sys, harness.data.shapes; print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -25,8 +25,8 @@ from harness.recipes import method_settings
 from harness.registry import load_method
 from harness.settings import identity_of
 from methods.decaf import METHOD
-from methods.decaf.settings import DecafSettings, LvlmOptions, SamSettings
-from methods.lvlm.base import LvlmSettings
+from methods.decaf.settings import DecafSettings, SamSettings
+from methods.lvlm.base import LvlmOptions
 from methods.lvlm.small import write_small as write_small_lvlm
 from methods.rollout.fusion import FusionSettings, attention_masks
 from methods.rollout.spec import RolloutSpec
@@ -154,7 +154,7 @@ CHANGES: list[tuple[str, Callable[[DecafSettings], DecafSettings], set[str]]] = 
     ("device", lambda s: dataclasses.replace(s, lvlm=dataclasses.replace(s.lvlm, device="auto", frame_batch=7)), set()),
     ("tau_point", lambda s: dataclasses.replace(s, tau_point=0.7), {"segment"}),
     ("nms_iou", lambda s: dataclasses.replace(s, nms_iou=0.5), {"segment"}),
-    ("nms_deletion", lambda s: dataclasses.replace(s, nms_deletion="by_kept"), {"segment"}),
+    ("nms_deletion", lambda s: dataclasses.replace(s, nms_deletion="by_any"), {"segment"}),
     ("tau_track", lambda s: dataclasses.replace(s, tau_track=0.7), {"segment"}),
     ("fusion", lambda s: dataclasses.replace(s, fusion=FusionSettings(views="frame")), {"segment"}),
     ("masks", lambda s: dataclasses.replace(s, masks="attention"), {"segment"}),
@@ -199,11 +199,11 @@ def test_checkpoints_enter_keys_by_content_not_by_place(world: World, tmp_path: 
 
 
 def test_thresholds_reach_the_segment_stage_under_the_right_name(world: World) -> None:
-    settings = dataclasses.replace(world.settings, tau_point=0.1, nms_iou=0.2, tau_track=0.3, nms_deletion="by_kept")
+    settings = dataclasses.replace(world.settings, tau_point=0.1, nms_iou=0.2, tau_track=0.3, nms_deletion="by_any")
     segment = METHOD.stages(settings, world.lvlm["qwen2_vl"])[-1].settings
     assert isinstance(segment, SamSettings)
     assert segment.tau_point == 0.1
-    assert segment.tracklets == TrackletSettings(nms_iou=0.2, keep_score=0.3, deletion="by_kept")
+    assert segment.tracklets == TrackletSettings(nms_iou=0.2, keep_score=0.3, deletion="by_any")
 
 
 def test_missing_checkpoints_stop_the_command(world: World, tmp_path: Path) -> None:
@@ -258,14 +258,7 @@ def test_defaults_are_the_paper_s(world: World) -> None:
     assert (settings.fusion.sigma, settings.fusion.clip_kernel, settings.fusion.frame_kernel) == (1.0, 3, 7)
     assert (settings.lvlm.clip_max_tokens, settings.lvlm.frame_scale, settings.lvlm.max_new_tokens) == (400, 2, 128)
     assert settings.sam2.checkpoint == "sam2-hiera-large"
-    assert identity_of(settings)["nms_deletion"] == "by_any"
-
-
-def test_the_model_s_options_are_its_settings_without_the_checkpoint() -> None:
-    options = {field.name: (field.default, field.metadata) for field in dataclasses.fields(LvlmOptions)}
-    settings = {field.name: (field.default, field.metadata) for field in dataclasses.fields(LvlmSettings)}
-    assert settings.keys() - options.keys() == {"checkpoint", "digest"}
-    assert options.items() <= settings.items()
+    assert identity_of(settings)["nms_deletion"] == "by_kept"
 
 
 def test_the_method_is_registered() -> None:

@@ -33,7 +33,7 @@ class Clip:
     split: str
     index: int
     scene: Scene
-    ids_THW: NDArray[np.uint8]  # noqa: N815 - shape suffix
+    ids_THW: NDArray[np.uint8]
     """Which thing is seen where, 0 = background."""
     sentences: tuple[Sentence, ...]
     """Referring, reasoning and no-target expressions, in file order."""

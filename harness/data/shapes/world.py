@@ -26,10 +26,10 @@ class Thing:
     """A key of ``SIZES``: the size at the start for a thing that keeps it."""
     motion: str
     """A name in ``motion.MOTIONS``."""
-    centre_T2: NDArray[np.float64]  # noqa: N815 - shape suffix
-    radius_T: NDArray[np.float64]  # noqa: N815 - shape suffix
+    centre_T2: NDArray[np.float64]
+    radius_T: NDArray[np.float64]
     """Radius of the disc of the same area, pixels."""
-    angle_T: NDArray[np.float64]  # noqa: N815 - shape suffix
+    angle_T: NDArray[np.float64]
     """Radians; 0 stands upright."""
     depth: float
     """Smaller is nearer."""
