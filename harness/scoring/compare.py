@@ -24,7 +24,8 @@ class Comparison:
     first: Score
     second: Score
     difference: Difference | None
-    """None: the protocol matches objects, which the tables do not hold, or no sample is in both."""
+    """None: the protocol needs what the tables do not hold (masks, or which keyframes are the first and the last), or
+    no sample is in both."""
     only_in_one: int
     """Samples that one of the two did not attempt; they are left out of the difference."""
 
@@ -72,7 +73,8 @@ def _pairs(first: Sequence[Score], second: Sequence[Score]) -> Iterator[tuple[Sc
 
 def _compared(first: Run, a: Score, second: Run, b: Score, settings: Bootstrap) -> Comparison:
     rule = require_protocol(a.protocol.removesuffix(KEYFRAMES))
-    if rule.matches_objects or not rule.scored_here:
+    ends_unknown = rule.drops_ends and a.protocol.endswith(KEYFRAMES)
+    if rule.matches_objects or not rule.scored_here or ends_unknown:
         return Comparison(a, b, None, 0)
     mine, theirs = _items(first, a), _items(second, b)
     names = {(item.video, item.name) for item in mine} ^ {(item.video, item.name) for item in theirs}

@@ -54,6 +54,8 @@ class Rule:
     matches_objects: bool = False
     """Objects of a video are matched to predictions, which needs the masks and not only the integers."""
     scored_here: bool = True
+    drops_ends: bool = False
+    """The first and the last frame with ground truth do not count."""
     davis_extras: bool = False
     """Report recall and decay."""
     robustness: bool = False
@@ -170,6 +172,7 @@ class DavisSemiSupervised(Rule):
     """
 
     id = "davis17/semi"
+    drops_ends = True
     davis_extras = True
 
     def counted_frames(self, counts_T6: CountsT6, ends_T: BoolT) -> BoolT:
@@ -185,6 +188,7 @@ class VosBenchmark(Rule):
     """
 
     id = "vosbench"
+    drops_ends = True
 
     def counted_frames(self, counts_T6: CountsT6, ends_T: BoolT) -> BoolT:
         inner_T: BoolT = ~ends_T
