@@ -301,3 +301,36 @@ def test_scoring_never_imports_models_or_clusters() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"
+
+
+def test_reasonvos_counts_annotated_frames_only(tmp_path: Path) -> None:
+    entries = [{"obj_id": 3, "exp_id": 0, "exp_text": "the one that falls", "is_sent": False}]
+    frames = ["img_1", "img_2", "img_3"]
+    video = {"source": "BURST", "frames": frames, "expressions": entries}
+    write_json(tmp_path / "data/ReasonVOS/meta_expressions.json", {"videos": {"v": video}})
+    for name in ("img_1", "img_3"):
+        write_png(tmp_path / f"data/ReasonVOS/Annotations/BURST_v_3/{name}.png", A)
+    dataset = open_dataset("reasonvos", tmp_path / "data", needs="masks")
+    folder = tmp_path / "p"
+    write_png(folder / "v/0/img_1.png", A)
+    write_png(folder / "v/0/img_3.png", B)
+    # The frame between has no ground truth: a mask there is neither wanted nor in the way.
+    assert score_predictions(folder, dataset, out=tmp_path / "out").rows[0]["J"] == pytest.approx(0.5)
+    write_png(folder / "v/0/img_2.png", A)
+    report = score_predictions(folder, dataset, out=tmp_path / "out")
+    assert (report.exit_code, report.rows[0]["J"], report.rows[0]["protocol"]) == (0, 0.5, "reasonvos/v2")
+    (folder / "v/0/img_1.png").unlink()
+    assert [problem.where for problem in score_predictions(folder, dataset, out=tmp_path / "o").problems] == [
+        "v/0/img_1.png"
+    ]
+
+
+def test_mevis_v2_wants_silence_where_there_is_no_target(tmp_path: Path) -> None:
+    clip = Clip({"x": [A, A]}, {"0": Entry(("x",)), "1": Entry(()), "2": Entry(())}, 2)
+    dataset = mevis(tmp_path / "data", {"v": clip}, "valid_u_v2")
+    masks = {"v/0": [A, A], "v/1": [NOTHING, NOTHING], "v/2": [NOTHING, B]}
+    report = score_predictions(write_predictions(tmp_path / "p", dataset, masks), dataset, out=tmp_path / "out")
+    by_subset = {row["subset"]: row["J_and_F"] for row in report.rows}
+    assert by_subset == {"all": pytest.approx((1 + 1 + 0.5) / 3), "no_target": pytest.approx(0.75)}
+    assert report.rows[0]["extra"]["J_and_F_visible"] == 1.0
+    assert report.rows[0]["extra"]["J_and_F_all_empty"] == pytest.approx(2 / 3)
