@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -107,7 +108,7 @@ def score(
     from harness.data.reader import open_dataset
     from harness.progress import SampleProgress
     from harness.run_schema import read_scores
-    from harness.scoring.report import print_problems, scores_table
+    from harness.scoring.report import print_problems, score_tables
     from harness.scoring.score import score_predictions
 
     opened = open_dataset(dataset, data_root, split, needs="masks")
@@ -130,7 +131,8 @@ def score(
             f"{sum(report.problem_counts.values())} masks are missing, extra or unusable; nothing was scored.",
             "Mend the predictions (the list is above), or score with --lenient, which counts what is missing as 0.",
         )
-    out.print(scores_table(read_scores(target / "scores.json")))
+    for table in score_tables(read_scores(target / "scores.json")):
+        out.print(table)
     say(f"Tables: {target}")
     raise typer.Exit(report.exit_code)
 
@@ -270,6 +272,7 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+@cache
 def _add_plugged_commands() -> None:
     for entry in sorted(entry_points(group=COMMANDS_GROUP), key=lambda entry: entry.name):
         app.command(entry.name)(entry.load())

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from harness.errors import PrerequisiteError, nearest_name
 from harness.runs import find_runs
+from harness.scoring.report import score_tables
 from leaderboard.pivot import Cell, Pivot, pivot
-from leaderboard.tables import COLUMNS, OURS, Filters, apply, board
+from leaderboard.tables import COLUMNS, Filters, apply, board, score_notes
 
 Format = Literal["csv", "md", "latex"]
 _CSV_COLUMNS = [name for name in COLUMNS if name not in ("main", "variant")]
@@ -65,17 +64,15 @@ def export(runs_root: Path, form: str, filters: Filters | None = None) -> str:
 def print_scores(runs_root: Path, console: Console) -> None:
     """Prints the scores of all runs, and why folders could not be read."""
     found = find_runs(runs_root)
-    rows = board(found.runs)
-    rows = rows[rows["kind"].isin(OURS)]
-    if rows.empty:
-        console.print(f"No scores in {escape(str(runs_root))} yet.")
-    else:
-        for table in score_tables(rows):
-            console.print(table)
-        for note in sorted({note for note in rows["note"] if note}):
-            console.print(f"Note: {escape(note)}", style="dim")
-    for run in found.broken:
-        console.print(f"Left out {escape(run.id)}: {escape(run.reason)}", style="yellow")
+    scores = [score for run in found.runs for score in run.scores]
+    if not scores:
+        console.print(Text(f"No scores in {runs_root} yet."))
+    for table in score_tables(scores):
+        console.print(table)
+    for note in sorted({note for run in found.runs for score in run.scores for note in score_notes(run, score)}):
+        console.print(Text(f"Note: {note}", "dim"))
+    for broken in found.broken:
+        console.print(Text(f"Left out {broken.id}: {broken.reason}", "yellow"))
 
 
 def to_csv(rows: pd.DataFrame) -> str:
@@ -103,37 +100,6 @@ def to_latex(table: Pivot) -> str:
     header, *body = [" & ".join(row) + r" \\" for row in rows]
     top = [rf"\begin{{tabular}}{{lll{'r' * len(table.headings)}}}", r"\toprule", header, r"\midrule"]
     return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}", "% " + _legend(table, _tex)]) + "\n"
-
-
-def score_tables(rows: pd.DataFrame) -> Iterator[Table]:
-    """Terminal tables of run scores, one per dataset, subset and protocol, best first; 80 columns are enough."""
-    rows = rows.assign(part=rows["subset"] != "all").sort_values("J_and_F", ascending=False, kind="stable")
-    for key, group in rows.groupby(["dataset", "part", "subset", "protocol"]):
-        dataset, _, subset, protocol = map(str, key)
-        coverage = ", ".join(dict.fromkeys(filter(None, group["coverage"])))
-        title = f"[bold]{escape(dataset)}[/bold] {escape(subset)}   [dim]{escape(protocol)}, {escape(coverage)}[/dim]"
-        table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("Method", min_width=12)
-        table.add_column("LVLM", min_width=14, overflow="fold")
-        for name in ("J&F", "95% interval", "J", "F", "Scored"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for position, (_, row) in enumerate(group.iterrows()):
-            table.add_row(
-                escape(row["method"]),
-                escape(row["lvlm"]),
-                _number(row["J_and_F"]),
-                interval_text(row),
-                _number(row["J"]),
-                _number(row["F"]),
-                f"{row['scored']}/{row['attempted']}",
-                style="bold" if position == 0 and len(group) > 1 else "",
-            )
-        yield table
-
-
-def interval_text(row: pd.Series) -> str:
-    """ "55.1–61.0", or empty without an interval."""
-    return "" if pd.isna(row["low"]) else f"{row['low']:.1f}–{row['high']:.1f}"
 
 
 def _number(value: float) -> str:

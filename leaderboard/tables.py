@@ -97,12 +97,17 @@ def dataset_title(name: str) -> str:
         return name
 
 
-def _own_row(run: Run, score: Score, training: Mapping[str, str]) -> dict[str, object]:
-    method = display_method(score.method)
+def score_notes(run: Run, score: Score) -> list[str]:
+    """What a reader must know of a score: its own notes, then the run's."""
     note = run.recipe.get("note")
     notes = [*score.notes, *([note] if isinstance(note, str) else [])]
     if run.status in ("running", "interrupted"):
         notes.append(f"the run is {run.status}")
+    return notes
+
+
+def _own_row(run: Run, score: Score, training: Mapping[str, str]) -> dict[str, object]:
+    method = display_method(score.method)
     interval, counts = score.interval, score.counts
     return {
         "method": method,
@@ -123,7 +128,7 @@ def _own_row(run: Run, score: Score, training: Mapping[str, str]) -> dict[str, o
         "scored": counts.scored,
         "failed": counts.failed,
         "missing": counts.missing,
-        "note": "; ".join(notes),
+        "note": "; ".join(score_notes(run, score)),
         "source": run.title,
         "run_id": run.id,
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from harness.cluster.executor import Executor, InProcessExecutor
 from harness.data.digests import MediaIndex
@@ -19,13 +20,13 @@ from harness.errors import PrerequisiteError
 from harness.pipeline.artefacts import ArtefactStore
 from harness.pipeline.collect import annotator_items, collect_results
 from harness.pipeline.keys import digest_of
-from harness.pipeline.plan import Batch, ChosenDataset, Plan, make_plan, work_items
+from harness.pipeline.plan import Batch, ChosenDataset, Plan, make_plan, memory_lines, work_items
 from harness.pipeline.runfolder import RunFolder, now
 from harness.pipeline.work import Record
 from harness.progress import RunProgress
 from harness.recipes import Recipe
 from harness.run_schema import read_scores
-from harness.scoring.report import scores_table
+from harness.scoring.report import score_tables
 from harness.scoring.results import write_tables
 
 FAILED_SAMPLES = 3
@@ -129,7 +130,9 @@ class Run:
         statuses: Counter[str] = Counter(result.status for result in results)
         exit_code = FAILED_SAMPLES if statuses["failed"] or statuses["missing"] else 0
         self._summarise(plan, "finished", exit_code)
-        self._console.print(scores_table(read_scores(self._folder.path / "scores.json")))
+        whole = [score for score in read_scores(self._folder.path / "scores.json") if score.subset == "all"]
+        for table in score_tables(whole):
+            self._console.print(table)
         self._console.print(self._account(statuses), highlight=False, soft_wrap=True)
         if self._recipe.note:
             self._console.print(f"Note: {self._recipe.note}", highlight=False, soft_wrap=True, markup=False)
@@ -181,7 +184,9 @@ class Run:
 
 
 def print_plan(recipe: Recipe, console: Console) -> None:
-    """What the recipe would run, per stage: artefacts to compute and artefacts to reuse."""
+    """What a worker needs, then what the recipe would run: per stage, artefacts to compute and to reuse."""
+    for line in memory_lines(recipe):
+        console.print(Text(line), soft_wrap=True)
     plan = make_plan(recipe, media_index(recipe))
     store = ArtefactStore(recipe.runs.resolve() / "artefacts")
     table = Table("method", "LVLM", "stage", "samples", "artefacts", "in the store", "to compute")

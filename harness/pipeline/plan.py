@@ -16,15 +16,18 @@ from harness.data.types import Sample, Video
 from harness.errors import PrerequisiteError, SampleError
 from harness.pipeline.artefacts import ArtefactStore
 from harness.pipeline.keys import artefact_key, digest_of
-from harness.pipeline.stages import StageSpec
+from harness.pipeline.stages import Method, StageSpec
 from harness.pipeline.work import PendingExpression, WorkItem
 from harness.recipes import DatasetChoice, MethodChoice, Recipe, method_settings
 from harness.registry import load_method
 from harness.scoring.protocols import require_protocol
 from harness.scoring.sample import ScoredDataset
 from harness.scoring.stage import score_spec
+from harness.settings import Settings
 
 SCORE = "score"
+_USUAL_SIZE = (480, 854)
+"""(H, W) of most DAVIS videos, for memory estimates."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,16 @@ def make_plan(recipe: Recipe, index: MediaIndex) -> Plan:
     return Plan(datasets, variants, tuple(samples))
 
 
+def memory_lines(recipe: Recipe) -> list[str]:
+    """What a worker of each method and LVLM needs for 480p frames; needs neither data nor weights."""
+    lines: dict[str, None] = {}
+    for choice in recipe.methods:
+        method, settings, lvlms = _resolve(choice, recipe.lvlms)
+        for lvlm in lvlms:
+            lines[method.memory(settings, lvlm, _USUAL_SIZE)] = None
+    return [line for line in lines if line]
+
+
 def work_items(batch: Batch, store: ArtefactStore) -> list[WorkItem]:
     """What is missing of a batch and can be computed now, grouped by video; equal keys once.
 
@@ -159,19 +172,25 @@ def _media_digest(video: Video, index: MediaIndex) -> str:
 
 
 def _variants(choice: MethodChoice, recipe_lvlms: Sequence[str]) -> Iterator[Variant]:
+    method, settings, lvlms = _resolve(choice, recipe_lvlms)
+    for lvlm in lvlms:
+        shown = lvlm.rstrip("/").rpartition("/")[2] if lvlm else None
+        yield Variant(choice.label or method.title, shown, method.stages(settings, lvlm))
+
+
+def _resolve(choice: MethodChoice, recipe_lvlms: Sequence[str]) -> tuple[Method, Settings, Sequence[str | None]]:
+    """The method, its settings, and the LVLMs to run it on; one None where it needs none."""
     method = load_method(choice.method)
     settings = method_settings(method.settings_type, choice.settings, choice.method)
-    lvlms: Sequence[str | None] = (choice.lvlms if choice.lvlms is not None else recipe_lvlms) or [None]
     if not method.needs_lvlm:
-        lvlms = [None]
-    elif lvlms == [None]:
+        return method, settings, [None]
+    lvlms = choice.lvlms if choice.lvlms is not None else recipe_lvlms
+    if not lvlms:
         raise PrerequisiteError(
             f"Method '{choice.method}' needs an LVLM and the recipe names none.",
             "Add lvlms: [Qwen/Qwen2.5-VL-7B-Instruct], or a local checkpoint folder.",
         )
-    for lvlm in lvlms:
-        shown = lvlm.rstrip("/").rpartition("/")[2] if lvlm else None
-        yield Variant(choice.label or method.title, shown, method.stages(settings, lvlm))
+    return method, settings, lvlms
 
 
 def _require_unique(variants: Sequence[Variant]) -> None:

@@ -106,6 +106,14 @@ class Method(Protocol):
         """
         ...
 
+    def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
+        """What a worker needs for frames of ``size`` (H, W), in one sentence, from configurations alone; "" if nothing.
+
+        Raises:
+            PrerequisiteError: the model's configuration is not to be had.
+        """
+        ...
+
 
 def one_by_one(requests: Sequence[Request], function: Callable[[Request], Artefact]) -> Iterator[tuple[int, Outcome]]:
     """Runs requests separately; a SampleError of one leaves the others alone."""

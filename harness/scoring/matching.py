@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.ground_truth import VOID, PaletteGroundTruth
+from harness.data.masks import decode
 from harness.data.types import BoolHW, Expression, GroundTruth, MaskTrack, Video
 from harness.errors import PrerequisiteError
 from harness.scoring.kernel import GroundTruthFrame, f, j
-from harness.scoring.rle import decode_mask
 from harness.scoring.sample import SampleResult
 from harness.scoring.statistics import Item
 
@@ -136,7 +136,7 @@ def items_from_tracks(
         covered = [frame for frame in scored if all(frame in track.rles for track in loaded.values())]
         matcher = ObjectMatcher(video, ground_truth, len(covered))
         for frame in covered:
-            matcher.add(frame, {name: decode_mask(t.rles[frame], t.height, t.width) for name, t in loaded.items()})
+            matcher.add(frame, {name: decode(t.rles[frame], t.height, t.width) for name, t in loaded.items()})
         return matcher.items()
 
     return items

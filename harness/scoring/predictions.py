@@ -26,11 +26,11 @@ from typing import Any, Literal, Protocol
 from harness.data.cards import video_ids
 from harness.data.images import read_binary
 from harness.data.layouts import candidates
+from harness.data.masks import decode
 from harness.data.metadata import read_metadata
 from harness.data.reader import Dataset
 from harness.data.types import BoolHW, Expression, Video
 from harness.errors import PrerequisiteError, SampleError
-from harness.scoring.rle import decode_mask
 
 Kind = Literal["missing", "extra", "wrong size", "unreadable", "ground truth"]
 KINDS: tuple[Kind, ...] = ("missing", "extra", "wrong size", "unreadable", "ground truth")
@@ -185,14 +185,14 @@ class _RleMasks:
             return Problem("unreadable", where, f"{len(masks)} masks for {len(self.video.frames)} frames")
         rle = masks[frame]
         if rle is None:
-            return decode_mask(None, *shape)
+            return decode(None, *shape)
         size, counts = (rle.get("size"), rle.get("counts")) if isinstance(rle, dict) else (None, None)
         if not (isinstance(size, list) and len(size) == 2 and isinstance(counts, str)):
             return Problem("unreadable", where, 'neither null nor {"size": [H, W], "counts": "<text>"}')
         if tuple(size) != shape:
             return _wrong_size(where, (size[0], size[1]), shape)
         try:
-            return decode_mask(counts, *shape)
+            return decode(counts, *shape)
         except SampleError as error:
             return Problem("unreadable", where, str(error))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,30 +15,40 @@ from harness.scoring.predictions import KINDS, Problem
 from harness.scoring.statistics import Spread
 
 
-def scores_table(scores: Sequence[Score]) -> Table:
-    """Rows of ``scores.json``."""
-    table = Table("method", "LVLM", "dataset", "subset", "protocol", "J&F", "J", "F", "scored", "coverage")
-    for row in scores:
-        interval = f" {_interval(row.interval)}" if row.interval is not None else ""
-        cells = [
-            row.method,
-            row.lvlm or "",
-            f"{row.dataset}/{row.split}",
-            row.subset,
-            row.protocol,
-            _percent(row.J_and_F) + interval,
-            _percent(row.J),
-            _percent(row.F),
-            f"{row.counts.scored}/{row.counts.attempted}",
-            row.coverage or "",
-        ]
-        table.add_row(*map(Text, cells))
-    return table
+def score_tables(scores: Sequence[Score]) -> Iterator[Table]:
+    """Terminal tables of ``scores.json`` rows, one per dataset, subset and protocol, best first; 80 columns do."""
+    groups: dict[tuple[str, bool, str, str], list[Score]] = {}
+    for score in scores:
+        place = f"{score.dataset}/{score.split}"
+        groups.setdefault((place, score.subset != "all", score.subset, score.protocol), []).append(score)
+    for (place, _, subset, protocol), rows in sorted(groups.items()):
+        coverage = ", ".join(dict.fromkeys(row.coverage for row in rows if row.coverage))
+        title = Text.assemble((place, "bold"), f" {subset}   ", (", ".join(filter(None, (protocol, coverage))), "dim"))
+        table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("method", min_width=12)
+        table.add_column("LVLM", min_width=10, overflow="fold")
+        for name in ("J&F", "95% interval", "J", "F", "scored"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in sorted(rows, key=lambda row: -1.0 if row.J_and_F is None else row.J_and_F, reverse=True):
+            cells = (
+                row.method,
+                row.lvlm or "",
+                _percent(row.J_and_F),
+                _interval(row.interval),
+                _percent(row.J),
+                _percent(row.F),
+                f"{row.counts.scored}/{row.counts.attempted}",
+            )
+            table.add_row(*map(Text, cells))
+        yield table
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """Second minus first, in points."""
-    table = Table("first", "second", "dataset", "protocol", "J&F", "difference", "J", "F", "win/tie/loss", "unpaired")
+    names = ("first", "second", "dataset", "protocol", "J&F")
+    table = Table(
+        *names, "gain", "95% interval", "J", "F", "win/tie/loss", "unpaired", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for row in comparisons:
         a, b, gain = row.first, row.second, row.difference
         cells = [
@@ -48,11 +59,11 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
             f"{_percent(a.J_and_F)} -> {_percent(b.J_and_F)}",
         ]
         if gain is None:
-            cells += ["not paired", "", "", "", ""]
+            cells += ["not paired", "", "", "", "", ""]
         else:
-            interval = f" {_interval(gain.interval)}" if gain.interval is not None else ""
             cells += [
-                f"{100 * gain.J_and_F:+.1f}{interval}",
+                f"{100 * gain.J_and_F:+.1f}",
+                _interval(gain.interval),
                 f"{100 * gain.J:+.1f}",
                 f"{100 * gain.F:+.1f}",
                 f"{gain.wins}/{gain.ties}/{gain.losses}",
@@ -75,8 +86,8 @@ def _name(score: Score) -> str:
     return f"{score.method} on {score.lvlm}" if score.lvlm else score.method
 
 
-def _interval(interval: Interval | Spread) -> str:
-    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+def _interval(interval: Interval | Spread | None) -> str:
+    return "" if interval is None else f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def _percent(value: float | None) -> str:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.data.masks import decode
 from harness.data.reader import Dataset, open_dataset
 from harness.data.types import Expression, GroundTruth, MaskTrack, Video
 from harness.errors import PrerequisiteError, SampleError
 from harness.pipeline.stages import Artefact, Outcome, Request, StageSpec, VideoFrames
 from harness.pipeline.tracks import mask_track
 from harness.scoring.kernel import Counts, GroundTruthFrame
-from harness.scoring.rle import decode_mask
 from harness.scoring.sample import SampleResult
 from harness.settings import Settings, identity, runtime
 
@@ -132,7 +132,7 @@ def _score(truth: _Truth, track: MaskTrack) -> Artefact:
                 f"masks are {track.height}x{track.width} (HxW), but the ground truth of frame "
                 f"{names[index]} is {height}x{width}"
             )
-        counts.append(gt.counts(decode_mask(predicted[index], track.height, track.width)))
+        counts.append(gt.counts(decode(predicted[index], track.height, track.width)))
     return Artefact(
         meta={
             "frames": [names[index] for index in frames],

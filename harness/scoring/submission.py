@@ -23,12 +23,12 @@ import numpy as np
 from PIL import Image
 
 from harness.data.images import image_size
+from harness.data.masks import decode
 from harness.data.reader import Dataset
 from harness.data.types import BoolHW, Expression, MaskTrack, Sample, Video
 from harness.errors import PrerequisiteError, SampleError, nearest_name
 from harness.pipeline.artefacts import atomic_write
 from harness.scoring.predictions import Problem, VideoMasks, open_predictions, summed_up
-from harness.scoring.rle import decode_mask
 from harness.scoring.score import Progress, Strictness
 
 ROOTS: Mapping[str, str] = {"ref_youtube_vos": "Annotations/", "mevis": ""}
@@ -169,7 +169,7 @@ class _TrackMasks:
         if frame not in track.frames:
             return Problem("missing", where, "the run's masks exist on keyframes only")
         try:
-            return decode_mask(track.rles[track.frames.index(frame)], *shape)
+            return decode(track.rles[track.frames.index(frame)], *shape)
         except SampleError as error:
             return Problem("unreadable", where, str(error))
 

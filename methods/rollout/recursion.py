@@ -34,8 +34,8 @@ Run = tuple[int, int]
 class LayerQK:
     """What attention saw in one layer, after rotary embedding."""
 
-    query_BALD: Tensor  # noqa: N815 - shape suffix
-    key_BKLD: Tensor  # noqa: N815 - shape suffix
+    query_BALD: Tensor
+    key_BKLD: Tensor
     scale: float
     """Usually 1 / sqrt(D)."""
 
@@ -44,9 +44,9 @@ class LayerQK:
 class Rows:
     """Rolled-out rows and the head weights that made them."""
 
-    rows_BL: Tensor  # noqa: N815 - shape suffix
+    rows_BL: Tensor
     """Float32 (float64 for float64 inputs); 0 at padding."""
-    head_weights_BNA: Tensor  # noqa: N815 - shape suffix
+    head_weights_BNA: Tensor
     """Before division by the largest head; ones for "mean"."""
 
 

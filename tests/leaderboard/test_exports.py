@@ -75,7 +75,7 @@ def test_the_terminal_table_fits_80_columns_and_reads_names_literally(runs: Path
     print_scores(runs, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert max(map(len, text.splitlines())) <= 80
-    assert "Ref-DAVIS17 all" in text and "refdavis17/expr, 2 of 30 videos" in text
+    assert "ref_davis17/valid all" in text and "refdavis17/expr, 2 of 30 videos" in text
     assert "62.5" in text and "2/2" in text and "[red]" in text
     assert text.index("62.5") < text.index("15.0"), "best first"
     assert "Left out half: Half-written: run.json is missing." in text

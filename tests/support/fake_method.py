@@ -90,5 +90,8 @@ class BrightMethod:
             StageSpec("segment", "fake_method:SegmentStage", 1, settings, consumes=("ground",)),
         )
 
+    def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
+        return ""
+
 
 METHOD = BrightMethod()

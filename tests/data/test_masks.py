@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.masks import encode
+from harness.data.masks import decode, encode, run_lengths
 from harness.data.types import BoolHW
 from harness.errors import SampleError
-from harness.scoring.rle import decode_mask, run_lengths
 
 
 @st.composite
@@ -26,7 +25,7 @@ def masks(draw: st.DrawFn) -> BoolHW:
 @given(masks())
 def test_decoding_inverts_pycocotools(mask_HW: BoolHW) -> None:
     counts = encode(mask_HW)
-    decoded_HW = decode_mask(counts, *mask_HW.shape)
+    decoded_HW = decode(counts, *mask_HW.shape)
     assert decoded_HW.dtype == np.bool_
     assert np.array_equal(decoded_HW, mask_HW)
     assert decoded_HW.T.flags.c_contiguous
@@ -43,8 +42,8 @@ def test_run_lengths_by_hand() -> None:
 
 
 def test_null_is_empty() -> None:
-    assert not decode_mask(None, 3, 4).any()
-    assert decode_mask(None, 3, 4).shape == (3, 4)
+    assert not decode(None, 3, 4).any()
+    assert decode(None, 3, 4).shape == (3, 4)
 
 
 @pytest.mark.parametrize(
@@ -63,14 +62,14 @@ def test_null_is_empty() -> None:
 )
 def test_damaged_text_is_refused(counts: str, message: str) -> None:
     with pytest.raises(SampleError, match=message):
-        decode_mask(counts, 3, 4)
+        decode(counts, 3, 4)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=12))
 def test_any_text_gives_a_mask_or_a_sample_error(counts: str) -> None:
     try:
-        mask_HW = decode_mask(counts, 5, 7)
+        mask_HW = decode(counts, 5, 7)
     except SampleError:
         return
     assert mask_HW.shape == (5, 7)
