@@ -182,10 +182,11 @@ def compare(
     """Paired difference RUN_B minus RUN_A, with an interval over videos."""
     from harness.runs import read_run
     from harness.scoring.compare import compare as compare_runs
-    from harness.scoring.report import comparison_table
+    from harness.scoring.report import comparison_lines
 
     compared = compare_runs(read_run(run_a), read_run(run_b), first_label=first, second_label=second)
-    out.print(comparison_table(compared))
+    for line in comparison_lines(compared):
+        out.print(line, soft_wrap=True)
 
 
 @app.command()

@@ -6,6 +6,7 @@ folder's name hashes the identity fields, so the same recipe continues the same 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,6 +23,8 @@ def _identity(default: Any = ..., **kwargs: Any) -> Any:
 
 
 def _runtime(default: Any = ..., **kwargs: Any) -> Any:
+    if "default_factory" in kwargs:
+        return Field(json_schema_extra={"role": "runtime"}, **kwargs)
     return Field(default, json_schema_extra={"role": "runtime"}, **kwargs)
 
 
@@ -117,9 +120,10 @@ class Recipe(_Model):
     name: str = _identity(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     note: str | None = _runtime(None)
     """Shown with the run's scores, e.g. "untrained models: the path is proven, not the accuracy"."""
-    data_root: Path = _runtime(Path("data"))
-    runs: Path = _runtime(Path("runs"))
-    """Folder of run folders and of the artefact store they share."""
+    data_root: Path = _runtime(default_factory=lambda: Path(os.environ.get("RVOSBENCH_DATA", "data")))
+    """Default: RVOSBENCH_DATA, else ``data``."""
+    runs: Path = _runtime(default_factory=lambda: Path(os.environ.get("RVOSBENCH_RUNS", "runs")))
+    """Folder of run folders and of the artefact store they share. Default: RVOSBENCH_RUNS, else ``runs``."""
     datasets: tuple[DatasetChoice, ...] = _identity(min_length=1)
     lvlms: tuple[str, ...] = _identity(())
     """Hub names (owner/name[@revision]) or local folders."""

@@ -43,34 +43,22 @@ def score_tables(scores: Sequence[Score]) -> Iterator[Table]:
         yield table
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Second minus first, in points."""
-    names = ("first", "second", "dataset", "protocol", "J&F")
-    table = Table(
-        *names, "gain", "95% interval", "J", "F", "win/tie/loss", "unpaired", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+def comparison_lines(comparisons: Sequence[Comparison]) -> Iterator[Text]:
+    """Second minus first, in points: two lines per dataset and protocol."""
     for row in comparisons:
         a, b, gain = row.first, row.second, row.difference
-        cells = [
-            _name(a),
-            _name(b),
-            f"{a.dataset}/{a.split}",
-            a.protocol,
-            f"{_percent(a.J_and_F)} -> {_percent(b.J_and_F)}",
-        ]
+        place = f" on {a.dataset}/{a.split}, {a.protocol}"
+        yield Text.assemble((_name(a), "bold"), " -> ", (_name(b), "bold"), place)
+        both = f"  J&F {_percent(a.J_and_F)} -> {_percent(b.J_and_F)}"
         if gain is None:
-            cells += ["not paired", "", "", "", "", ""]
-        else:
-            cells += [
-                f"{100 * gain.J_and_F:+.1f}",
-                _interval(gain.interval),
-                f"{100 * gain.J:+.1f}",
-                f"{100 * gain.F:+.1f}",
-                f"{gain.wins}/{gain.ties}/{gain.losses}",
-                str(row.only_in_one),
-            ]
-        table.add_row(*map(Text, cells))
-    return table
+            yield Text(f"{both}; not paired: the tables do not hold what this protocol or these frames need")
+            continue
+        interval = f" {_interval(gain.interval)}" if gain.interval is not None else ""
+        yield Text(
+            f"{both}: {100 * gain.J_and_F:+.1f}{interval}, J {100 * gain.J:+.1f}, F {100 * gain.F:+.1f}; "
+            f"{gain.wins} wins, {gain.ties} ties, {gain.losses} losses in {gain.videos} videos"
+            + (f"; {row.only_in_one} samples are in one run only" if row.only_in_one else "")
+        )
 
 
 def print_problems(problems: Sequence[Problem], console: Console) -> None:
