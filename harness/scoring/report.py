@@ -16,12 +16,15 @@ from harness.scoring.statistics import Spread
 
 
 def score_tables(scores: Sequence[Score]) -> Iterator[Table]:
-    """Terminal tables of ``scores.json`` rows, one per dataset, subset and protocol, best first; 80 columns do."""
+    """Terminal tables of ``scores.json`` rows, one per dataset, subset and protocol, best first; 80 columns do.
+
+    The tables keep the order of the rows, those over whole datasets first.
+    """
     groups: dict[tuple[str, bool, str, str], list[Score]] = {}
     for score in scores:
         place = f"{score.dataset}/{score.split}"
         groups.setdefault((place, score.subset != "all", score.subset, score.protocol), []).append(score)
-    for (place, _, subset, protocol), rows in sorted(groups.items()):
+    for (place, _, subset, protocol), rows in sorted(groups.items(), key=lambda group: group[0][1]):
         coverage = ", ".join(dict.fromkeys(row.coverage for row in rows if row.coverage))
         title = Text.assemble((place, "bold"), f" {subset}   ", (", ".join(filter(None, (protocol, coverage))), "dim"))
         table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)

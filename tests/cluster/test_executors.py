@@ -49,7 +49,7 @@ def ray_session() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.setenv("PYTHONPATH", str(SUPPORT))
     patch.delenv("RAY_ADDRESS", raising=False)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
     yield
     ray.shutdown()
     patch.undo()
@@ -114,7 +114,7 @@ def test_an_expression_that_kills_workers_cannot_take_its_video_along(tmp_path: 
         "w-0": "done",
     }
     assert records["v-1"].error == "killed its worker 2 times"
-    lines = Counter(journal.read_text().splitlines())
+    lines = Counter(line.rsplit(" ", 2)[0] for line in journal.read_text().splitlines())
     assert lines["ground v die now"] == 2, "the poison limit"
     assert lines["ground v one"] == 1, "what was committed before the death is not computed again"
 
@@ -134,6 +134,19 @@ def test_a_worker_no_node_can_hold_is_refused_at_once(tmp_path: Path, ray_sessio
     with pytest.raises(PrerequisiteError, match="asks for 1 CPU, 4 GPU") as caught:
         run(executor, ground(), [item_of(write_clip(tmp_path, "v", ["x"]))])
     assert "executor.pools.ground" in caught.value.fix
+
+
+def test_two_workers_share_one_gpu(tmp_path: Path, ray_session: None) -> None:
+    """The GPU is one that Ray only believes in: what is tested is the scheduling of fractions."""
+    pools = {"ground": Pool(workers="auto", cpus=0.5, gpus=0.5)}
+    items = [item_of(write_clip(tmp_path, f"v{i}", ["x", "y"])) for i in range(3)]
+    journal = tmp_path / "journal"
+    spec = StageSpec("ground", "fake_method:GroundStage", 1, BrightSettings(journal=str(journal), seconds=0.5))
+    records = run(RayExecutor(choice(pools=pools), tmp_path / "store"), spec, items)
+    assert all(record.status == "done" for record in records.values())
+    lines = [line.split() for line in journal.read_text().splitlines()]
+    assert {line[-1] for line in lines} == {"gpu=0"}
+    assert len({line[-2] for line in lines}) == 2, "two workers on the one GPU"
 
 
 def test_a_stage_that_cannot_be_built_stops_the_run_with_its_reason(tmp_path: Path, ray_session: None) -> None:

@@ -29,13 +29,14 @@ class BrightSettings(Settings):
     seconds: float = runtime(0.0)
     """Sleep per expression and stage: gives a test time to kill."""
     journal: str = runtime("")
-    """File that gets one line per computation."""
+    """File that gets one line per computation: stage, video, expression, worker."""
 
 
 def _note(settings: BrightSettings, stage: str, request: Request, video: VideoFrames) -> None:
     if settings.journal:
         with Path(settings.journal).open("a") as file:
-            file.write(f"{stage} {video.video.name} {request.expression.text}\n")
+            worker = f"pid={os.getpid()} gpu={os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
+            file.write(f"{stage} {video.video.name} {request.expression.text} {worker}\n")
     time.sleep(settings.seconds)
 
 
