@@ -24,14 +24,19 @@ from harness.errors import PrerequisiteError
 from harness.pipeline.stages import Artefact
 
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
+_ELSEWHERE = "Choose another folder with --set runs=FOLDER, or --out."
 _STORAGE_FIXES = {
     errno.ENOSPC: "Free disk space, then run the same command again: everything committed so far is kept.",
     errno.EDQUOT: "Raise the quota or free space, then run the same command again: everything committed is kept.",
-    errno.EROFS: "The file system is read-only: choose another folder with --set runs=FOLDER.",
-    errno.EACCES: "Make the folder writable, or choose another one with --set runs=FOLDER.",
-    errno.EPERM: "Make the folder writable, or choose another one with --set runs=FOLDER.",
-    errno.ENOTDIR: "A file stands where the folder should be: choose another one with --set runs=FOLDER.",
-    errno.EEXIST: "A file stands where the folder should be: choose another one with --set runs=FOLDER.",
+    errno.EROFS: f"The file system is read-only. {_ELSEWHERE}",
+    errno.EACCES: f"Make the folder writable. {_ELSEWHERE}",
+    errno.EPERM: f"Make the folder writable. {_ELSEWHERE}",
+    errno.ENOTDIR: f"A file stands where the folder should be. {_ELSEWHERE}",
+    errno.EEXIST: f"A file stands where the folder should be. {_ELSEWHERE}",
+    errno.ENOENT: _ELSEWHERE,
+    errno.ENAMETOOLONG: _ELSEWHERE,
+    errno.EFBIG: f"The file system takes no file of that size. {_ELSEWHERE}",
+    errno.EIO: f"The disk reports an error. {_ELSEWHERE}",
 }
 
 

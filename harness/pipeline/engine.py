@@ -7,6 +7,7 @@ and the event log alone.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,7 +71,8 @@ class Run:
                 for batch in plan.batches():
                     self._run_batch(batch, executor, progress)
         except PrerequisiteError:
-            self._summarise(plan, "interrupted", 2)
+            with suppress(PrerequisiteError):  # the disk may be what failed; the first error is the one to show
+                self._summarise(plan, "interrupted", 2)
             raise
         except KeyboardInterrupt:
             self._summarise(plan, "interrupted", 130)
