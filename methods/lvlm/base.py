@@ -81,16 +81,32 @@ class Prompted:
     inputs: Mapping[str, torch.Tensor]
     """Keyword arguments of the model's forward pass; ``input_ids`` is (1, L)."""
     visual_L: torch.Tensor
-    """True at the visual tokens, (L,) bool; in row-major (t, h, w) order along L."""
+    """True at the visual tokens, (L,) bool."""
     grid: Grid | None
     """Their grid; None for a text prompt."""
     response: int
     """Position whose output predicts the first answer token: L - 1."""
+    order_n: torch.Tensor | None = None
+    """Cell by cell in row-major (t, h, w) order, which of the visual tokens along L shows it, (t h w,) int64; None:
+    they stand in that order."""
 
     @property
     def length(self) -> int:
         """L."""
         return self.response + 1
+
+    def on_grid(self, row_L: torch.Tensor) -> torch.Tensor:
+        """The visual tokens' values of a row (..., L), on their grid: (..., t, h, w).
+
+        Raises:
+            ValueError: a text prompt.
+        """
+        if self.grid is None:
+            raise ValueError("a text prompt has no visual tokens")
+        visual_n = row_L[..., self.visual_L.to(row_L.device)]
+        if self.order_n is not None:
+            visual_n = visual_n[..., self.order_n.to(row_L.device)]
+        return visual_n.reshape(*row_L.shape[:-1], *self.grid)
 
 
 @dataclass(frozen=True, eq=False)

@@ -93,7 +93,9 @@ class RunningLvlm(ABC):
             readings.update(zip(indices, map(Reading, texts, maps), strict=True))
         return [readings[index] for index in range(len(prompted))]
 
-    def checked(self, inputs: Mapping[str, Tensor], visual_L: Tensor, grid: Grid | None) -> Prompted:
+    def checked(
+        self, inputs: Mapping[str, Tensor], visual_L: Tensor, grid: Grid | None, order_n: Tensor | None = None
+    ) -> Prompted:
         """The prompt of one item's inputs.
 
         Raises:
@@ -106,7 +108,7 @@ class RunningLvlm(ABC):
         tokens = int(visual_L.sum())
         if tokens != (0 if grid is None else grid[0] * grid[1] * grid[2]):
             raise SampleError(f"the prompt holds {tokens} visual tokens where its grid {grid} was expected")
-        return Prompted(dict(inputs), visual_L, grid, length - 1)
+        return Prompted(dict(inputs), visual_L, grid, length - 1, order_n)
 
     def _batches(self, prompted: Sequence[Prompted]) -> Iterator[list[int]]:
         groups: dict[tuple[tuple[str, tuple[int, ...]], ...], list[int]] = {}
@@ -152,7 +154,7 @@ def _maps(batch: Sequence[Prompted], captured: Captured, spec: RolloutSpec) -> l
     layers = captured.layers()
     visual_BL = torch.stack([item.visual_L for item in batch])
     rows_BL = rollout_rows(layers, visual_BL.to(layers[0].query_BALD.device), spec).rows_BL.float().cpu()
-    maps = [row_L[item.visual_L].view(item.grid).numpy() for item, row_L in zip(batch, rows_BL, strict=True)]
+    maps = [item.on_grid(row_L).numpy() for item, row_L in zip(batch, rows_BL, strict=True)]
     for map_thw in maps:
         if not np.isfinite(map_thw).all():
             raise SampleError("the rollout is not finite: attention overflowed in this model's number type")
