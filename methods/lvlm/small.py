@@ -7,6 +7,7 @@ initialisation gives near-uniform attention, on which nothing about attention ca
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ _QWEN_TEMPLATE = """\
 """
 
 # Words the byte-pair merges are learnt from: questions about objects in videos, and what moves in them.
-_CORPUS = """\
+CORPUS = """\
 What is the main object (or objects) referred to in the given expression or question? Which object does it mean?
 Focus on the primary subject or agent involved in the described action or behavior.
 Respond with a single word that best describes the target object(s). Answer the question using a word or phrase.
@@ -109,15 +110,18 @@ def write_small(family: str, folder: Path, seed: int, *, shape: SmallShape | Non
     Raises:
         PrerequisiteError: there is no small checkpoint of that family.
     """
-    write = _WRITERS.get(family)
-    if write is None:
+    writer = _WRITERS.get(family)
+    if writer is None:
         raise PrerequisiteError(f"There is no small checkpoint of family '{family}'.", nearest_name(family, _WRITERS))
+    module, _, function = writer.partition(":")
+    write: Callable[[Path, int, SmallShape], None] = getattr(importlib.import_module(module), function)
     folder.mkdir(parents=True, exist_ok=True)
     write(folder, seed, shape or SmallShape())
     return folder
 
 
-def _qwen2_5_vl(folder: Path, seed: int, shape: SmallShape) -> None:
+def write_qwen2_5_vl(folder: Path, seed: int, shape: SmallShape) -> None:
+    """A small Qwen2.5-VL."""
     tokenizer = small_tokenizer(shape)
     config = Qwen2_5_VLConfig(
         text_config=_text_config(shape, tokenizer),
@@ -133,10 +137,11 @@ def _qwen2_5_vl(folder: Path, seed: int, shape: SmallShape) -> None:
         **_shared_config(shape, tokenizer),
     )
     model: Any = Qwen2_5_VLForConditionalGeneration
-    _save(folder, seed, model(config), _qwen_processor(Qwen2_5_VLProcessor, shape, tokenizer))
+    save(folder, seed, model(config), _qwen_processor(Qwen2_5_VLProcessor, shape, tokenizer))
 
 
-def _qwen2_vl(folder: Path, seed: int, shape: SmallShape) -> None:
+def write_qwen2_vl(folder: Path, seed: int, shape: SmallShape) -> None:
+    """A small Qwen2-VL."""
     tokenizer = small_tokenizer(shape)
     config = Qwen2VLConfig(
         text_config=_text_config(shape, tokenizer),
@@ -149,13 +154,14 @@ def _qwen2_vl(folder: Path, seed: int, shape: SmallShape) -> None:
         **_shared_config(shape, tokenizer),
     )
     model: Any = Qwen2VLForConditionalGeneration
-    _save(folder, seed, model(config), _qwen_processor(Qwen2VLProcessor, shape, tokenizer))
+    save(folder, seed, model(config), _qwen_processor(Qwen2VLProcessor, shape, tokenizer))
 
 
-_WRITERS: Mapping[str, Callable[[Path, int, SmallShape], None]] = {
-    "qwen2_5_vl": _qwen2_5_vl,
-    "qwen2_vl": _qwen2_vl,
+_WRITERS: Mapping[str, str] = {
+    "qwen2_5_vl": "methods.lvlm.small:write_qwen2_5_vl",
+    "qwen2_vl": "methods.lvlm.small:write_qwen2_vl",
 }
+"""Family -> ``module:function`` with the signature (folder, seed, shape)."""
 
 
 def small_families() -> list[str]:
@@ -174,7 +180,7 @@ def small_tokenizer(shape: SmallShape) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(_CORPUS.splitlines(), trainer)
+    bpe.train_from_iterator(CORPUS.splitlines(), trainer)
     fast: Any = PreTrainedTokenizerFast
     tokenizer = fast(
         tokenizer_object=bpe,
@@ -253,7 +259,8 @@ def _qwen_processor(processor: Any, shape: SmallShape, tokenizer: Any) -> Any:
     )
 
 
-def _save(folder: Path, seed: int, model: Any, processor: Any) -> None:
+def save(folder: Path, seed: int, model: Any, processor: Any) -> None:
+    """Draws the model's weights from ``seed`` and writes it and its processor as a checkpoint folder."""
     _draw(model, seed)
     generation = model.generation_config
     generation.eos_token_id = [processor.tokenizer.eos_token_id, processor.tokenizer.pad_token_id]
