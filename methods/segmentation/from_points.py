@@ -1,4 +1,6 @@
-"""From points on keyframes to a mask track: prompt, suppress, track, score, select, track again (DecAF, section 3.3).
+"""From points on keyframes to a mask track: prompt, suppress, track, score, select, track again (DecAF).
+
+Follows the mask stage of arXiv 2510.19592 as its authors released it.
 
 Shape legend: n points, N tracklets, T keyframes, H W pixels, h w map cells.
 """

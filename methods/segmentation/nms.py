@@ -1,7 +1,6 @@
-"""Non-maximum suppression of new masks against each other and against earlier tracklets (DecAF, section 3.3).
+"""Non-maximum suppression of new masks against each other and against earlier tracklets (DecAF, arXiv 2510.19592).
 
-The paper gives the threshold (IoU 0.7); the order of the rules is that of the released code, with one difference,
-the ``DeletionRule``.
+The rules and their order are those of the released code, with one difference, the ``DeletionRule``.
 
 Shape legend: N new masks, M earlier tracklets.
 """
