@@ -54,5 +54,12 @@ def test_ablations_are_all_different_and_share_what_they_can(lvlm: str) -> None:
     variants = stages("decaf_ablations.yaml", lvlm)
     assert len({choice.label for choice in recipe.methods}) == len(set(variants)) == len(variants)
     labels = {recipe.methods[index].label for index in shared(variants, "ground")}
-    assert {"object only", "clip only", "tau_point 0.7", "tau_track 0.9", "survivors delete"} < labels
+    assert {"object only", "clip only", "tau_point 0.7", "tau_track 0.9", "released suppression"} < labels
     assert not {"plain rollout", "object v1", "background v3"} & labels
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in RECIPES.glob("*.yaml")))
+def test_every_recipe_is_valid_to_the_last_setting(name: str) -> None:
+    recipe = load_recipe(RECIPES / name)
+    for choice in recipe.methods:
+        method_settings(load_method(choice.method).settings_type, choice.settings, choice.method)
