@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     LoadFamily = Callable[[Path, LvlmSettings], Lvlm]
 
 FAMILIES: Mapping[str, str] = {
+    "internvl": "methods.lvlm.internvl:load",
     "qwen2_vl": "methods.lvlm.qwen2_vl:load",
     "qwen2_5_vl": "methods.lvlm.qwen2_5_vl:load",
 }

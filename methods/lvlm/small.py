@@ -158,6 +158,7 @@ def write_qwen2_vl(folder: Path, seed: int, shape: SmallShape) -> None:
 
 
 _WRITERS: Mapping[str, str] = {
+    "internvl": "methods.lvlm.small_internvl:write_internvl",
     "qwen2_5_vl": "methods.lvlm.small:write_qwen2_5_vl",
     "qwen2_vl": "methods.lvlm.small:write_qwen2_vl",
 }
