@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FAMILIES: Mapping[str, str] = {
     "internvl": "methods.lvlm.internvl:load",
+    "llava": "methods.lvlm.llava:load",
+    "llava_onevision": "methods.lvlm.llava_onevision:load",
     "qwen2_vl": "methods.lvlm.qwen2_vl:load",
     "qwen2_5_vl": "methods.lvlm.qwen2_5_vl:load",
 }

@@ -160,6 +160,8 @@ def write_qwen2_vl(folder: Path, seed: int, shape: SmallShape) -> None:
 _WRITERS: Mapping[str, str] = {
     "internvl": "methods.lvlm.small_internvl:write_internvl",
     "qwen2_5_vl": "methods.lvlm.small:write_qwen2_5_vl",
+    "llava": "methods.lvlm.small_llava:write_llava",
+    "llava_onevision": "methods.lvlm.small_llava:write_llava_onevision",
     "qwen2_vl": "methods.lvlm.small:write_qwen2_vl",
 }
 """Family -> ``module:function`` with the signature (folder, seed, shape)."""

@@ -13,7 +13,7 @@ from harness.errors import PrerequisiteError
 from harness.settings import identity_of
 from methods.lvlm.base import LvlmSettings
 from methods.lvlm.checkpoints import config_of, find, folder_digest, local_folder, lvlm_settings
-from methods.lvlm.load import load_lvlm
+from methods.lvlm.load import FAMILIES, load_lvlm
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_unsupported_family_names_the_nearest(folder: Path) -> None:
     for function in (lambda: find(str(folder)), lambda: load_lvlm(LvlmSettings(str(folder), "0" * 64))):
         with pytest.raises(PrerequisiteError, match="family 'qwen3_vl', which is not supported") as caught:
             function()
-        assert caught.value.fix == "Did you mean 'qwen2_vl'? Known: qwen2_5_vl, qwen2_vl."
+        assert caught.value.fix == f"Did you mean 'qwen2_vl'? Known: {', '.join(sorted(FAMILIES))}."
 
 
 @pytest.mark.parametrize(
