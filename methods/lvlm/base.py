@@ -28,7 +28,7 @@ MapThw = NDArray[np.float32]
 """Rollout values on the visual grid, (t, h, w) float32, not normalised."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LvlmOptions(Settings):
     """How a model runs and sees images, whichever it is. Defaults are those of DecAF's released scripts."""
 
@@ -68,9 +68,9 @@ class LvlmSettings(LvlmOptions):
     Build it with ``methods.lvlm.checkpoints.lvlm_settings``, which fills ``digest``.
     """
 
-    checkpoint: str = runtime(kw_only=True)
+    checkpoint: str = runtime()
     """Local folder, or hub name ``owner/name`` or ``owner/name@revision``. Not identity: a folder may move."""
-    digest: str = identity(kw_only=True)
+    digest: str = identity()
     """What the checkpoint holds: a digest of the folder's files, or ``owner/name@commit``."""
 
 

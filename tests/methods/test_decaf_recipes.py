@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,13 @@ def lvlm(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_small_lvlm("qwen2_5_vl", tmp_path_factory.mktemp("lvlm"), seed=0))
 
 
-@pytest.fixture(autouse=True)
-def sam2(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def sam2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("checkpoints")
     write_small_sam2(folder / "sam2-hiera-large", seed=0)
-    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, str(folder))
+        yield
 
 
 def stages(recipe: str, lvlm: str) -> list[tuple[StageSpec, ...]]:

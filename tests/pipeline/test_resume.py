@@ -89,8 +89,9 @@ def test_kill_the_driver_again_and_again(base: Path, uninterrupted: dict[str, st
         wait_for_lines(folder / "journal", lines, command)
         command.process.send_signal(signal.SIGKILL)
         command.process.wait()
-        command.require_no_process_left()
         assert before.items() <= committed(folder).items(), "a committed artefact was written again"
+    # Ray's agents ask a control service that died with the driver for up to a minute before they give up.
+    command.require_no_process_left(seconds=120)
     before = committed(folder)
     assert 0 < len(before) < ARTEFACTS, "the kills came too late to prove anything"
     code, stdout, stderr = rvosbench("run", write_recipe(folder, workers=2), folder=folder)
@@ -120,9 +121,11 @@ def test_ctrl_c_leaves_a_resumable_run_and_no_process(base: Path, uninterrupted:
     assert code == 130
     command.require_no_process_left()
     resume = stdout.split("rvosbench run --resume ")[1].split()[0]
+    before = committed(folder)
+    assert before, "the interrupt came too early to prove anything"
     code, stdout, stderr = rvosbench("run", "--resume", resume, folder=folder)
     assert code == 0, stderr
-    assert " 0 reused" not in stdout
+    assert f"{ARTEFACTS - len(before)} computed, {len(before)} reused" in stdout
     assert results(folder) == uninterrupted
 
 
