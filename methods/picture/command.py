@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from PIL import Image
 
 from harness.data.types import FrameHW3
 from harness.errors import PrerequisiteError, SampleError
-from harness.runs import read_run
-from methods.picture.decaf import decaf_sheet
-from methods.picture.samples import Wanted, find_sample
 
 
 def picture(
@@ -29,6 +25,11 @@ def picture(
     columns: Annotated[int, typer.Option(min=2, help="At most this many keyframes, evenly chosen.")] = 8,
 ) -> None:
     """Draw where a method looked: frames, attention maps, prompts, masks and ground truth of one sample."""
+    # Here, as every other command of rvosbench loads this file too.
+    from harness.runs import read_run
+    from methods.picture.decaf import decaf_sheet
+    from methods.picture.samples import Wanted, find_sample
+
     if target.suffix.lower() != ".png":
         raise PrerequisiteError(f"--out {target} is not a PNG file.", "Example: --out sheet.png")
     if not run_dir.is_dir():
@@ -48,6 +49,8 @@ def write_png(picture_HW3: FrameHW3, path: Path) -> None:
     Raises:
         PrerequisiteError: the disk refuses.
     """
+    from PIL import Image
+
     content = io.BytesIO()
     Image.fromarray(picture_HW3).save(content, format="PNG")
     try:
