@@ -87,7 +87,7 @@ def write_internvl(folder: Path, seed: int, shape: SmallShape) -> None:
         tie_word_embeddings=shape.tied,
     )
     model: Any = InternVLForConditionalGeneration
-    save(folder, seed, model(config), _processor(tile, tokenizer))
+    save(folder, seed, model(config), small_processor(tile, _TILE_TOKENS, tokenizer))
 
 
 def _tokenizer(shape: SmallShape) -> Any:
@@ -106,7 +106,8 @@ def _tokenizer(shape: SmallShape) -> Any:
     return tokenizer
 
 
-def _processor(tile: int, tokenizer: Any) -> Any:
+def small_processor(tile: int, tokens: int, tokenizer: Any) -> Any:
+    """A processor for tiles of ``tile`` x ``tile`` pixels that are shown as ``tokens`` visual tokens."""
     sizes: dict[str, Any] = {
         "size": {"height": tile, "width": tile},
         "image_mean": [0.485, 0.456, 0.406],
@@ -117,6 +118,6 @@ def _processor(tile: int, tokenizer: Any) -> Any:
         image_processor=GotOcr2ImageProcessor(**sizes, crop_to_patches=False, min_patches=1, max_patches=12),
         tokenizer=tokenizer,
         video_processor=InternVLVideoProcessor(**sizes),
-        image_seq_length=_TILE_TOKENS,
+        image_seq_length=tokens,
         chat_template=_TEMPLATE,
     )
