@@ -9,11 +9,12 @@ with attn_a = softmax(Q K^T / sqrt(D)) under a causal mask, recomputed from capt
 a time. Source: DecAF (arXiv 2510.19592) Eq. 2-5; as in its released code heads are summed with weights and divided by
 their number, rows are not normalised again, and the weights average over all query rows.
 
-Pure functions of Q and K, torch operations only and differentiable; float32 (float64 for float64 inputs) whatever the
-model computes in.
+Pure functions of Q and K, torch operations only; float32 (float64 for float64 inputs) whatever the model computes in.
+They are differentiable once with respect to Q, K and the row, with blocks recomputed in the backward pass
+(``methods.rollout.gradients``). Both maxima, over columns and over heads, share their gradient equally among equals.
 
 Shape legend: B batch, A attention heads, K key heads, G = A / K heads that share a key, L sequence, D head dim,
-N layers rolled out, b rows of a block, e columns that a block sees, V visual columns.
+N layers rolled out.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from methods.rollout.gradients import LayerPass
+from methods.rollout.passes import Geometry, forward_pass
+from methods.rollout.passes import Run as Run
 from methods.rollout.spec import RolloutSpec
-
-Run = tuple[int, int]
-"""Neighbouring columns [start, end)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,34 +52,54 @@ class Rows:
 
 
 def rollout_rows(
-    layers: Sequence[LayerQK], visual_BL: Tensor, spec: RolloutSpec, attention_mask_BL: Tensor | None = None
+    layers: Sequence[LayerQK],
+    visual_BL: Tensor,
+    spec: RolloutSpec,
+    attention_mask_BL: Tensor | None = None,
+    *,
+    weight_gradient: bool = True,
 ) -> Rows:
-    """The last position's rolled-out row of every batch item.
+    """The rolled-out row of every batch item's last token.
 
     Args:
         layers: the layers to roll out (``spec.layers`` of the model), first one first.
         visual_BL: True at visual tokens; looked at for "vmax" weights only.
         spec: head weights, residual weight, block size.
-        attention_mask_BL: 0 at padding. Left padding is cut off item by item, which is exact.
+        attention_mask_BL: 0 at padding, left or right of the tokens. It is cut off item by item, which is exact: no
+            token of a causal model sees right padding, and the model's own mask hides left padding.
+        weight_gradient: False takes head weights as constants in the backward pass.
 
     Raises:
-        ValueError: no layers, padding elsewhere than on the left, or an item without visual tokens under "vmax".
+        ValueError: no layers, inputs of different lengths, padding between tokens, unequal padding under
+            "reference_span", or an item without visual tokens under "vmax".
     """
     if not layers:
         raise ValueError("rollout needs at least one layer")
     batch, length = visual_BL.shape
-    paddings = [0] * batch if attention_mask_BL is None else [_left_padding(mask_L) for mask_L in attention_mask_BL]
+    for qk in layers:
+        found = (qk.query_BALD.shape[0], qk.query_BALD.shape[2])
+        if found != (batch, length) or (qk.key_BKLD.shape[0], qk.key_BKLD.shape[2]) != found:
+            raise ValueError(f"queries and keys are of {found} items and tokens, the visual mask of {(batch, length)}")
+    spans = [(0, length)] * batch
+    if attention_mask_BL is not None:
+        if attention_mask_BL.shape != visual_BL.shape:
+            raise ValueError("attention mask and visual mask differ in shape")
+        spans = [_tokens(mask_L) for mask_L in attention_mask_BL]
+    if spec.visual_columns == "reference_span" and len(set(spans)) > 1:
+        raise ValueError("'reference_span' takes the first item's columns for all: use 'own' where padding differs")
     rows: list[Tensor] = []
     weights: list[Tensor] = []
-    for item, padding in enumerate(paddings):
-        visual_L = visual_BL[0 if spec.visual_columns == "reference_span" else item, padding:]
-        row_L, weight_NA = _one_row(
-            [(qk.query_BALD[item, :, padding:], qk.key_BKLD[item, :, padding:], qk.scale) for qk in layers],
-            visual_runs(visual_L, spec),
-            spec,
-        )
-        rows.append(torch.nn.functional.pad(row_L, (length - row_L.shape[0], 0)))
-        weights.append(weight_NA)
+    with torch.autocast(visual_BL.device.type, enabled=False):
+        for item, (start, end) in enumerate(spans):
+            visual_L = visual_BL[0 if spec.visual_columns == "reference_span" else item, start:end]
+            row_L, weight_NA = _one_row(
+                [(qk.query_BALD[item, :, start:end], qk.key_BKLD[item, :, start:end], qk.scale) for qk in layers],
+                visual_runs(visual_L, spec),
+                spec,
+                weight_gradient=weight_gradient,
+            )
+            rows.append(torch.nn.functional.pad(row_L, (start, length - end)))
+            weights.append(weight_NA)
     return Rows(torch.stack(rows), torch.stack(weights))
 
 
@@ -107,17 +128,23 @@ def visual_runs(visual_L: Tensor, spec: RolloutSpec) -> tuple[Run, ...] | None:
     return (*runs, (start, previous + 1))
 
 
-def _left_padding(mask_L: Tensor) -> int:
-    padding = int((mask_L == 0).sum())
-    if padding and bool((mask_L[padding:] == 0).any()):
-        raise ValueError("rollout takes left padding only: the last position must be a token, without gaps before it")
-    if padding == mask_L.shape[0]:
+def _tokens(mask_L: Tensor) -> Run:
+    """Where an item's tokens start and end."""
+    tokens = mask_L.nonzero().flatten()
+    if not len(tokens):
         raise ValueError("a batch item is all padding")
-    return padding
+    start, end = int(tokens[0]), int(tokens[-1]) + 1
+    if end - start != len(tokens):
+        raise ValueError("rollout takes padding on the left or on the right of an item, not between its tokens")
+    return start, end
 
 
 def _one_row(
-    layers: Sequence[tuple[Tensor, Tensor, float]], runs: tuple[Run, ...] | None, spec: RolloutSpec
+    layers: Sequence[tuple[Tensor, Tensor, float]],
+    runs: tuple[Run, ...] | None,
+    spec: RolloutSpec,
+    *,
+    weight_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Row (L,) and raw head weights (N, A) of one item, from each layer's queries, keys and scale."""
     last_ALD = layers[-1][0]
@@ -130,6 +157,7 @@ def _one_row(
     weights: list[Tensor] = []
     for query_ALD, key_KLD, scale in reversed(layers):
         mass_AL, weight_A = layer_pass(query_ALD, key_KLD, scale, row_L, runs, block=block, first=first)
+        weight_A = weight_A if weight_gradient else weight_A.detach()
         relative_A = weight_A / weight_A.amax()
         row_L = spec.residual * row_L + (1.0 - spec.residual) * (relative_A @ mass_AL) / relative_A.shape[0]
         weights.append(weight_A)
@@ -160,29 +188,9 @@ def layer_pass(
         block: query rows at a time.
         first: ``row_L`` is zero before this position.
     """
-    heads, length, depth = query_ALD.shape
-    key_heads = key_KLD.shape[0]
-    groups = heads // key_heads
-    query_KGLD = query_ALD.reshape(key_heads, groups, length, depth)
-    key_KDL = key_KLD.to(row_L.dtype).transpose(1, 2)
-    mass_KGL = row_L.new_zeros(key_heads, groups, length)
-    weight_KG = row_L.new_zeros(key_heads, groups)
-    for start in range(0 if runs is not None else first, length, block):
-        end = min(start + block, length)
-        rows = end - start
-        query_KRD = (query_KGLD[:, :, start:end].to(row_L.dtype) * scale).reshape(key_heads, groups * rows, depth)
-        scores_KGbe = torch.bmm(query_KRD, key_KDL[:, :, :end]).view(key_heads, groups, rows, end)
-        future_bb = torch.ones(rows, rows, dtype=torch.bool, device=row_L.device).triu(1)
-        scores_KGbe[..., start:].masked_fill_(future_bb, float("-inf"))
-        # The maximum only keeps exp in range; it cancels, so no gradient goes through it.
-        likely_KGbe = scores_KGbe.sub_(scores_KGbe.detach().amax(-1, keepdim=True)).exp_()
-        total_KGb = likely_KGbe.sum(-1)
-        seen = [(low, min(high, end)) for low, high in runs or () if low < end]
-        if seen:
-            peaks = [likely_KGbe[..., low:high].amax(-1) for low, high in seen]
-            weight_KG = weight_KG + (torch.stack(peaks).amax(0) / total_KGb).sum(-1)
-        if end > first:
-            share_KGb = row_L[start:end] / total_KGb
-            mass_KGL[..., :end] += torch.matmul(share_KGb.unsqueeze(-2), likely_KGbe).squeeze(-2)
-    weight_A = torch.ones_like(weight_KG).flatten() if runs is None else weight_KG.flatten() / length
-    return mass_KGL.flatten(0, 1), weight_A
+    geometry = Geometry(scale, None if runs is None else tuple(runs), block, first)
+    if torch.is_grad_enabled() and (query_ALD.requires_grad or key_KLD.requires_grad or row_L.requires_grad):
+        mass_AL, weight_A = LayerPass.apply(query_ALD, key_KLD, row_L, geometry)  # type: ignore[no-untyped-call]
+        return mass_AL, weight_A
+    done = forward_pass(query_ALD, key_KLD, row_L, geometry)
+    return done.mass_AL, done.weight_A
