@@ -66,8 +66,8 @@ class LlavaOnevisionLvlm(LlavaChat):
                 "number of patches": (processor.num_image_tokens, self.side**2),
                 "any-res limit": (processor.vision_aspect_ratio, config.vision_aspect_ratio),
                 "resolutions": (_pairs(images.image_grid_pinpoints), _pairs(config.image_grid_pinpoints)),
-                "image size": ((images.size["height"], images.size["width"]), (self.tile, self.tile)),
-                "video size": ((videos.size["height"], videos.size["width"]), (self.tile, self.tile)),
+                "image size": ((images.size.height, images.size.width), (self.tile, self.tile)),
+                "video size": ((videos.size.height, videos.size.width), (self.tile, self.tile)),
                 "feature selection": (processor.vision_feature_select_strategy, config.vision_feature_select_strategy),
                 # With "default" a patch would be taken for a class token and dropped.
                 "selection of patches": (config.vision_feature_select_strategy, "full"),

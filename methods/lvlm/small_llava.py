@@ -1,6 +1,6 @@
 """Small random checkpoints of LLaVA-OneVision and LLaVA-1.5; see ``methods.lvlm.small``.
 
-The vision towers see 5x5 patches, an odd number as in the released LLaVA-OneVision (27), so that pooling has to round.
+The vision towers see 5x5 patches: an odd number, as in the released LLaVA-OneVision (27x27), so pooling has to round.
 """
 
 from __future__ import annotations
@@ -58,11 +58,12 @@ def write_llava_onevision(folder: Path, seed: int, shape: SmallShape) -> None:
     tokens = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
     tokenizer = _tokenizer(shape, specials, tokens, {"image_token": "<image>", "video_token": "<video>"})
-    side = _PATCHES * shape.patch
+    # Less than half a patch is left over, as in the released 384 = 27 x 14 + 6.
+    side = _PATCHES * shape.patch + shape.patch // 2 - 1
     resolutions = [[side * i, side * j] for i in range(1, _TILES + 1) for j in range(1, _TILES + 1)]
     config = LlavaOnevisionConfig(
         text_config=Qwen2Config(**_text_config(shape, tokenizer), max_window_layers=shape.layers),
-        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **_vision_config(shape)},
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **_vision_config(shape, side)},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=resolutions,
@@ -91,7 +92,7 @@ def write_llava(folder: Path, seed: int, shape: SmallShape) -> None:
     side = _PATCHES * shape.patch
     config = LlavaConfig(
         text_config=LlamaConfig(**_text_config(shape, tokenizer)),
-        vision_config=CLIPVisionConfig(**_vision_config(shape), projection_dim=shape.vision_hidden),
+        vision_config=CLIPVisionConfig(**_vision_config(shape, side), projection_dim=shape.vision_hidden),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         tie_word_embeddings=shape.tied,
     )
@@ -152,12 +153,12 @@ def _text_config(shape: SmallShape, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _vision_config(shape: SmallShape) -> dict[str, Any]:
+def _vision_config(shape: SmallShape, side: int) -> dict[str, Any]:
     return {
         "hidden_size": shape.vision_hidden,
         "intermediate_size": 2 * shape.vision_hidden,
         "num_hidden_layers": shape.vision_depth,
         "num_attention_heads": shape.vision_heads,
-        "image_size": _PATCHES * shape.patch,
+        "image_size": side,
         "patch_size": shape.patch,
     }
