@@ -219,9 +219,10 @@ class _Tracker:
         """Drops what no later frame attends to: neither onwards, nor backwards from the prompt after turning round."""
         outputs = self._outputs["non_cond_frame_outputs"]
         for other in list(outputs):
-            distance = abs(other - position)
+            # The next frame is one further on; so is the first frame backwards from the prompt.
+            distance = abs(other - position) + 1
             if direction == "forward":
-                distance = min(distance, other - self._prompt)
+                distance = min(distance, other - self._prompt + 1)
             if distance > self._memory_reach:
                 outputs[other]["maskmem_features"] = None
             if distance > max(self._memory_reach, self._pointer_reach):

@@ -1,4 +1,4 @@
-"""How well a tracklet agrees with the fused attention map, and which tracklets are kept (DecAF, arXiv 2510.19592, Eq. 8).
+"""How well a tracklet agrees with the fused map, and which tracklets are kept (DecAF, arXiv 2510.19592, Eq. 8).
 
 Two details follow the released code rather than the paper: positive consistencies are divided by the largest one,
 and when no tracklet passes the threshold the single best is kept.

@@ -65,7 +65,7 @@ def compare(model: Sam2, frames: int, prompt: int, objects: int, size: tuple[int
 
 @pytest.mark.parametrize(
     ("frames", "prompt", "objects", "size"),
-    [(7, 3, 1, (60, 90)), (7, 3, 5, (60, 90)), (5, 0, 3, (130, 97)), (5, 4, 3, (128, 128)), (1, 0, 2, (60, 90))],
+    [(7, 3, 1, (60, 90)), (7, 3, 5, (60, 90)), (5, 0, 3, (200, 260)), (5, 4, 3, (128, 128)), (1, 0, 2, (60, 90))],
 )
 @pytest.mark.parametrize("version", ["sam2_1", "sam2_0"])
 def test_mask_prompts_are_tracked_as_by_the_package(
@@ -151,8 +151,8 @@ def test_memories_out_of_reach_are_dropped_without_effect(tmp_path: Path, overri
         held.append(len(outputs))
         features.append(sum(output["maskmem_features"] is not None for output in outputs))
     reach = max(tracker._memory_reach, 4)
-    assert max(held) <= 2 * reach + 1
-    assert max(features) <= 2 * tracker._memory_reach + 1
+    assert max(held) <= 2 * reach
+    assert max(features) <= 2 * tracker._memory_reach
     assert held[19] < 20  # twenty frames forward
 
 
@@ -160,13 +160,14 @@ def test_stability_fallback_follows_its_settings(tmp_path: Path) -> None:
     # Released configurations ask for three masks everywhere; only where one is asked for does stability decide.
     folder = write_small(tmp_path, seed=3, overrides=("model.multimask_output_in_sam=false",))
     pictures, masks, clip = moving_blocks(5, (60, 90)), boxes(2, (60, 90)), list(range(5))
-    results = {}
-    for name, settings in {
+    variants: dict[str, dict[str, Any]] = {
         "on": {},
         "off": {"fall_back_to_multimask": False},
         "lenient": {"stability_threshold": 0.01},
         "wide": {"stability_delta": 1.0, "stability_threshold": 0.5},
-    }.items():
+    }
+    results = {}
+    for name, settings in variants.items():
         model = small(folder, **settings)
         results[name] = ours(Sam2Video(model, pictures), clip, 1, masks)
         assert_same_tracks(

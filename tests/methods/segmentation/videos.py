@@ -26,13 +26,14 @@ def moving_blocks(frames: int, size: tuple[int, int], seed: int = 0) -> list[Fra
 
 
 def boxes(count: int, size: tuple[int, int], seed: int = 0) -> BoolNHW:
-    """Rectangular mask prompts, some of them overlapping."""
+    """Rectangular mask prompts with specks missing, some of them overlapping."""
     rng = np.random.default_rng(seed)
     height, width = size
     masks = np.zeros((count, height, width), dtype=bool)
     for mask_HW in masks:
         y, x = rng.integers(0, height // 2), rng.integers(0, width // 2)
         mask_HW[y : y + height // 3, x : x + width // 4] = True
+    masks &= rng.random(masks.shape) > 0.3
     return masks
 
 
