@@ -16,7 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from methods.lvlm.base import LvlmSettings
-from methods.lvlm.sizes import token_grid
+from methods.lvlm.views import views
 from methods.rollout.spec import RolloutSpec
 
 TYPICAL_TEXT = 105
@@ -79,7 +79,7 @@ class Estimate:
     parameters: int
     weight_bytes: int
     clip_grid: tuple[int, int, int]
-    """Visual tokens (t, h, w) of the clip call; a frame call has ``frame_scale`` times h and w."""
+    """Visual tokens (t, h, w) of the clip call."""
     clip_length: int
     """L of a clip call with ``text_tokens`` of text."""
     frame_length: int
@@ -111,7 +111,7 @@ def estimate(
     width: int,
     text_tokens: int = TYPICAL_TEXT,
 ) -> Estimate:
-    """What a Qwen model needs for a clip of ``frames`` H x W frames and for its frame calls.
+    """What a model needs for a clip of ``frames`` H x W frames and for its frame calls.
 
     Args:
         config: as in config.json, e.g. a value of ``RELEASED``.
@@ -125,15 +125,12 @@ def estimate(
     width_bytes = getattr(torch, settings.dtype).itemsize
     parameters = sum(parameter.numel() for parameter in model.parameters())
 
-    factor = vision.patch_size * vision.spatial_merge_size
-    h, w = token_grid(height, width, factor, settings.clip_min_tokens, settings.clip_max_tokens)
-    t = -(-frames // vision.temporal_patch_size)
-    clip_length = t * h * w + text_tokens
-    frame_visual = h * w * settings.frame_scale**2
-    frame_length = frame_visual + text_tokens
+    seen = views(model.config, settings, frames, height, width)
+    clip_length = seen.clip.tokens + text_tokens
+    frame_length = seen.frame.tokens + text_tokens
     batch = min(frames, settings.frame_batch)
     tokens = max(clip_length, batch * frame_length)
-    visual = max(t * h * w, batch * frame_visual)
+    patches = max(seen.clip.patches, batch * seen.frame.patches)
 
     layers = text.num_hidden_layers
     depth = text.hidden_size // text.num_attention_heads
@@ -143,14 +140,14 @@ def estimate(
     tower = getattr(vision, "embed_dim", None) or vision.hidden_size
     wide = getattr(vision, "intermediate_size", None) or int(tower * vision.mlp_ratio)
     # A gated MLP holds three tensors of its inner width; beside it stand the residual, the norm, q, k, v and output.
-    vision_bytes = visual * vision.spatial_merge_size**2 * (3 * wide + 6 * tower) * width_bytes
+    vision_bytes = patches * (3 * wide + 6 * tower) * width_bytes
     text_bytes = tokens * (3 * text.intermediate_size + 6 * text.hidden_size) * width_bytes
     block = spec.block or _BLOCK_ROWS
     rollout_bytes = 2 * text.num_attention_heads * block * max(clip_length, frame_length) * 4
     return Estimate(
         parameters=parameters,
         weight_bytes=parameters * width_bytes,
-        clip_grid=(t, h, w),
+        clip_grid=seen.clip.grid,
         clip_length=clip_length,
         frame_length=frame_length,
         kv_bytes=kv_bytes,
