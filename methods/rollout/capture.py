@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -118,7 +119,8 @@ def _capturing(forward: Callable[..., Any]) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> Any:
         captured: Captured | None = getattr(_here, "captured", None)
-        if captured is not None:
+        # Activation checkpointing runs layers again while backward runs; what was kept is what gradients go through.
+        if captured is not None and torch._C._current_graph_task_id() == -1:
             captured.keep(module, query, key, scaling)
         return forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
