@@ -49,9 +49,21 @@ MAX_TILES = 12
 
 
 def load(folder: Path, settings: LvlmSettings) -> Lvlm:
-    """The checkpoint in ``folder``."""
+    """The checkpoint in ``folder``.
+
+    Raises:
+        PrerequisiteError: it is damaged, or its tokenizer does not name the image tokens.
+    """
     model = load_model(InternVLForConditionalGeneration, folder, settings)
-    return InternVlLvlm(model, load_processor(InternVLProcessor, folder), settings)
+    try:
+        processor = load_processor(InternVLProcessor, folder)
+    except AttributeError as error:
+        # The processor looks the tokens up as attributes of the tokenizer.
+        raise PrerequisiteError(
+            f"The tokenizer of {folder} does not name InternVL's image tokens: {error}.",
+            "Download the latest revision of the checkpoint, all files.",
+        ) from error
+    return InternVlLvlm(model, processor, settings)
 
 
 class InternVlLvlm(RunningLvlm):

@@ -284,6 +284,15 @@ def test_processor_and_model_must_agree(
     assert "Download the checkpoint again" in caught.value.fix
 
 
+def test_a_tokenizer_that_does_not_name_the_image_tokens(changed: Callable[[Callable[[Path], Any]], Path]) -> None:
+    folder = changed(replace_text("tokenizer_config.json", '"start_image_token"', '"another_token"'))
+    with pytest.raises(
+        PrerequisiteError, match=r"does not name InternVL's image tokens: .*start_image_token"
+    ) as caught:
+        loaded(folder)
+    assert "latest revision" in caught.value.fix
+
+
 def as_released(folder: Path) -> None:
     """The layout of the released folders: one file for each processor, class names of their time."""
     config = json.loads((folder / "processor_config.json").read_text())
