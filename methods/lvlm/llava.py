@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers.image_utils import SizeDict
 
 from harness.data.types import FrameHW3
 from harness.errors import PrerequisiteError, SampleError
@@ -86,11 +87,11 @@ class LlavaLvlm(LlavaChat):
             )
         self.pixels = int(vision.image_size)
         """Side of the square picture."""
-        crop = processor.image_processor.crop_size
+        crop = processor.image_processor.crop_size or SizeDict()
         check_agreement(
             {
                 "patch size": (processor.patch_size, vision.patch_size),
-                "picture size": ((crop["height"], crop["width"]), (self.pixels, self.pixels)),
+                "picture size": ((crop.height, crop.width), (self.pixels, self.pixels)),
                 "feature selection": (
                     processor.vision_feature_select_strategy,
                     model.config.vision_feature_select_strategy,
