@@ -5,7 +5,11 @@ Both get the same random queries and keys at Qwen2.5-VL-7B's shapes (28 heads, 4
 weighs, averages and multiplies a layer at a time. Times are per layer, so that few layers give the ratio of many;
 the ratio is of CPU seconds, which other work on the machine disturbs less than the clock.
 
-    python benchmarks/rollout.py [--layers 2] [--lengths 3017 1700] [--threads 1]
+A second table has the gradient of a function of the row with respect to queries and keys, as training soft prompts
+needs it: autograd through the whole matrices against blocks computed again, at L = 1024 with 8 heads and 2 key heads,
+forward and backward together.
+
+    python benchmarks/rollout.py [--layers 2] [--lengths 3017 1700] [--gradient-lengths 1024] [--threads 1]
 
 Shape legend: A attention heads, L sequence.
 """
@@ -28,19 +32,21 @@ from torch import Tensor
 from methods.rollout.recursion import LayerQK, rollout_rows
 from methods.rollout.spec import RolloutSpec
 
-HEADS, KEY_HEADS, DEPTH = 28, 4, 128
+HEADS = {"rows": (28, 4), "gradients": (8, 2)}
+"""Heads and key heads of each table."""
+DEPTH = 128
 TEXT = 105
 """Tokens that are not visual; the visual ones start at VISUAL_START."""
 VISUAL_START = 15
 
 
-def random_layers(length: int, layers: int) -> list[LayerQK]:
+def random_layers(length: int, layers: int, heads: tuple[int, int]) -> list[LayerQK]:
     """Queries and keys that make attention peaked but not one-hot."""
     generator = torch.Generator().manual_seed(0)
     return [
         LayerQK(
-            1.5 * torch.randn(1, HEADS, length, DEPTH, generator=generator),
-            torch.randn(1, KEY_HEADS, length, DEPTH, generator=generator),
+            1.5 * torch.randn(1, heads[0], length, DEPTH, generator=generator),
+            torch.randn(1, heads[1], length, DEPTH, generator=generator),
             DEPTH**-0.5,
         )
         for _ in range(layers)
@@ -59,8 +65,9 @@ def plain(layers: list[LayerQK], visual_BL: Tensor) -> Tensor:
     future_LL = torch.ones(length, length, dtype=torch.bool).triu(1)
     rolled_LL = torch.eye(length)
     for layer in layers:
-        key = layer.key_BKLD[0].repeat_interleave(HEADS // KEY_HEADS, dim=0)
-        scores_ALL = (layer.query_BALD[0] @ key.transpose(1, 2)) * layer.scale
+        query, key = layer.query_BALD[0], layer.key_BKLD[0]
+        key = key.repeat_interleave(query.shape[0] // key.shape[0], dim=0)
+        scores_ALL = (query @ key.transpose(1, 2)) * layer.scale
         attn_ALL = scores_ALL.masked_fill(future_LL, float("-inf")).softmax(-1)
         weight_A = attn_ALL[:, :, visual_BL[0]].amax(-1).mean(-1)
         mean_LL = ((weight_A / weight_A.amax())[:, None, None] * attn_ALL).mean(0)
@@ -82,10 +89,28 @@ def resident_bytes() -> int:
     raise RuntimeError("this benchmark reads memory use from Linux's /proc")
 
 
-def measure(way: str, length: int, layers: int, output: Path) -> None:
-    """Runs one way in this process; prints clock and CPU seconds and the extra peak memory in bytes, writes the row."""
-    inputs, visual_BL = random_layers(length, layers), visual_columns(length)
-    WAYS[way]([LayerQK(qk.query_BALD[:, :, :64], qk.key_BKLD[:, :, :64], qk.scale) for qk in inputs], visual_BL[:, :64])
+def row(way: str, layers: list[LayerQK], visual_BL: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return WAYS[way](layers, visual_BL)
+
+
+def gradients(way: str, layers: list[LayerQK], visual_BL: Tensor) -> Tensor:
+    """Of a weighted sum of the row with respect to every layer's queries and keys, one after the other."""
+    inputs = [tensor.requires_grad_(True) for qk in layers for tensor in (qk.query_BALD, qk.key_BKLD)]
+    weights_L = torch.randn(visual_BL.shape[1], generator=torch.Generator().manual_seed(1))
+    found = torch.autograd.grad(WAYS[way](layers, visual_BL) @ weights_L, inputs)
+    return torch.cat([tensor.flatten() for tensor in found])
+
+
+TABLES: dict[str, Callable[[str, list[LayerQK], Tensor], Tensor]] = {"rows": row, "gradients": gradients}
+
+
+def measure(table: str, way: str, length: int, layers: int, output: Path) -> None:
+    """Runs one way in this process; prints clock and CPU seconds and the extra peak memory in bytes."""
+    run = TABLES[table]
+    inputs, visual_BL = random_layers(length, layers, HEADS[table]), visual_columns(length)
+    # A short run first, so that starting libraries is not measured.
+    run(way, random_layers(128, 1, HEADS[table]), visual_columns(128))
     before = peak = resident_bytes()
     done = threading.Event()
 
@@ -97,36 +122,43 @@ def measure(way: str, length: int, layers: int, output: Path) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     started, started_cpu = time.perf_counter(), time.process_time()
-    with torch.inference_mode():
-        row_L = WAYS[way](inputs, visual_BL)
+    result = run(way, inputs, visual_BL)
     clock, cpu = time.perf_counter() - started, time.process_time() - started_cpu
     done.set()
     watcher.join()
-    torch.save(row_L, output)
+    torch.save(result, output)
     print(clock, cpu, peak - before)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--layers", type=int, default=2, help="layers to roll out (default 2)")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[3017, 1700], help="sequence lengths L")
+    parser.add_argument("--lengths", type=int, nargs="*", default=[3017, 1700], help="sequence lengths L of rows")
+    parser.add_argument("--gradient-lengths", type=int, nargs="*", default=[1024], help="sequence lengths of gradients")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
-    parser.add_argument("--measure", nargs=2, metavar=("WAY", "OUTPUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=4, metavar=("TABLE", "WAY", "LENGTH", "OUTPUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.measure:
-        way, output = arguments.measure
-        measure(way, arguments.lengths[0], arguments.layers, Path(output))
+        table, way, length, output = arguments.measure
+        measure(table, way, int(length), arguments.layers, Path(output))
         return
+    for table, lengths in (("rows", arguments.lengths), ("gradients", arguments.gradient_lengths)):
+        if lengths:
+            print_table(table, lengths, arguments)
 
-    print(f"{HEADS} heads, {KEY_HEADS} key heads, head dim {DEPTH}, float32, {arguments.threads} thread(s)")
+
+def print_table(table: str, lengths: list[int], arguments: argparse.Namespace) -> None:
+    heads, key_heads = HEADS[table]
+    what = {"rows": "the row", "gradients": "the row and its gradients"}[table]
+    print(f"{what}: {heads} heads, {key_heads} key heads, head dim {DEPTH}, float32, {arguments.threads} thread(s)")
     print(f"{'L':>6} {'way':<10} {'s/layer':>8} {'CPU s/layer':>12} {'extra MiB':>10}  against plain")
-    for length in arguments.lengths:
-        plain_way, plain_row = in_its_own_process("plain", length, arguments)
-        ours, row = in_its_own_process("recursion", length, arguments)
-        apart = float((plain_row - row).abs().max())
+    for length in lengths:
+        plain_way, plain_result = in_its_own_process(table, "plain", length, arguments)
+        ours, result = in_its_own_process(table, "recursion", length, arguments)
+        apart = float((plain_result - result).norm() / plain_result.norm())
         against = f"{plain_way.cpu / ours.cpu:.1f}x faster, {plain_way.extra / max(ours.extra, 1):.0f}x less memory, "
-        against += f"row differs by {apart:.1e}"
+        against += f"{table} differ by {apart:.1e} of their size"
         for way, cost, ratio in (("plain", plain_way, ""), ("recursion", ours, against)):
             clock, cpu = cost.clock / arguments.layers, cost.cpu / arguments.layers
             line = f"{length:>6} {way:<10} {clock:>8.3f} {cpu:>12.3f} {cost.extra / 2**20:>10.0f}  {ratio}"
@@ -141,12 +173,12 @@ class Cost:
     """Peak memory beyond the inputs, in bytes."""
 
 
-def in_its_own_process(way: str, length: int, arguments: argparse.Namespace) -> tuple[Cost, Tensor]:
+def in_its_own_process(table: str, way: str, length: int, arguments: argparse.Namespace) -> tuple[Cost, Tensor]:
     """One measurement; a process of its own, so that memory of the other way does not count."""
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "row.pt"
-        command = [sys.executable, __file__, "--lengths", str(length), "--layers", str(arguments.layers)]
-        command += ["--threads", str(arguments.threads), "--measure", way, str(output)]
+        output = Path(folder) / "result.pt"
+        command = [sys.executable, __file__, "--layers", str(arguments.layers), "--threads", str(arguments.threads)]
+        command += ["--measure", table, way, str(length), str(output)]
         clock, cpu, extra = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         return Cost(float(clock), float(cpu), int(extra)), torch.load(output)
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.errors import PrerequisiteError
 from methods.lvlm.checkpoints import lvlm_settings
 from methods.lvlm.load import load_lvlm
 from methods.lvlm.qwen import QwenLvlm
@@ -193,7 +194,7 @@ def test_an_earlier_backward_inside_a_later_capture(embedded: Embedded) -> None:
         earlier_mass = again.mass(ours(captured.layers(), again.visual(), spec))
         with capture(again.text_model, range(2, 4)) as captured:
             earlier_mass.backward()
-            with pytest.raises(Exception, match="was not captured"):
+            with pytest.raises(PrerequisiteError, match="was not captured"):
                 captured.layers()
             again.text_model(**again.inputs(2 * later))
             kept = captured.layers()[0].query_BALD
