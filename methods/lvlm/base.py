@@ -51,12 +51,20 @@ class LvlmOptions(Settings):
     """"auto" (CUDA when there is one), "cpu", "cuda", "cuda:1"."""
     frame_batch: int = runtime(4)
     """Frame calls computed together. Rounding may differ between batch sizes, nothing else."""
+    prefix_bytes: int = runtime(4 * 2**30)
+    """Where prompts share what comes before them: most bytes of keys, values and queries kept at a time. Fewer frames
+    are then computed together; if one view takes more, nothing of it is shared. Rounding may differ, nothing else."""
+    prefix_stack: int = runtime(32)
+    """Prompts rolled out together over a shared prefix, a multiple of 8; what is kept of each of them comes on top of
+    ``prefix_bytes``. Rounding may differ between sizes, nothing else."""
 
     def __post_init__(self) -> None:
-        at_least_one = ("max_new_tokens", "clip_max_tokens", "clip_min_tokens", "frame_scale", "frame_batch")
-        for name in at_least_one:
+        sizes = ("max_new_tokens", "clip_max_tokens", "clip_min_tokens", "frame_scale", "frame_batch")
+        for name in (*sizes, "prefix_bytes", "prefix_stack"):
             if getattr(self, name) < 1:
                 raise PrerequisiteError(f"{name} is {getattr(self, name)}.", "Choose at least 1.")
+        if self.prefix_stack % 8:
+            raise PrerequisiteError(f"prefix_stack is {self.prefix_stack}.", "Choose a multiple of 8.")
         if self.seconds_per_grid <= 0:
             raise PrerequisiteError(f"seconds_per_grid is {self.seconds_per_grid}.", "Choose a positive time.")
 

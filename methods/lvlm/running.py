@@ -20,7 +20,7 @@ from harness.data.types import FrameHW3
 from harness.errors import PrerequisiteError, SampleError
 from methods.lvlm.base import Grid, LvlmSettings, MapThw, Prompted, Reading
 from methods.rollout.capture import Captured, capture
-from methods.rollout.recursion import rollout_rows
+from methods.rollout.recursion import Rows, rollout_rows
 from methods.rollout.spec import RolloutSpec
 
 
@@ -63,7 +63,7 @@ class RunningLvlm(ABC):
         answers: list[str] = [""] * len(prompted)
         for indices in self._batches(prompted):
             batch = [prompted[index] for index in indices]
-            with self._running(batch):
+            with self.running(batch):
                 texts = self._generate(batch)
             for index, text in zip(indices, texts, strict=True):
                 answers[index] = text
@@ -76,9 +76,9 @@ class RunningLvlm(ABC):
         maps: dict[int, MapThw] = {}
         for indices in self._batches(prompted):
             batch = [prompted[index] for index in indices]
-            with self._running(batch):
+            with self.running(batch):
                 with capture(self.text_model, spec.layers(self.layers)) as captured:
-                    self.model.model(**self._inputs(batch), use_cache=False)
+                    self.model.model(**self.batched(batch), use_cache=False)
                 maps.update(zip(indices, _maps(batch, captured, spec), strict=True))
         return [maps[index] for index in range(len(prompted))]
 
@@ -86,7 +86,7 @@ class RunningLvlm(ABC):
         readings: dict[int, Reading] = {}
         for indices in self._batches(prompted):
             batch = [prompted[index] for index in indices]
-            with self._running(batch):
+            with self.running(batch):
                 with capture(self.text_model, spec.layers(self.layers)) as captured:
                     texts = self._generate(batch)
                 maps = _maps(batch, captured, spec)
@@ -120,13 +120,14 @@ class RunningLvlm(ABC):
             for start in range(0, len(indices), size):
                 yield indices[start : start + size]
 
-    def _inputs(self, batch: Sequence[Prompted]) -> dict[str, Tensor]:
+    def batched(self, batch: Sequence[Prompted]) -> dict[str, Tensor]:
+        """The inputs of prompts of equal shape, one after the other, on the device."""
         names = batch[0].inputs
         return {name: torch.cat([item.inputs[name] for item in batch]).to(self.model.device) for name in names}
 
     def _generate(self, batch: Sequence[Prompted]) -> list[str]:
         generated_BL = self.model.generate(
-            **self._inputs(batch), do_sample=False, num_beams=1, max_new_tokens=self.settings.max_new_tokens
+            **self.batched(batch), do_sample=False, num_beams=1, max_new_tokens=self.settings.max_new_tokens
         )
         new_BL = generated_BL[:, batch[0].length :]
         texts: list[str] = self.tokenizer.batch_decode(
@@ -135,7 +136,12 @@ class RunningLvlm(ABC):
         return texts
 
     @contextmanager
-    def _running(self, batch: Sequence[Prompted]) -> Iterator[None]:
+    def running(self, batch: Sequence[Prompted]) -> Iterator[None]:
+        """Around everything that computes: no gradients, and nothing left over in the model before or after.
+
+        Raises:
+            SampleError: the device ran out of memory.
+        """
         self.forget()
         try:
             with torch.inference_mode():
@@ -153,8 +159,16 @@ def _maps(batch: Sequence[Prompted], captured: Captured, spec: RolloutSpec) -> l
         raise ValueError("a text prompt has no visual tokens to roll out to")
     layers = captured.layers()
     visual_BL = torch.stack([item.visual_L for item in batch])
-    rows_BL = rollout_rows(layers, visual_BL.to(layers[0].query_BALD.device), spec).rows_BL.float().cpu()
-    maps = [item.on_grid(row_L).numpy() for item, row_L in zip(batch, rows_BL, strict=True)]
+    return maps_of(batch, rollout_rows(layers, visual_BL.to(layers[0].query_BALD.device), spec))
+
+
+def maps_of(batch: Sequence[Prompted], rows: Rows) -> list[MapThw]:
+    """Rolled-out rows on their prompts' grids.
+
+    Raises:
+        SampleError: a row is not finite.
+    """
+    maps = [item.on_grid(row_L).numpy() for item, row_L in zip(batch, rows.rows_BL.float().cpu(), strict=True)]
     for map_thw in maps:
         if not np.isfinite(map_thw).all():
             raise SampleError("the rollout is not finite: attention overflowed in this model's number type")

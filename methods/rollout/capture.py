@@ -33,11 +33,12 @@ _lock = threading.Lock()
 class Captured:
     """What one forward pass left behind; filled inside ``capture``."""
 
-    def __init__(self, text_model: Any, layers: Sequence[int]) -> None:
+    def __init__(self, text_model: Any, layers: Sequence[int], earlier: int) -> None:
         self._wanted = {id(text_model.layers[layer].self_attn): layer for layer in layers}
         self._order = tuple(layers)
         self._seen: dict[int, LayerQK] = {}
         self._name = type(text_model).__name__
+        self._earlier = earlier
 
     def keep(self, module: nn.Module, query_BALD: Tensor, key_BKLD: Tensor, scaling: float | None) -> None:
         """Called by the attention function of every layer; decoding steps, which come later, are passed over."""
@@ -46,9 +47,15 @@ class Captured:
             return
         if layer in self._seen:
             raise RuntimeError("a capture holds one forward pass; open a new one for the next")
-        if query_BALD.shape[2] != key_BKLD.shape[2]:
-            raise RuntimeError("capture needs the whole sequence in one forward pass, without earlier keys")
+        if query_BALD.shape[2] + self._earlier != key_BKLD.shape[2]:
+            raise RuntimeError(
+                f"capture needs the whole sequence in one forward pass after {self._earlier} earlier keys, but "
+                f"{key_BKLD.shape[2] - query_BALD.shape[2]} stand before it"
+            )
         scale = query_BALD.shape[3] ** -0.5 if scaling is None else scaling
+        if self._earlier:
+            # A copy, so that the earlier keys are not held once more by every pass that continues them.
+            key_BKLD = key_BKLD[:, :, self._earlier :].clone()
         self._seen[layer] = LayerQK(query_BALD, key_BKLD, scale)
 
     def layers(self) -> list[LayerQK]:
@@ -69,19 +76,20 @@ class Captured:
 
 
 @contextmanager
-def capture(text_model: Any, layers: Sequence[int]) -> Iterator[Captured]:
+def capture(text_model: Any, layers: Sequence[int], *, earlier: int = 0) -> Iterator[Captured]:
     """Keeps Q and K of ``layers`` of the first forward pass inside the block.
 
     Args:
         text_model: the language model alone, with ``layers[i].self_attn``; a vision tower is never touched.
         layers: 0-based, ascending.
+        earlier: tokens whose keys the pass finds in its cache; kept are the queries and keys of its own tokens.
 
     Raises:
         PrerequisiteError: the model's kernel is neither "sdpa" nor "eager".
         RuntimeError: a capture of this model, or another one in this thread, is open.
     """
     config = text_model.config
-    captured = Captured(text_model, layers)
+    captured = Captured(text_model, layers, earlier)
     with _lock:
         if id(config) in _taken or getattr(_here, "captured", None) is not None:
             raise RuntimeError("a capture is already open for this model or in this thread")

@@ -178,6 +178,22 @@ def test_only_the_prefill_is_kept(small: Any) -> None:
 
 
 @torch.no_grad()
+def test_a_pass_over_earlier_keys_leaves_its_own_tokens(small: Any) -> None:
+    with capture(small, [0, 2]) as captured:
+        small(IDS)
+    whole = captured.layers()
+    with capture(small, [0, 2]) as captured:
+        cache = small(IDS[:, :15], use_cache=True).past_key_values
+    with capture(small, [0, 2], earlier=15) as captured:
+        small(IDS[:, 15:], past_key_values=cache)
+    for layer, expected in zip(captured.layers(), whole, strict=True):
+        torch.testing.assert_close(layer.query_BALD, expected.query_BALD[:, :, 15:], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(layer.key_BKLD, expected.key_BKLD[:, :, 15:], rtol=1e-4, atol=1e-5)
+    with capture(small, [0], earlier=15), pytest.raises(RuntimeError, match="after 15 earlier keys, but 24 stand"):
+        small(IDS[:, :2], past_key_values=cache)
+
+
+@torch.no_grad()
 def test_a_layer_that_was_not_captured_is_an_error(small: Any) -> None:
     with capture(small, [0, 1]) as captured:
         pass

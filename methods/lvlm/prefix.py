@@ -1,0 +1,267 @@
+"""Rollouts of many prompts on one video, whose visual tokens are run once for all of them.
+
+A chat begins with the same tokens whatever is asked: its head and the visual tokens. In a causal model their keys,
+values and attention are then the same for every prompt on a view (the clip, or one frame). The prefix of a view is
+everything through its last visual token. It is run once; every prompt's remaining tokens, its tail, are run over the
+cached keys and values at the positions they have in the whole prompt, and rolled out together with the others
+(``methods.rollout.shared``).
+
+Which tokens are shared is found from the tokens themselves, not from the family: the prefix is the one of a fixed
+probe text, and a prompt whose first tokens are not the probe's (text in front of the visual tokens, say) is run whole.
+Nothing depends on which prompts are asked together: the prefix is the probe's, every tail is run alone over the same
+batch of views, and products keep their shape. So a prompt's maps are the same to the last bit in any company.
+
+Shape legend: B views run together, L sequence, P prefix, s tail, T frames, t h w visual grid.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from harness.data.types import FrameHW3
+from harness.errors import SampleError
+from methods.lvlm.base import Lvlm, MapThw, Prompted
+from methods.lvlm.running import RunningLvlm, maps_of
+from methods.rollout.capture import capture
+from methods.rollout.recursion import LayerQK
+from methods.rollout.shared import shared_rows
+from methods.rollout.spec import RolloutSpec
+
+View = Callable[[str], Prompted]
+"""Puts a prompt to one view."""
+Tail = Mapping[str, Tensor]
+"""A prompt's inputs after the prefix, by name, (1, s) each."""
+ClipAndFrames = tuple[MapThw, MapThw]
+"""Maps of one prompt: the clip's (t, h, w), and the frames' (T, h, w)."""
+PROBE = "What is it?"
+"""The text whose prompt every prefix is taken from."""
+
+
+def clip_and_frame_rollouts(
+    lvlm: Lvlm, frames: Sequence[FrameHW3], prompts: Sequence[str], spec: RolloutSpec
+) -> dict[str, ClipAndFrames | SampleError]:
+    """By prompt, its rollout on the clip and on every frame alone, or what is wrong with that prompt.
+
+    Prompts share the prefix of a view. One that cannot is run whole, and so are all where one view's prefix takes
+    more than ``prefix_bytes``, or where the model is not a ``RunningLvlm``.
+
+    Raises:
+        SampleError: the frames cannot be shown, whatever the prompt, or the device ran out of memory.
+    """
+    if not prompts:
+        return {}
+    grid = lvlm.clip(frames, PROBE).grid
+    assert grid is not None, "a clip has visual tokens"
+    views = [partial(lvlm.frame, frame, clip_grid=grid) for frame in frames]
+    # The tokens around the visual ones are those of a clip of one frame, which is quickly prepared.
+    on_clip = _on_views(lvlm, [partial(lvlm.clip, frames)], partial(lvlm.clip, frames[:1]), prompts, spec)
+    sound = [prompt for prompt, maps in on_clip.items() if not isinstance(maps, SampleError)]
+    on_frames = _on_views(lvlm, views, views[0], sound, spec)
+    results: dict[str, ClipAndFrames | SampleError] = {}
+    for prompt, of_clip in on_clip.items():
+        of_frames = on_frames.get(prompt)
+        if isinstance(of_clip, SampleError):
+            results[prompt] = of_clip
+        elif isinstance(of_frames, SampleError):
+            results[prompt] = of_frames
+        else:
+            assert of_frames is not None, "every sound prompt was put to the frames"
+            results[prompt] = of_clip[0], np.concatenate(of_frames)
+    return results
+
+
+def prefix_bytes(lvlm: RunningLvlm, tokens: int, spec: RolloutSpec) -> int:
+    """What is kept of one view's prefix: keys and values of all layers, queries of the rolled-out ones."""
+    config = lvlm.text_model.config
+    heads = int(config.num_attention_heads)
+    depth = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    rows = 2 * lvlm.layers * int(config.num_key_value_heads) + len(spec.layers(lvlm.layers)) * heads
+    return int(tokens * rows * depth * lvlm.model.dtype.itemsize)
+
+
+def _on_views(
+    lvlm: Lvlm, views: Sequence[View], sample: View, prompts: Sequence[str], spec: RolloutSpec
+) -> dict[str, list[MapThw] | SampleError]:
+    """Every prompt's maps, view by view, or its error. ``sample`` is a view whose prompts have the same tails."""
+    results: dict[str, list[MapThw] | SampleError] = {}
+    share = _Share.of(lvlm, views, sample, spec) if isinstance(lvlm, RunningLvlm) and prompts else None
+    tails: dict[str, Tail] = {}
+    for prompt in dict.fromkeys(prompts):
+        try:
+            tail = None if share is None else share.tail(sample(prompt))
+            if tail is None:
+                results[prompt] = _whole(lvlm, views, prompt, spec)
+            else:
+                tails[prompt] = tail
+        except SampleError as error:
+            results[prompt] = error
+    if share is not None and tails:
+        results.update(share.rollouts(tails))
+    return results
+
+
+def _whole(lvlm: Lvlm, views: Sequence[View], prompt: str, spec: RolloutSpec) -> list[MapThw]:
+    """The prompt's maps with nothing shared; views are prepared a batch at a time, for their pixels fill memory."""
+    size = lvlm.settings.frame_batch if isinstance(lvlm, RunningLvlm) else 1
+    maps: list[MapThw] = []
+    for start in range(0, len(views), size):
+        maps += lvlm.rollouts([view(prompt) for view in views[start : start + size]], spec)
+    return maps
+
+
+class _Share:
+    """Views with the same tokens, whose prompts are run over a common prefix."""
+
+    def __init__(self, lvlm: RunningLvlm, views: Sequence[View], shown: Prompted, size: int, spec: RolloutSpec) -> None:
+        self.lvlm = lvlm
+        self.views = views
+        self.shown = shown
+        """The probe on the sample view."""
+        self.size = size
+        """Views run together."""
+        self.spec = spec
+        self.layers = spec.layers(lvlm.layers)
+
+    @classmethod
+    def of(cls, lvlm: RunningLvlm, views: Sequence[View], sample: View, spec: RolloutSpec) -> _Share | None:
+        """None where one prefix is beyond the budget, or the sample's tail is not the views'."""
+        shown, first = sample(PROBE), views[0](PROBE)
+        settings = lvlm.settings
+        size = min(settings.frame_batch, settings.prefix_bytes // prefix_bytes(lvlm, _end(first), spec))
+        tails = [_ids(prompted)[_end(prompted) :] for prompted in (shown, first)]
+        return cls(lvlm, views, shown, size, spec) if size and torch.equal(*tails) else None
+
+    def tail(self, asked: Prompted) -> Tail | None:
+        """What a prompt adds to the prefix; None where it changes the prefix. Both are seen on the sample view."""
+        end = _end(self.shown)
+        if _end(asked) != end or not torch.equal(_ids(asked)[:end], _ids(self.shown)[:end]):
+            return None
+        return {name: value[:, end:] for name, value in _by_token(asked).items()}
+
+    def rollouts(self, tails: Mapping[str, Tail]) -> dict[str, list[MapThw] | SampleError]:
+        """Every prompt's maps on all views.
+
+        Raises:
+            SampleError: the device ran out of memory.
+        """
+        maps: dict[str, list[MapThw]] = {prompt: [] for prompt in tails}
+        failed: dict[str, list[MapThw] | SampleError] = {}
+        stack = self.lvlm.settings.prefix_stack
+        for start in range(0, len(self.views), self.size):
+            heads = [view(PROBE) for view in self.views[start : start + self.size]]
+            with self.lvlm.running(heads):
+                prefix = _Prefix.of(self.lvlm, heads, self.layers)
+                for group in _chunks([prompt for prompt in tails if prompt not in failed], stack):
+                    asked: dict[str, list[Prompted]] = {}
+                    for prompt in group:
+                        try:
+                            asked[prompt] = [_completed(self.lvlm, head, tails[prompt]) for head in heads]
+                        except SampleError as error:
+                            failed[prompt] = error
+                    suffixes = [prefix.suffix(batch) for batch in asked.values()]
+                    visual_P = heads[0].visual_L[: prefix.end].to(self.lvlm.model.device)
+                    rows = shared_rows(prefix.layers, suffixes, visual_P, self.spec, stack=stack)
+                    for (prompt, batch), of_prompt in zip(asked.items(), rows, strict=True):
+                        try:
+                            maps[prompt] += maps_of(batch, of_prompt)
+                        except SampleError as error:
+                            failed[prompt] = error
+        return {**maps, **failed}
+
+
+class _Prefix:
+    """What a model keeps of the prefix of some views."""
+
+    def __init__(self, lvlm: RunningLvlm, end: int, rolled: range, cache: Any, layers: list[LayerQK]) -> None:
+        self.lvlm = lvlm
+        self.end = end
+        """P."""
+        self.layers = layers
+        """Queries and keys of the layers to roll out."""
+        self._rolled = rolled
+        self._cache = cache
+        self._kept = [(layer.keys, layer.values) for layer in cache.layers]
+
+    @classmethod
+    def of(cls, lvlm: RunningLvlm, heads: Sequence[Prompted], layers: range) -> _Prefix:
+        """Runs the prefixes of prompts with the same tokens."""
+        end = _end(heads[0])
+        inputs = lvlm.batched(heads)
+        positions = _positions(lvlm, heads)
+        if positions is not None:
+            inputs["position_ids"] = positions[..., :end]
+        cut = {name: inputs[name][:, :end] for name in _by_token(heads[0])}
+        cache = DynamicCache()
+        with capture(lvlm.text_model, layers) as captured:
+            lvlm.model.model(**{**inputs, **cut}, past_key_values=cache, use_cache=True)
+        return cls(lvlm, end, layers, cache, captured.layers())
+
+    def suffix(self, batch: Sequence[Prompted]) -> list[LayerQK]:
+        """Runs one prompt's remaining tokens on all views; the prefix stays as it was."""
+        ids_Bs = torch.cat([prompted.inputs["input_ids"][:, self.end :] for prompted in batch])
+        positions = _positions(self.lvlm, batch)
+        placed = {} if positions is None else {"position_ids": positions[..., self.end :]}
+        self.lvlm.forget()
+        for layer, (keys, values) in zip(self._cache.layers, self._kept, strict=True):
+            layer.keys, layer.values = keys, values
+        with capture(self.lvlm.text_model, self._rolled, earlier=self.end) as captured:
+            self.lvlm.text_model(
+                input_ids=ids_Bs.to(self.lvlm.model.device), past_key_values=self._cache, use_cache=True, **placed
+            )
+        return captured.layers()
+
+
+def _positions(lvlm: RunningLvlm, batch: Sequence[Prompted]) -> Tensor | None:
+    """Where a model that places visual tokens in time, height and width puts the whole prompts; None: 0, 1, 2, ..."""
+    index = getattr(lvlm.model.model, "get_rope_index", None)
+    if index is None:
+        return None
+    names = [name for name in inspect.signature(index).parameters if name in batch[0].inputs]
+    inputs = {name: torch.cat([item.inputs[name] for item in batch]).to(lvlm.model.device) for name in names}
+    positions: Tensor = index(**inputs)[0]
+    return positions
+
+
+def _completed(lvlm: RunningLvlm, head: Prompted, tail: Tail) -> Prompted:
+    """The view's prompt with the tail of another in place of its own.
+
+    Raises:
+        SampleError: that is longer than the model's limit.
+    """
+    end = _end(head)
+    text = {name: torch.cat([value[:, :end], tail[name]], 1) for name, value in _by_token(head).items()}
+    visual_L = torch.zeros(text["input_ids"].shape[1], dtype=torch.bool)
+    visual_L[:end] = head.visual_L[:end]
+    return lvlm.checked({**head.inputs, **text}, visual_L, head.grid, head.order_n)
+
+
+def _end(prompted: Prompted) -> int:
+    """P: tokens through the last one that stands for a part of a picture.
+
+    Some of those may not be on the grid (LLaVA-OneVision's line ends), but have the id of those that are.
+    """
+    ids_L = _ids(prompted)
+    return int(torch.isin(ids_L, ids_L[prompted.visual_L]).nonzero()[-1]) + 1
+
+
+def _ids(prompted: Prompted) -> Tensor:
+    return prompted.inputs["input_ids"][0]
+
+
+def _by_token(prompted: Prompted) -> dict[str, Tensor]:
+    """The inputs with one value a token."""
+    shape = (1, prompted.length)
+    return {name: value for name, value in prompted.inputs.items() if value.shape == shape}
+
+
+def _chunks(prompts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(prompts), size):
+        yield prompts[start : start + size]
