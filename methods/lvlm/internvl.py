@@ -10,7 +10,8 @@ Head weights look at each item's own visual columns, as the reference does for t
 ``RolloutSpec.visual_columns``. Its "reference_span" would take in the text between the frames.
 
 Source: the released DecAF code (commit 6c9766c, transformers 4.52.1) for system prompt, order and tiling, the
-checkpoint for everything else. What matters of the processors, 4.52.1 against 5.19:
+checkpoint for everything else. Run on the same small checkpoint and frames, token ids and pixels of a clip call and of
+a frame call equal those of 4.52.1 with the reference's change, bit for bit. The processors, 4.52.1 against 5.19:
 
 * thumbnail: both add one behind two or more tiles and neither has an option against it. The reference replaces the
   image processor's method; here the last tile and its tokens are cut off the processor's output.
