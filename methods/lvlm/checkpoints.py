@@ -144,7 +144,8 @@ def supported_family(config: dict[str, Any], checkpoint: str) -> str:
     """The family of a config.
 
     Raises:
-        PrerequisiteError: not supported; the nearest family is named.
+        PrerequisiteError: not supported; the nearest family is named. Or some layers see only a window of the
+            sequence, which rollout over all earlier positions would misread.
     """
     from methods.lvlm.load import FAMILIES
 
@@ -153,6 +154,12 @@ def supported_family(config: dict[str, Any], checkpoint: str) -> str:
         raise PrerequisiteError(
             f"Checkpoint {checkpoint} is of family '{model_type}', which is not supported.",
             nearest_name(model_type, FAMILIES),
+        )
+    text = {**config, **config.get("text_config", {})}
+    if text.get("use_sliding_window") or "sliding_attention" in (text.get("layer_types") or ()):
+        raise PrerequisiteError(
+            f"Checkpoint {checkpoint} has layers with sliding-window attention, which rollout cannot read.",
+            "Use a checkpoint whose layers attend to the whole sequence.",
         )
     return model_type
 

@@ -94,6 +94,21 @@ def test_unsupported_family_names_the_nearest(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "window",
+    [
+        {"use_sliding_window": True},
+        {"text_config": {"use_sliding_window": True}},
+        {"text_config": {"layer_types": ["full_attention", "sliding_attention"]}},
+    ],
+)
+def test_a_sliding_window_is_refused(folder: Path, window: dict[str, object]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **window}))
+    with pytest.raises(PrerequisiteError, match="sliding-window"):
+        find(str(folder))
+
+
+@pytest.mark.parametrize(
     ("break_it", "message"),
     [
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
