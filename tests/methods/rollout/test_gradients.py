@@ -137,6 +137,8 @@ def test_equal_maxima_share_their_gradient() -> None:
         layer.query_BALD[:, 1] = layer.query_BALD[:, 0]
     visual_BL = visual_mask(30, (4, 9), (18, 26))
     weights = torch.arange(30.0, dtype=torch.float64)
+    with_equals = plain_definition(layers, visual_BL, RolloutSpec())[1][0, 0]
+    assert with_equals[0] == with_equals[1] == with_equals.max()
 
     def plain(leaves: list[LayerQK]) -> Tensor:
         return plain_definition(leaves, visual_BL, RolloutSpec())[0][0] @ weights
@@ -169,12 +171,11 @@ def test_padding_gets_no_gradient() -> None:
         ]
         visual = visual_BL[item : item + 1, start:end]
         columns = slice(12 - start, 20 - start)
-        plain = gradients(
-            alone,
-            lambda leaves, visual=visual, columns=columns: plain_definition(leaves, visual, RolloutSpec())[0][  # type: ignore[misc]
-                0, columns
-            ].sum(),
-        )
+
+        def single(leaves: list[LayerQK], visual: Tensor = visual, columns: slice = columns) -> Tensor:
+            return plain_definition(leaves, visual, RolloutSpec())[0][0, columns].sum()
+
+        plain = gradients(alone, single)
         assert apart([tensor[item : item + 1, :, start:end] for tensor in found], plain) < 1e-11
         assert all(tensor[item, :, :start].abs().sum() + tensor[item, :, end:].abs().sum() == 0 for tensor in found)
 

@@ -137,6 +137,37 @@ def test_soft_prompts_get_the_plain_definitions_gradient(
     assert relative(soft_gradient(embedded, spec), expected) < 1e-3
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_items_of_unequal_lengths_get_their_own_gradients(embedded: Embedded, side: str) -> None:
+    # One item has the soft prompt in front, the other has not and is padded to the same length.
+    spec = RolloutSpec()
+    expected = soft_gradient(embedded, spec)
+    soft_PC = embedded.soft_prompt()
+    longer = embedded.inputs(soft_PC)
+    length = longer["inputs_embeds"].shape[1]
+    missing = (PROMPTS, 0) if side == "left" else (0, PROMPTS)
+    pad = torch.nn.functional.pad
+    shorter_BLC = pad(embedded.inputs_embeds_BLC, (0, 0, *missing), value=3.0)
+    mask_BL = torch.ones(2, length, dtype=torch.long)
+    mask_BL[1] = pad(torch.ones(length - PROMPTS, dtype=torch.long), missing)
+    visual_BL = torch.cat([embedded.visual(), pad(embedded.visual_L, missing).unsqueeze(0)])
+    with capture(embedded.text_model, range(2, 4)) as captured:
+        embedded.text_model(
+            inputs_embeds=torch.cat([longer["inputs_embeds"], shorter_BLC]),
+            position_ids=torch.cat([longer["position_ids"], pad(embedded.position_ids_3BL, missing)], 1),
+            attention_mask=mask_BL,
+            use_cache=False,
+        )
+        rows_BL = rollout_rows(captured.layers(), visual_BL, spec, mask_BL).rows_BL
+    with torch.no_grad(), capture(embedded.text_model, range(2, 4)) as captured:
+        embedded.text_model(inputs_embeds=embedded.inputs_embeds_BLC, position_ids=embedded.position_ids_3BL)
+        alone_BL = rollout_rows(captured.layers(), embedded.visual_L.unsqueeze(0), spec).rows_BL
+    torch.testing.assert_close(rows_BL[1:, mask_BL[1] == 1].detach(), alone_BL, rtol=1e-4, atol=1e-7)
+    embedded.mass(rows_BL).backward()
+    assert soft_PC.grad is not None
+    assert relative(soft_PC.grad, expected) < 1e-4
+
+
 def test_the_gradient_points_uphill(embedded: Embedded) -> None:
     # A small step along it changes the mass by what it says, computed by the inference path.
     double = embedded.double()
