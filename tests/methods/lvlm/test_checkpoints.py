@@ -96,7 +96,7 @@ def test_unsupported_family_names_the_nearest(folder: Path) -> None:
 @pytest.mark.parametrize(
     "window",
     [
-        {"use_sliding_window": True},
+        {"use_sliding_window": True, "text_config": {}},
         {"text_config": {"use_sliding_window": True}},
         {"text_config": {"layer_types": ["full_attention", "sliding_attention"]}},
     ],
