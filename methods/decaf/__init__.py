@@ -20,6 +20,8 @@ Different from the code on purpose:
   reference's "double kill") the code keeps one tracklet where ours keeps two;
 * a fused map without any point gives empty masks (the code crashes);
 * no background caption is generated (the code generates and ignores it);
+* the visual tokens of a view are run once for all prompts on it (the code: for every prompt); ``prefix: separate`` is
+  the released way, equal but for rounding;
 * all object and background variants exist for every model.
 
 Published, J&F on Ref-DAVIS17 / ReasonVOS with 16 frames, SAM2 masks (Tables 2 and 8): Qwen2.5-VL-7B 75.2 / 63.9,
@@ -99,9 +101,10 @@ class Decaf:
             settings.object_prompt,
             background,
             settings.rollout,
+            settings.prefix,
         )
         specs = (
-            StageSpec("ground", "methods.decaf:build_ground", 1, ground, ("reason",) if named else ()),
+            StageSpec("ground", "methods.decaf:build_ground", 2, ground, ("reason",) if named else ()),
             self._segment(settings),
         )
         return (StageSpec("reason", "methods.decaf:build_reason", 1, reason), *specs) if named else specs

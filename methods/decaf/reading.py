@@ -2,7 +2,8 @@
 
 The reference answers and rolls out in one call, and generates a background caption that nothing reads. Here
 ``reason`` generates and ``ground`` only prefills, so that another rollout repeats no generation. Batches hold views of
-one expression only, so any grouping of expressions gives the same numbers.
+one prompt only, and what prompts share does not depend on which they are, so any grouping of expressions gives the
+same numbers.
 
 Shape legend: T keyframes, t time slots of the clip, h w token grid.
 """
@@ -15,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from harness.data.types import FrameHW3
+from harness.errors import SampleError
 from harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
 from methods.decaf import prompts
 from methods.decaf.settings import GroundSettings, ReasonSettings
@@ -79,27 +81,59 @@ class Ground:
 
     def run(self, video: VideoFrames, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
         # Expressions of a video often name the same object, so their background prompts are the same text.
-        known: dict[str, ClipAndFrames] = {}
+        known: dict[str, ClipAndFrames | SampleError] = {}
+        if self.settings.prefix == "shared":
+            known = self._shared(video, requests)
         return one_by_one(requests, lambda request: self._maps(video, request, known))
 
-    def _maps(self, video: VideoFrames, request: Request, known: dict[str, ClipAndFrames]) -> Artefact:
+    def _maps(self, video: VideoFrames, request: Request, known: dict[str, ClipAndFrames | SampleError]) -> Artefact:
+        keyframes = keyframe_indices(len(video), self.settings.keyframes)
+        name, asked = self._asked(request)
+        arrays = {}
+        for role, prompt in asked.items():
+            if prompt not in known:
+                known[prompt] = self._rollouts([video[index] for index in keyframes], prompt)
+            maps = known[prompt]
+            if isinstance(maps, SampleError):
+                raise maps
+            arrays[f"{role}_clip"], arrays[f"{role}_frame"] = maps
+        return Artefact(
+            meta={"keyframes": list(keyframes), "object_name": name, "prompts": dict(asked)},
+            arrays=arrays,
+        )
+
+    def _asked(self, request: Request) -> tuple[str | None, dict[str, str]]:
+        """The object's name where it is needed, and the prompt of each role.
+
+        Raises:
+            SampleError: the expression is empty.
+        """
         settings, text = self.settings, request.expression.text
-        keyframes = keyframe_indices(len(video), settings.keyframes)
         asked = {"object": prompts.object_prompt(settings.object_prompt, text)}
         name: str | None = None
         if settings.background_prompt != "none":
             if prompts.background_needs_name(settings.background_prompt):
                 name = str(request.inputs["reason"].meta["object_name"])
             asked["background"] = prompts.background_prompt(settings.background_prompt, text, name)
-        arrays = {}
-        for role, prompt in asked.items():
-            if prompt not in known:
-                known[prompt] = self._rollouts([video[index] for index in keyframes], prompt)
-            arrays[f"{role}_clip"], arrays[f"{role}_frame"] = known[prompt]
-        return Artefact(
-            meta={"keyframes": list(keyframes), "object_name": name, "prompts": dict(asked)},
-            arrays=arrays,
-        )
+        return name, asked
+
+    def _shared(self, video: VideoFrames, requests: Sequence[Request]) -> dict[str, ClipAndFrames | SampleError]:
+        """The maps of every prompt of the video."""
+        # Here, so that planning a run imports no torch.
+        from methods.lvlm.prefix import clip_and_frame_rollouts
+
+        asked: list[str] = []
+        for request in requests:
+            try:
+                asked += self._asked(request)[1].values()
+            except SampleError:
+                # Met again, and recorded, when this expression's artefact is made.
+                continue
+        try:
+            frames = [video[index] for index in keyframe_indices(len(video), self.settings.keyframes)]
+            return clip_and_frame_rollouts(self.lvlm, frames, asked, self.settings.rollout)
+        except SampleError as error:
+            return dict.fromkeys(asked, error)
 
     def _rollouts(self, frames: Sequence[FrameHW3], prompt: str) -> ClipAndFrames:
         settings = self.settings

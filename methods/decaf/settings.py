@@ -22,6 +22,7 @@ from methods.segmentation.nms import DeletionRule
 Background = PromptVersion | Literal["none"]
 """A background prompt, or no background call at all."""
 Masks = Literal["sam2", "attention"]
+Prefix = Literal["shared", "separate"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class GroundSettings(Settings):
     object_prompt: PromptVersion = identity()
     background_prompt: Background = identity()
     rollout: RolloutSpec = identity()
+    prefix: Prefix = identity()
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class DecafSettings(Settings):
     rollout: RolloutSpec = identity(RolloutSpec())
     """Layers and head weights. The start layer None is half of the layers: 14 of 28 for the 7B and 8B models and
     Qwen2-VL-2B, 18 of 36 for Qwen2.5-VL-3B, 24 of 48 for InternVL3-14B, as in the paper."""
+    prefix: Prefix = identity("shared")
+    """"shared": the visual tokens of a view are run once for all of a video's prompts. "separate": once for every
+    prompt, as in the reference. The same maps but for rounding (1e-5 of a map's maximum in float32, more in bfloat16);
+    their bytes differ, so this is identity."""
     fusion: FusionSettings = identity(FusionSettings())
     masks: Masks = identity("sam2")
     """"sam2": on every frame (Table 2). "attention": Otsu on the fused map, on keyframes only (Table 1); the settings
@@ -112,6 +118,8 @@ class DecafSettings(Settings):
             )
         if self.masks not in ("sam2", "attention"):
             raise PrerequisiteError(f"masks is '{self.masks}'.", "Choose sam2 or attention.")
+        if self.prefix not in ("shared", "separate"):
+            raise PrerequisiteError(f"prefix is '{self.prefix}'.", "Choose shared or separate.")
         for name in ("tau_point", "nms_iou", "tau_track"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise PrerequisiteError(f"{name} is {getattr(self, name)}.", "Choose a value from 0 to 1.")

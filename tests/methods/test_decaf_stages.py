@@ -106,7 +106,14 @@ class StandInLvlm:
 
 LVLM = LvlmSettings(checkpoint="stand-in", digest="0", frame_batch=2)
 REASON = ReasonSettings(lvlm=LVLM, keyframes=4, object_prompt="v0", choice_prompt="v0")
-GROUND = GroundSettings(lvlm=LVLM, keyframes=4, object_prompt="v0", background_prompt="v0", rollout=RolloutSpec())
+GROUND = GroundSettings(
+    lvlm=LVLM,
+    keyframes=4,
+    object_prompt="v0",
+    background_prompt="v0",
+    rollout=RolloutSpec(),
+    prefix="separate",
+)
 
 
 def request(text: str, **inputs: Artefact) -> Request:
