@@ -85,8 +85,8 @@ class DecafSettings(Settings):
     Qwen2-VL-2B, 18 of 36 for Qwen2.5-VL-3B, 24 of 48 for InternVL3-14B, as in the paper."""
     prefix: Prefix = identity("shared")
     """"shared": the visual tokens of a view are run once for all of a video's prompts. "separate": once for every
-    prompt, as in the reference. The same maps but for rounding (1e-5 of a map's maximum in float32, more in bfloat16);
-    their bytes differ, so this is identity."""
+    prompt, as in the reference. The same maps but for rounding (on small models within 1e-6 of a map's maximum in
+    float32, 3e-3 in bfloat16); their bytes differ, so this is identity."""
     fusion: FusionSettings = identity(FusionSettings())
     masks: Masks = identity("sam2")
     """"sam2": on every frame (Table 2). "attention": Otsu on the fused map, on keyframes only (Table 1); the settings

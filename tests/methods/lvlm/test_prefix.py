@@ -82,6 +82,17 @@ def test_maps_are_those_of_whole_prompts(model: QwenLvlm, head_weights: str, fra
     assert np.abs(first - second).max() > 1e-2 * first.max()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16(family: str, settings: Callable[..., LvlmSettings]) -> None:
+    model = load_lvlm(settings(family, dtype="bfloat16"))
+    assert isinstance(model, QwenLvlm)
+    maps = shared(model, noise(3), PROMPTS)
+    for prompt in PROMPTS:
+        for ours, alone in zip(maps[prompt], separate(model, noise(3), prompt), strict=True):
+            assert ours.dtype == np.float32
+            np.testing.assert_allclose(ours, alone, rtol=0, atol=1e-2 * alone.max())
+
+
 @pytest.mark.parametrize("family", ["internvl", "llava_onevision"])
 def test_other_families_share_too(family: str, tmp_path: Path) -> None:
     # InternVL has text between the frames of a clip, LLaVA-OneVision line ends behind the last visual token.
