@@ -69,6 +69,8 @@ class StageWorker:
     def process(self, item: WorkItem) -> list[Record]:
         """Computes and commits the item's artefacts one by one; returns one record each.
 
+        The time is split evenly: what expressions share cannot be told from what each took.
+
         Raises:
             PrerequisiteError: nothing further can succeed (the disk is full, say).
         """
@@ -80,9 +82,7 @@ class StageWorker:
         started = time.perf_counter()
         try:
             for index, outcome in self.stage.run(frames, requests):
-                seconds = time.perf_counter() - started
-                records[index] = self._commit(item, index, outcome, seconds)
-                started = time.perf_counter()
+                records[index] = self._commit(item, index, outcome)
         except PrerequisiteError:
             raise
         except Exception as error:  # noqa: BLE001 - any failure of a stage is a recorded sample failure
@@ -94,18 +94,19 @@ class StageWorker:
         for index in range(len(requests)):
             if index not in records:
                 records[index] = _failure(item, index, SampleError(f"stage {self.spec.name} gave no result"))
-        return [records[index] for index in sorted(records)]
+        each = (time.perf_counter() - started) / len(requests)
+        return [replace(records[index], seconds=each) for index in sorted(records)]
 
     def _one_at_a_time(self, item: WorkItem, left: Sequence[int]) -> Iterator[Record]:
         """An unforeseen error ended the whole call: find which expressions are really at fault."""
         for index in left:
             yield from self.process(replace(item, pending=(item.pending[index],)))
 
-    def _commit(self, item: WorkItem, index: int, outcome: Outcome, seconds: float) -> Record:
+    def _commit(self, item: WorkItem, index: int, outcome: Outcome) -> Record:
         if isinstance(outcome, Artefact):
             self.store.write(self.spec.name, item.pending[index].key, outcome)
-            return Record(item.pending[index].key, "done", seconds, attempts=item.attempt)
-        return replace(_failure(item, index, outcome), seconds=seconds)
+            return Record(item.pending[index].key, "done", attempts=item.attempt)
+        return _failure(item, index, outcome)
 
 
 def _failure(item: WorkItem, index: int, error: Exception) -> Record:

@@ -3,7 +3,7 @@
 Everything here runs without autograd; ``methods.rollout.gradients`` has the backward of the same blocks.
 
 Shape legend: A attention heads, K key heads, G = A / K heads that share a key, L sequence, D head dim, b rows of a
-block, e columns that a block sees, R = G * b.
+block, e columns that a block sees, R rows carried.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Run = tuple[int, int]
 class Pass:
     """What a pass through one layer gives, and what its backward needs beside the inputs."""
 
-    mass_AL: Tensor
-    """``row . attn_a`` of every head."""
+    mass_ARL: Tensor
+    """``row . attn_a`` of every head and row carried."""
     weight_A: Tensor
     """Mean over query rows of the largest probability among the runs' columns; ones without runs."""
     top_KGL: Tensor
@@ -40,7 +40,7 @@ class Geometry:
     runs: tuple[Run, ...] | None
     block: int
     first: int
-    """The row carried is zero before this position."""
+    """The rows carried are zero before this position."""
 
     def blocks(self, length: int) -> Iterator[tuple[int, int]]:
         """Query rows [start, end) of every block; without head weights none that ends before ``first``."""
@@ -59,14 +59,14 @@ def by_key_head(query_ALD: Tensor, key_heads: int) -> Tensor:
 
 
 def block_scores(query_KGLD: Tensor, key_KDL: Tensor, scale: float, start: int, end: int) -> tuple[Tensor, Tensor]:
-    """Scaled queries (K, R, D) of rows [start, end) and their scores (K, G, b, e), -inf in the future."""
+    """Scaled queries (K, G * b, D) of rows [start, end) and their scores (K, G, b, e), -inf in the future."""
     key_heads, groups, _, depth = query_KGLD.shape
     rows = end - start
-    query_KRD = (query_KGLD[:, :, start:end].to(key_KDL.dtype) * scale).reshape(key_heads, groups * rows, depth)
-    scores_KGbe = torch.bmm(query_KRD, key_KDL[:, :, :end]).view(key_heads, groups, rows, end)
+    query_KnD = (query_KGLD[:, :, start:end].to(key_KDL.dtype) * scale).reshape(key_heads, groups * rows, depth)
+    scores_KGbe = torch.bmm(query_KnD, key_KDL[:, :, :end]).view(key_heads, groups, rows, end)
     future_bb = torch.ones(rows, rows, dtype=torch.bool, device=key_KDL.device).triu(1)
     scores_KGbe[..., start:].masked_fill_(future_bb, float("-inf"))
-    return query_KRD, scores_KGbe
+    return query_KnD, scores_KGbe
 
 
 def largest(likely_KGbe: Tensor, seen: Sequence[Run]) -> Tensor:
@@ -76,17 +76,17 @@ def largest(likely_KGbe: Tensor, seen: Sequence[Run]) -> Tensor:
 
 
 @torch.no_grad()
-def forward_pass(query_ALD: Tensor, key_KLD: Tensor, row_L: Tensor, geometry: Geometry) -> Pass:
-    """The pass in the type of ``row_L``, whatever type queries and keys have and whatever autocast asks for."""
-    with torch.autocast(row_L.device.type, enabled=False):
+def forward_pass(query_ALD: Tensor, key_KLD: Tensor, rows_RL: Tensor, geometry: Geometry) -> Pass:
+    """The pass in the type of ``rows_RL``, whatever type queries and keys have and whatever autocast asks for."""
+    with torch.autocast(rows_RL.device.type, enabled=False):
         key_heads, length, _ = key_KLD.shape
         query_KGLD = by_key_head(query_ALD, key_heads)
         groups = query_KGLD.shape[1]
-        key_KDL = key_KLD.to(row_L.dtype).transpose(1, 2)
-        mass_KGL = row_L.new_zeros(key_heads, groups, length)
-        top_KGL = row_L.new_zeros(key_heads, groups, length)
-        total_KGL = row_L.new_ones(key_heads, groups, length)
-        weight_KG = row_L.new_zeros(key_heads, groups)
+        key_KDL = key_KLD.to(rows_RL.dtype).transpose(1, 2)
+        mass_KGRL = rows_RL.new_zeros(key_heads, groups, *rows_RL.shape)
+        top_KGL = rows_RL.new_zeros(key_heads, groups, length)
+        total_KGL = rows_RL.new_ones(key_heads, groups, length)
+        weight_KG = rows_RL.new_zeros(key_heads, groups)
         for start, end in geometry.blocks(length):
             _, scores_KGbe = block_scores(query_KGLD, key_KDL, geometry.scale, start, end)
             top_KGb = scores_KGbe.amax(-1)
@@ -97,7 +97,7 @@ def forward_pass(query_ALD: Tensor, key_KLD: Tensor, row_L: Tensor, geometry: Ge
             if seen := geometry.seen(end):
                 weight_KG += (largest(likely_KGbe, seen) / total_KGb).sum(-1)
             if end > geometry.first:
-                share_KGb = row_L[start:end] / total_KGb
-                mass_KGL[..., :end] += torch.matmul(share_KGb.unsqueeze(-2), likely_KGbe).squeeze(-2)
+                share_KGRb = rows_RL[:, start:end] / total_KGb.unsqueeze(-2)
+                mass_KGRL[..., :end] += torch.matmul(share_KGRb, likely_KGbe)
         weight_A = torch.ones_like(weight_KG).flatten() if geometry.runs is None else weight_KG.flatten() / length
-        return Pass(mass_KGL.flatten(0, 1), weight_A, top_KGL, total_KGL)
+        return Pass(mass_KGRL.flatten(0, 1), weight_A, top_KGL, total_KGL)

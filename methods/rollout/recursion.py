@@ -1,7 +1,7 @@
-"""Attention rollout of one row, without ever holding an L x L matrix.
+"""Attention rollout of single rows, without ever holding an L x L matrix.
 
-The rolled-out matrix is a product of layers, newest on the left; only its row at the response position is wanted.
-That row is carried down from the last layer:
+The rolled-out matrix is a product of layers, newest on the left; only its rows at response positions are wanted.
+Each is carried down from the last layer:
 
     r <- residual * r + (1 - residual) / A * sum_a w_a (r . attn_a),     r = unit vector of the position at first
 
@@ -14,7 +14,7 @@ They are differentiable once with respect to Q, K and the row, with blocks recom
 (``methods.rollout.gradients``). Both maxima, over columns and over heads, share their gradient equally among equals.
 
 Shape legend: B batch, A attention heads, K key heads, G = A / K heads that share a key, L sequence, D head dim,
-N layers rolled out.
+N layers rolled out, R response positions.
 """
 
 from __future__ import annotations
@@ -45,10 +45,15 @@ class LayerQK:
 class Rows:
     """Rolled-out rows and the head weights that made them."""
 
-    rows_BL: Tensor
+    rows_BRL: Tensor
     """Float32 (float64 for float64 inputs); 0 at padding."""
     head_weights_BNA: Tensor
     """Before division by the largest head; ones for "mean"."""
+
+    @property
+    def rows_BL(self) -> Tensor:  # noqa: N802  shape suffix
+        """The rows of the first, usually the only, response position."""
+        return self.rows_BRL[:, 0]
 
 
 def rollout_rows(
@@ -57,9 +62,10 @@ def rollout_rows(
     spec: RolloutSpec,
     attention_mask_BL: Tensor | None = None,
     *,
+    positions: Sequence[int] = (-1,),
     weight_gradient: bool = True,
 ) -> Rows:
-    """The rolled-out row of every batch item's last token.
+    """The rolled-out rows of every batch item's response tokens, by default of its last token.
 
     Args:
         layers: the layers to roll out (``spec.layers`` of the model), first one first.
@@ -67,14 +73,18 @@ def rollout_rows(
         spec: head weights, residual weight, block size.
         attention_mask_BL: 0 at padding, left or right of the tokens. It is cut off item by item, which is exact: no
             token of a causal model sees right padding, and the model's own mask hides left padding.
+        positions: response tokens of every item, counted among its tokens without padding, from 0 or (negative) from
+            the end. The blocks of attention are formed once for all of them.
         weight_gradient: False takes head weights as constants in the backward pass.
 
     Raises:
-        ValueError: no layers, inputs of different lengths, padding between tokens, unequal padding under
-            "reference_span", or an item without visual tokens under "vmax".
+        ValueError: no layers or positions, a position outside an item, inputs of different lengths, padding between
+            tokens, unequal padding under "reference_span", or an item without visual tokens under "vmax".
     """
     if not layers:
         raise ValueError("rollout needs at least one layer")
+    if not positions:
+        raise ValueError("rollout needs at least one response position")
     batch, length = visual_BL.shape
     for qk in layers:
         found = (qk.query_BALD.shape[0], qk.query_BALD.shape[2])
@@ -92,13 +102,14 @@ def rollout_rows(
     with torch.autocast(visual_BL.device.type, enabled=False):
         for item, (start, end) in enumerate(spans):
             visual_L = visual_BL[0 if spec.visual_columns == "reference_span" else item, start:end]
-            row_L, weight_NA = _one_row(
+            rows_RL, weight_NA = _rows_of_item(
                 [(qk.query_BALD[item, :, start:end], qk.key_BKLD[item, :, start:end], qk.scale) for qk in layers],
                 visual_runs(visual_L, spec),
                 spec,
+                positions,
                 weight_gradient=weight_gradient,
             )
-            rows.append(torch.nn.functional.pad(row_L, (start, length - end)))
+            rows.append(torch.nn.functional.pad(rows_RL, (start, length - end)))
             weights.append(weight_NA)
     return Rows(torch.stack(rows), torch.stack(weights))
 
@@ -139,43 +150,50 @@ def _tokens(mask_L: Tensor) -> Run:
     return start, end
 
 
-def _one_row(
+def _rows_of_item(
     layers: Sequence[tuple[Tensor, Tensor, float]],
     runs: tuple[Run, ...] | None,
     spec: RolloutSpec,
+    positions: Sequence[int],
     *,
     weight_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Row (L,) and raw head weights (N, A) of one item, from each layer's queries, keys and scale."""
+    """Rows (R, L) and raw head weights (N, A) of one item, from each layer's queries, keys and scale."""
     last_ALD = layers[-1][0]
     length = last_ALD.shape[1]
     dtype = torch.promote_types(last_ALD.dtype, torch.float32)
-    row_L = torch.zeros(length, dtype=dtype, device=last_ALD.device)
-    row_L[-1] = 1.0
-    first = length - 1
+    rows_RL = torch.zeros(len(positions), length, dtype=dtype, device=last_ALD.device)
+    at = []
+    for index, position in enumerate(positions):
+        if not -length <= position < length:
+            raise ValueError(f"response position {position} of an item with {length} tokens")
+        at.append(position % length)
+        rows_RL[index, at[-1]] = 1.0
+    first = min(at)
     block = spec.block or (32 if last_ALD.device.type == "cpu" else 256)
     weights: list[Tensor] = []
     for query_ALD, key_KLD, scale in reversed(layers):
-        mass_AL, weight_A = layer_pass(query_ALD, key_KLD, scale, row_L, runs, block=block, first=first)
+        mass_ARL, weight_A = layer_pass(query_ALD, key_KLD, scale, rows_RL, runs, block=block, first=first)
         weight_A = weight_A if weight_gradient else weight_A.detach()
         relative_A = weight_A / weight_A.amax()
-        row_L = spec.residual * row_L + (1.0 - spec.residual) * (relative_A @ mass_AL) / relative_A.shape[0]
+        gathered_RL = torch.tensordot(relative_A, mass_ARL, dims=1)
+        rows_RL = spec.residual * rows_RL + (1.0 - spec.residual) * gathered_RL / relative_A.shape[0]
         weights.append(weight_A)
         first = 0
-    return row_L, torch.stack(weights[::-1])
+    return rows_RL, torch.stack(weights[::-1])
 
 
 def layer_pass(
     query_ALD: Tensor,
     key_KLD: Tensor,
     scale: float,
-    row_L: Tensor,
+    rows_RL: Tensor,
     runs: Sequence[Run] | None,
     *,
     block: int,
     first: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """One layer for one item: ``row . attn_a`` of every head (A, L), and the raw head weights (A,).
+    """One layer for one item: ``row . attn_a`` of every head and row (A, R, L), and the raw head weights (A,).
 
     Columns after a block's rows are never computed, and without head weights neither are rows before ``first``.
 
@@ -183,14 +201,14 @@ def layer_pass(
         query_ALD: queries, any float type.
         key_KLD: keys; query head a uses key head a // G.
         scale: of the scores.
-        row_L: the row carried so far; its type is the type computed in.
+        rows_RL: the rows carried so far; their type is the type computed in.
         runs: columns whose maximum is averaged into the weight; None: weights are 1.
         block: query rows at a time.
-        first: ``row_L`` is zero before this position.
+        first: ``rows_RL`` is zero before this position.
     """
     geometry = Geometry(scale, None if runs is None else tuple(runs), block, first)
-    if torch.is_grad_enabled() and (query_ALD.requires_grad or key_KLD.requires_grad or row_L.requires_grad):
-        mass_AL, weight_A = LayerPass.apply(query_ALD, key_KLD, row_L, geometry)  # type: ignore[no-untyped-call]
-        return mass_AL, weight_A
-    done = forward_pass(query_ALD, key_KLD, row_L, geometry)
-    return done.mass_AL, done.weight_A
+    if torch.is_grad_enabled() and (query_ALD.requires_grad or key_KLD.requires_grad or rows_RL.requires_grad):
+        mass_ARL, weight_A = LayerPass.apply(query_ALD, key_KLD, rows_RL, geometry)  # type: ignore[no-untyped-call]
+        return mass_ARL, weight_A
+    done = forward_pass(query_ALD, key_KLD, rows_RL, geometry)
+    return done.mass_ARL, done.weight_A

@@ -60,7 +60,10 @@ def shared_rows(
         raise ValueError(f"{len(suffixes)} prompts do not fit a stack of {stack}")
     items = [_one_item(prefix, suffixes, visual_P, spec, stack, item) for item in range(prefix[0].query_BALD.shape[0])]
     return [
-        Rows(torch.stack([rows[index] for rows, _ in items]), torch.stack([weights[index] for _, weights in items]))
+        Rows(
+            torch.stack([rows[index].unsqueeze(0) for rows, _ in items]),
+            torch.stack([weights[index] for _, weights in items]),
+        )
         for index in range(len(suffixes))
     ]
 

@@ -106,27 +106,43 @@ def test_one_pass_against_finite_differences() -> None:
     generator = torch.Generator().manual_seed(5)
     query = torch.randn(4, 9, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     key = torch.randn(2, 9, 3, generator=generator, dtype=torch.float64, requires_grad=True)
-    row = torch.rand(9, generator=generator, dtype=torch.float64, requires_grad=True)
+    rows = torch.rand(2, 9, generator=generator, dtype=torch.float64, requires_grad=True)
 
     def one_pass(*inputs: Tensor) -> tuple[Tensor, Tensor]:
         return layer_pass(inputs[0], inputs[1], 0.7, inputs[2], [(1, 3), (5, 7)], block=4)
 
-    assert torch.autograd.gradcheck(one_pass, (query, key, row))
+    assert torch.autograd.gradcheck(one_pass, (query, key, rows))
+
+
+@pytest.mark.parametrize("head_weights", ["vmax", "max", "mean"])
+def test_gradients_of_several_response_tokens(head_weights: str) -> None:
+    layers = random_layers(40, layers=3, dtype=torch.float64)
+    visual_BL, spec = visual_mask(40, (5, 25)), RolloutSpec(head_weights=head_weights, block=8)
+    target_RL = torch.randn(3, 40, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def together(leaves: list[LayerQK]) -> Tensor:
+        return (rollout_rows(leaves, visual_BL, spec, positions=(-1, 30, 33)).rows_BRL[0] * target_RL).sum()
+
+    def one_by_one(leaves: list[LayerQK]) -> Tensor:
+        rows = [rollout_rows(leaves, visual_BL, spec, positions=(at,)).rows_BL[0] for at in (-1, 30, 33)]
+        return (torch.stack(rows) * target_RL).sum()
+
+    assert apart(gradients(layers, together), gradients(layers, one_by_one)) < 1e-11
 
 
 def test_a_row_known_to_be_zero_at_first() -> None:
     # Rows before `first` are skipped where nothing needs them; what is computed must not change.
     query, key = random_layers(30, layers=1, dtype=torch.float64)[0].query_BALD[0], torch.randn(2, 30, 16).double()
-    row = torch.zeros(30, dtype=torch.float64)
-    row[21:] = torch.rand(9, dtype=torch.float64)
+    row = torch.zeros(1, 30, dtype=torch.float64)
+    row[:, 21:] = torch.rand(9, dtype=torch.float64)
     found = []
     for first in (0, 21):
         leaves = [tensor.clone().requires_grad_(True) for tensor in (query, key, row)]
-        mass_AL, _ = layer_pass(leaves[0], leaves[1], 0.25, leaves[2], None, block=8, first=first)
-        found.append(torch.autograd.grad((mass_AL**2).sum(), leaves))
+        mass_ARL, _ = layer_pass(leaves[0], leaves[1], 0.25, leaves[2], None, block=8, first=first)
+        found.append(torch.autograd.grad((mass_ARL**2).sum(), leaves))
     torch.testing.assert_close(found[0][:2], found[1][:2], rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(found[0][2][21:], found[1][2][21:], rtol=1e-12, atol=1e-14)
-    assert found[1][2][:21].abs().sum() == 0
+    torch.testing.assert_close(found[0][2][:, 21:], found[1][2][:, 21:], rtol=1e-12, atol=1e-14)
+    assert found[1][2][:, :21].abs().sum() == 0
 
 
 def test_equal_maxima_share_their_gradient() -> None:
@@ -216,8 +232,8 @@ def test_without_gradients_nothing_changes_and_nothing_is_kept() -> None:
 
 def test_a_second_derivative_is_refused() -> None:
     query = random_layers(20, layers=1)[0].query_BALD[0].requires_grad_(True)
-    mass_AL, _ = layer_pass(query, torch.randn(2, 20, 16), 0.25, torch.rand(20), [(0, 9)], block=8)
-    (slope,) = torch.autograd.grad((mass_AL**2).sum(), query, create_graph=True)
+    mass_ARL, _ = layer_pass(query, torch.randn(2, 20, 16), 0.25, torch.rand(1, 20), [(0, 9)], block=8)
+    (slope,) = torch.autograd.grad((mass_ARL**2).sum(), query, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
 

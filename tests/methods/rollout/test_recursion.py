@@ -233,10 +233,45 @@ def test_rows_without_visual_tokens_are_refused() -> None:
 
 def test_visual_tokens_before_the_first_row_that_sees_them_add_nothing() -> None:
     query, key = random_layers(30, layers=1)[0].query_BALD[0], random_layers(30, layers=1)[0].key_BKLD[0]
-    row_L = torch.zeros(30)
-    _, weight_A = layer_pass(query, key, 0.25, row_L, [(29, 30)], block=4)
+    _, weight_A = layer_pass(query, key, 0.25, torch.zeros(1, 30), [(29, 30)], block=4)
     scores = (query[:, -1:] @ key.repeat_interleave(3, 0).transpose(1, 2) * 0.25).softmax(-1)
     torch.testing.assert_close(weight_A, scores[:, 0, 29] / 30)
+
+
+@pytest.mark.parametrize("head_weights", ["vmax", "max", "mean"])
+def test_several_response_tokens_are_the_rows_of_the_whole_product(head_weights: str) -> None:
+    layers, visual_BL = random_layers(40, layers=3, batch=2), visual_mask(40, (5, 25), batch=2)
+    spec = RolloutSpec(head_weights=head_weights, block=8)
+    found = rollout_rows(layers, visual_BL, spec, positions=(-1, 30, 26))
+    assert found.rows_BRL.shape == (2, 3, 40)
+    for index, position in enumerate((39, 30, 26)):
+        alone = rollout_rows(layers, visual_BL, spec, positions=(position,))
+        torch.testing.assert_close(found.rows_BRL[:, index], alone.rows_BL, rtol=1e-6, atol=1e-9)
+        whole_BLL = torch.stack([whole_product(layers, visual_BL, spec, item) for item in range(2)])
+        torch.testing.assert_close(found.rows_BRL[:, index].double(), whole_BLL[:, position], rtol=2e-6, atol=1e-9)
+    for wrong in ((), (40,), (-41,)):
+        with pytest.raises(ValueError, match="position"):
+            rollout_rows(layers, visual_BL, spec, positions=wrong)
+
+
+def whole_product(layers: list[LayerQK], visual_BL: torch.Tensor, spec: RolloutSpec, item: int) -> torch.Tensor:
+    """The plain definition in float64: every layer's whole matrix, multiplied newest on the left, (L, L)."""
+    length = visual_BL.shape[1]
+    product_LL = torch.eye(length, dtype=torch.float64)
+    for qk in layers:
+        query_ALD, key_KLD = qk.query_BALD[item].double(), qk.key_BKLD[item].double()
+        key_ALD = key_KLD.repeat_interleave(query_ALD.shape[0] // key_KLD.shape[0], 0)
+        scores_ALL = query_ALD @ key_ALD.transpose(1, 2) * qk.scale
+        future_LL = torch.ones(length, length, dtype=torch.bool).triu(1)
+        attn_ALL = scores_ALL.masked_fill(future_LL, float("-inf")).softmax(-1)
+        if spec.head_weights == "mean":
+            weight_A = torch.ones(len(attn_ALL), dtype=torch.float64)
+        else:
+            columns_L = visual_BL[item] if spec.head_weights == "vmax" else torch.ones(length, dtype=torch.bool)
+            weight_A = attn_ALL[:, :, columns_L].amax(-1).mean(-1)
+        mean_LL = (weight_A / weight_A.max() / len(attn_ALL))[:, None, None].mul(attn_ALL).sum(0)
+        product_LL = (0.5 * torch.eye(length, dtype=torch.float64) + 0.5 * mean_LL) @ product_LL
+    return product_LL
 
 
 def test_layer_range() -> None:
