@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.errors import PrerequisiteError, SampleError
 from methods.lvlm.base import LvlmSettings, Prompted
@@ -34,6 +35,26 @@ def views(model: QwenLvlm, frames: int = 3) -> list[Prompted]:
     clip = model.clip(noise(frames), PROMPT)
     assert clip.grid is not None
     return [clip, *(model.frame(frame, PROMPT, clip.grid) for frame in noise(frames))]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kernel", [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+def test_capture_is_the_same_in_front_of_the_flash_kernel(
+    family: str, kernel: SDPBackend, models: dict[str, QwenLvlm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's sdpa is held to one kernel, as it picks flash on CUDA; the vision tower of the clip has its own."""
+    model, spec = models[family], RolloutSpec(start_layer=1)
+    forward = model.text_model.forward
+
+    def held(*args: Any, **kwargs: Any) -> Any:
+        with sdpa_kernel(kernel):
+            return forward(*args, **kwargs)
+
+    for prompted in views(model):
+        free = model.rollout(prompted, spec)
+        with monkeypatch.context() as patch:
+            patch.setattr(model.text_model, "forward", held)
+            np.testing.assert_allclose(model.rollout(prompted, spec), free, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
