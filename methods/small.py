@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from transformers.utils import logging
+
 from methods.lvlm.small import small_families
 from methods.lvlm.small import write_small as write_small_lvlm
 from methods.segmentation.small import write_small as write_small_sam2
@@ -19,6 +21,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    logging.disable_progress_bar()
     for family in small_families():
         print(write_small_lvlm(family, given.folder / family, given.seed))
     print(write_small_sam2(given.folder / "sam2", given.seed))
