@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for family in small_families():
         print(write_small_lvlm(family, given.folder / family, given.seed))
     print(write_small_sam2(given.folder / "sam2", given.seed))
