@@ -149,6 +149,14 @@ def test_one_frame_and_resume_by_folder(folder: Path, run: Run) -> None:
     assert "is not a run folder" in run("run", "--resume", str(folder / "data")).err
 
 
+def test_a_limited_run_says_so(folder: Path, run: Run) -> None:
+    ended = run("run", write_recipe(folder, datasets=[{"name": "shapes", "limit_videos": 1}]))
+    assert ended.code == 0
+    assert "1 of 2 videos" in ended.out
+    (path,) = folder.glob("runs/trial-*/scores.json")
+    assert {score["coverage"] for score in json.loads(path.read_text())["scores"]} == {"1 of 2 videos"}
+
+
 def test_a_failed_sample_is_tried_again_and_nothing_else(folder: Path, run: Run) -> None:
     write_dataset(folder / "more", {"a": ["refuse this", "fine"]})
     for _ in range(2):
