@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,18 +172,24 @@ def small_families() -> list[str]:
     return sorted(_WRITERS)
 
 
-def small_tokenizer(shape: SmallShape) -> Any:
-    """A byte-level BPE tokenizer with Qwen's special tokens: any text encodes, without unknown tokens."""
+def byte_level_bpe(vocabulary: int, specials: Sequence[str]) -> Tokenizer:
+    """Trained on ``CORPUS``, of at most ``vocabulary`` tokens: any text encodes, without unknown tokens."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=shape.vocabulary,
-        special_tokens=_SPECIALS,
+        vocab_size=vocabulary,
+        special_tokens=list(specials),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator(CORPUS.splitlines(), trainer)
+    return bpe
+
+
+def small_tokenizer(shape: SmallShape) -> Any:
+    """A tokenizer with Qwen's special tokens."""
+    bpe = byte_level_bpe(shape.vocabulary, _SPECIALS)
     fast: Any = PreTrainedTokenizerFast
     tokenizer = fast(
         tokenizer_object=bpe,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import processors
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -25,7 +25,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from methods.lvlm.small import CORPUS, SmallShape, save
+from methods.lvlm.small import SmallShape, byte_level_bpe, save
 
 _PATCHES = 5
 """Along one side of the picture."""
@@ -111,16 +111,7 @@ def write_llava(folder: Path, seed: int, shape: SmallShape) -> None:
 
 def _tokenizer(shape: SmallShape, specials: list[str], tokens: dict[str, str], extra: dict[str, str]) -> Any:
     """A byte-level BPE tokenizer; with a ``bos_token``, every text starts with it, as in Llama's."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=shape.vocabulary,
-        special_tokens=specials,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(CORPUS.splitlines(), trainer)
+    bpe = byte_level_bpe(shape.vocabulary, specials)
     if "bos_token" in tokens:
         start = tokens["bos_token"]
         bpe.post_processor = processors.TemplateProcessing(

@@ -31,7 +31,7 @@ from methods.segmentation.checkpoints import Sam2Settings
 from methods.segmentation.small import write_small as write_small_sam2
 
 from .conftest import noise
-from .test_running import row_from_attentions
+from .parity import require_parity
 
 PROMPT = "the dog. \nWhat is it? "
 
@@ -64,27 +64,12 @@ def views(model: InternVlLvlm, frames: int = 3, height: int = 90, width: int = 1
     return [clip, *(model.frame(frame, PROMPT, clip.grid) for frame in shown)]
 
 
-@torch.no_grad()
 def test_parity_with_eager_float32(
     model: InternVlLvlm, load: Callable[..., InternVlLvlm], record_property: Callable[[str, object], None]
 ) -> None:
     eager = load(attention="eager")
-    logits_apart = rows_apart = 0.0
     # An odd clip, frames of 2x3 tiles, and frames of 3x2 tiles.
-    for prompted in (*views(model), *views(model, 1, 150, 90)):
-        expected = eager.model(**prompted.inputs, output_attentions=True, use_cache=False)
-        logits = model.model(**prompted.inputs, use_cache=False).logits
-        logits_apart = max(logits_apart, float((logits - expected.logits).abs().max()))
-        row_L = row_from_attentions(expected.attentions[1:], prompted.visual_L)
-        map_thw = model.rollout(prompted, RolloutSpec(start_layer=1))
-        assert map_thw.shape == prompted.grid and map_thw.dtype == np.float32
-        rows_apart = max(rows_apart, float(np.abs(map_thw - by_hand(row_L, prompted)).max()))
-        assert map_thw.std() > 0.05 * map_thw.mean()
-    record_property("internvl: logits, largest difference to eager float32", logits_apart)
-    record_property("internvl: rollout, largest difference to eager float32", rows_apart)
-    print(f"internvl: sdpa against eager float32: logits {logits_apart:.1e}, rollout row {rows_apart:.1e}")
-    assert logits_apart < 1e-4
-    assert rows_apart < 1e-6
+    require_parity(model, eager, (*views(model), *views(model, 1, 150, 90)), record_property, by_hand)
 
 
 def by_hand(row_L: torch.Tensor, prompted: Prompted) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

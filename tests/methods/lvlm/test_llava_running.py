@@ -26,7 +26,7 @@ from methods.rollout.capture import capture
 from methods.rollout.spec import RolloutSpec
 
 from .conftest import noise
-from .test_running import row_from_attentions
+from .parity import require_parity, row_from_attentions
 
 PROMPT = "the dog. \nWhat is it? "
 FAMILIES = ("llava_onevision", "llava")
@@ -66,28 +66,11 @@ def views(model: LlavaChat, frames: int = 3) -> list[Prompted]:
     return seen if model.family == "llava" else [model.clip(noise(frames), PROMPT), *seen]
 
 
-@torch.no_grad()
 def test_parity_with_eager_float32(
     model: LlavaChat, load: LOAD, record_property: Callable[[str, object], None]
 ) -> None:
     eager = load(model.family, attention="eager")
-    spec = RolloutSpec(start_layer=1)
-    logits_apart = rows_apart = 0.0
-    for prompted in views(model):
-        expected = eager.model(**prompted.inputs, output_attentions=True, use_cache=False)
-        logits = model.model(**prompted.inputs, use_cache=False).logits
-        logits_apart = max(logits_apart, float((logits - expected.logits).abs().max()))
-        row_L = row_from_attentions(expected.attentions[1:], prompted.visual_L)
-        map_thw = model.rollout(prompted, spec)
-        assert map_thw.shape == prompted.grid and map_thw.dtype == np.float32
-        rows_apart = max(rows_apart, float(np.abs(map_thw.ravel() - row_L[prompted.visual_L].numpy()).max()))
-        np.testing.assert_allclose(eager.rollout(prompted, spec), map_thw, rtol=0, atol=1e-6)
-        assert map_thw.std() > 0.05 * map_thw.mean()
-    record_property(f"{model.family}: logits, largest difference to eager float32", logits_apart)
-    record_property(f"{model.family}: rollout, largest difference to eager float32", rows_apart)
-    print(f"{model.family}: sdpa against eager float32: logits {logits_apart:.1e}, rollout row {rows_apart:.1e}")
-    assert logits_apart < 1e-4
-    assert rows_apart < 1e-6
+    require_parity(model, eager, views(model), record_property)
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from methods.rollout.recursion import rollout_rows
 from methods.rollout.spec import RolloutSpec
 
 from .conftest import FAMILIES, noise
+from .parity import require_parity
 
 PROMPT = "the dog. \nWhat is it? "
 
@@ -58,7 +59,6 @@ def test_capture_is_the_same_in_front_of_the_flash_kernel(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@torch.no_grad()
 def test_parity_with_eager_float32(
     family: str,
     models: dict[str, QwenLvlm],
@@ -68,36 +68,7 @@ def test_parity_with_eager_float32(
     model = models[family]
     eager = load_lvlm(settings(family, attention="eager"))
     assert isinstance(eager, QwenLvlm)
-    spec = RolloutSpec(start_layer=1)
-    logits_apart = rows_apart = 0.0
-    for prompted in views(model):
-        expected = eager.model(**prompted.inputs, output_attentions=True, use_cache=False)
-        logits = model.model(**prompted.inputs, use_cache=False).logits
-        logits_apart = max(logits_apart, float((logits - expected.logits).abs().max()))
-        row_L = row_from_attentions(expected.attentions[1:], prompted.visual_L)
-        map_thw = model.rollout(prompted, spec)
-        assert map_thw.shape == prompted.grid and map_thw.dtype == np.float32
-        difference = np.abs(map_thw.ravel() - row_L[prompted.visual_L].numpy()).max()
-        rows_apart = max(rows_apart, float(difference))
-        np.testing.assert_allclose(eager.rollout(prompted, spec), map_thw, rtol=0, atol=1e-6)
-        assert map_thw.std() > 0.05 * map_thw.mean()
-    record_property(f"{family}: logits, largest difference to eager float32", logits_apart)
-    record_property(f"{family}: rollout, largest difference to eager float32", rows_apart)
-    print(f"{family}: sdpa against eager float32: logits {logits_apart:.1e}, rollout row {rows_apart:.1e}")
-    assert logits_apart < 1e-4
-    assert rows_apart < 1e-6
-
-
-def row_from_attentions(attentions: tuple[torch.Tensor, ...], visual_L: torch.Tensor) -> torch.Tensor:
-    """The definition, from a model's own attention matrices (1, A, L, L)."""
-    length = visual_L.shape[0]
-    rolled = torch.eye(length, dtype=torch.float64)
-    for attention in attentions:
-        attn_ALL = attention[0].double()
-        weight_A = attn_ALL[:, :, visual_L].amax(-1).mean(-1)
-        mean_LL = ((weight_A / weight_A.max())[:, None, None] * attn_ALL).mean(0)
-        rolled = (0.5 * torch.eye(length) + 0.5 * mean_LL) @ rolled
-    return rolled[-1]
+    require_parity(model, eager, views(model), record_property)
 
 
 @torch.no_grad()
