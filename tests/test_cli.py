@@ -134,9 +134,10 @@ def test_a_damaged_ground_truth_mask_is_a_counted_sample_failure(folder: Path, r
     masks["0"][2]["size"] = [HEIGHT, WIDTH + 1]
     path.write_text(json.dumps(masks))
     ended = run("run", write_recipe(folder))
-    assert ended.code in (2, 3)
-    if ended.code == 3:
-        assert list(table(folder)["status"]) == ["failed", "failed", "scored"]
+    assert ended.code == 3
+    samples = table(folder)
+    assert list(samples["status"]) == ["failed", "failed", "scored"]
+    assert samples["error"].str.contains("mask_dict.json: '0'\\[2\\]: the RLE covers 3072 pixels of a 48x65")[:2].all()
 
 
 def test_one_frame_and_resume_by_folder(folder: Path, run: Run) -> None:
