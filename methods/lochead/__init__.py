@@ -1,0 +1,1 @@
+"""Loc-Head: localization heads (arXiv 2503.06287)."""

@@ -1,0 +1,5 @@
+from harness.errors import PrerequisiteError
+
+
+def calibrate() -> None:
+    raise PrerequisiteError("Not built yet.")

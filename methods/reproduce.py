@@ -1,0 +1,5 @@
+from harness.errors import PrerequisiteError
+
+
+def steerseg_table() -> None:
+    raise PrerequisiteError("Not built yet.")

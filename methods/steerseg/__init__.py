@@ -1,0 +1,1 @@
+"""SteerSeg: attention steering for reasoning video segmentation (arXiv 2605.14908)."""

@@ -1,0 +1,1 @@
+"""Training of SteerSeg's soft prompts."""

@@ -1,0 +1,5 @@
+from harness.errors import PrerequisiteError
+
+
+def train() -> None:
+    raise PrerequisiteError("Not built yet.")
