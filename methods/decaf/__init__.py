@@ -40,9 +40,9 @@ from methods.decaf.masking import AttentionMasks, SamMasks
 from methods.decaf.prompts import background_needs_name
 from methods.decaf.reading import Ground, Reason
 from methods.decaf.settings import AttentionSettings, DecafSettings, GroundSettings, ReasonSettings, SamSettings
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.checkpoints import config_of, lvlm_settings
+from methods.lvlm.checkpoints import lvlm_settings
 from methods.lvlm.load import load_lvlm
+from methods.segmentation.artefacts import open_sam2
 from methods.segmentation.checkpoints import with_digest
 from methods.segmentation.from_points import TrackletSettings
 
@@ -59,12 +59,7 @@ def build_ground(settings: GroundSettings) -> Stage:
 
 def build_segment(settings: SamSettings) -> Stage:
     """The stage that prompts and tracks; loads SAM2."""
-    # Here, so that planning a run imports no torch.
-    from methods.segmentation.model import load
-    from methods.segmentation.tracking import Sam2Video
-
-    model = load(settings.sam2)
-    return SamMasks(settings, lambda video: Sam2Video(model, video))
+    return SamMasks(settings, open_sam2(settings.sam2))
 
 
 def build_attention_masks(settings: AttentionSettings) -> Stage:
@@ -111,20 +106,10 @@ class Decaf:
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for a clip of the keyframes, in one sentence; imports torch."""
-        from methods.lvlm.estimate import RELEASED, estimate
+        from methods.lvlm.estimate import clip_memory
 
         assert isinstance(settings, DecafSettings) and lvlm is not None
-        config = RELEASED.get(lvlm.partition("@")[0]) or config_of(lvlm)
-        model = LvlmSettings(checkpoint=lvlm, digest="", **vars(settings.lvlm))
-        height, width = size
-        need = estimate(config, model, settings.rollout, frames=settings.keyframes, height=height, width=width)
-        t, h, w = need.clip_grid
-        return (
-            f"{lvlm}: {need.parameters / 1e6:,.0f} M parameters, {in_words(need.weight_bytes)} of weights in "
-            f"{model.dtype}. A clip of {settings.keyframes} frames of {width}x{height} is {t}x{h}x{w} visual tokens "
-            f"(L {need.clip_length}): {in_words(need.kv_bytes)} keys and values, {in_words(need.captured_bytes)} "
-            f"captured, {in_words(need.working_bytes)} temporaries, about {in_words(need.total_bytes)} in all."
-        )
+        return clip_memory(lvlm, settings.lvlm, settings.rollout, settings.keyframes, size)
 
     def _segment(self, settings: DecafSettings) -> StageSpec:
         if settings.masks == "attention":
@@ -135,11 +120,6 @@ class Decaf:
         )
         sam = SamSettings(settings.fusion, settings.tau_point, tracklets, with_digest(settings.sam2))
         return StageSpec("segment", "methods.decaf:build_segment", 1, sam, ("ground",))
-
-
-def in_words(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 METHOD: Method = Decaf()

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from methods.lvlm.base import LvlmSettings
+from methods.lvlm.base import LvlmOptions, LvlmSettings
+from methods.lvlm.checkpoints import config_of
 from methods.lvlm.views import views
 from methods.rollout.spec import RolloutSpec
 
@@ -162,3 +163,33 @@ def _meta_model(config: Mapping[str, Any]) -> Any:
     factory: Any = AutoModelForImageTextToText
     with torch.device("meta"):
         return factory.from_config(described)
+
+
+def clip_memory(
+    lvlm: str, options: LvlmOptions, rollout: RolloutSpec, keyframes: int, size: tuple[int, int], extra: int = 0
+) -> str:
+    """A model's memory for a clip of the keyframes of ``size`` (H, W), in one sentence.
+
+    Args:
+        extra: tokens of the sequence besides the clip and a usual prompt.
+
+    Raises:
+        PrerequisiteError: the model's configuration is not to be had.
+    """
+    config = RELEASED.get(lvlm.partition("@")[0]) or config_of(lvlm)
+    model = LvlmSettings(checkpoint=lvlm, digest="", **vars(options))
+    height, width = size
+    text = TYPICAL_TEXT + extra
+    need = estimate(config, model, rollout, frames=keyframes, height=height, width=width, text_tokens=text)
+    t, h, w = need.clip_grid
+    return (
+        f"{lvlm}: {need.parameters / 1e6:,.0f} M parameters, {in_words(need.weight_bytes)} of weights in "
+        f"{model.dtype}. A clip of {keyframes} frames of {width}x{height} is {t}x{h}x{w} visual tokens "
+        f"(L {need.clip_length}): {in_words(need.kv_bytes)} keys and values, {in_words(need.captured_bytes)} "
+        f"captured, {in_words(need.working_bytes)} temporaries, about {in_words(need.total_bytes)} in all."
+    )
+
+
+def in_words(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

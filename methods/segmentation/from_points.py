@@ -1,13 +1,14 @@
-"""From points on keyframes to a mask track: prompt, suppress, track, score, select, track again (DecAF).
+"""From points on keyframes to a mask track: prompt, suppress, track, rank, track the chosen again.
 
-Follows the mask stage of arXiv 2510.19592 as its authors released it.
+Follows the mask stage of DecAF (arXiv 2510.19592) as its authors released it. How tracklets are ranked is a parameter,
+``Rank``; DecAF's own is ``by_consistency``.
 
 Shape legend: n points, N tracklets, T keyframes, H W pixels, h w map cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -73,6 +74,20 @@ class Tracklet:
 
 
 @dataclass(frozen=True, eq=False)
+class Ranked:
+    """Which of some tracklets make the result, and what says so."""
+
+    selected: tuple[int, ...]
+    """Their indices, ascending; empty only where there is no tracklet."""
+    scores: Mapping[str, NDArray[np.float32]]
+    """By name, (N,) each: what the segment artefact says of every tracklet."""
+
+
+Rank = Callable[[Sequence[Tracklet]], Ranked]
+"""Ranks the tracklets of one expression; also called with none."""
+
+
+@dataclass(frozen=True, eq=False)
 class Segmentation:
     """The mask track of one expression, and the tracklets it was chosen from."""
 
@@ -80,10 +95,8 @@ class Segmentation:
     """On every frame of the video; all masks empty where there is no tracklet."""
     keyframes: tuple[int, ...]
     tracklets: tuple[Tracklet, ...]
-    consistency: NDArray[np.float32]
-    """(N,) agreement with the map."""
-    final: NDArray[np.float32]
-    """(N,) score the selection looks at."""
+    scores: Mapping[str, NDArray[np.float32]]
+    """By name, (N,) each."""
     selected: tuple[int, ...]
     """Indices into ``tracklets``, ascending."""
 
@@ -99,8 +112,7 @@ class Segmentation:
                 "point": [tracklet.xy[0], tracklet.xy[1]],
                 "map_value": tracklet.value,
                 "predicted_iou": tracklet.predicted_iou,
-                "consistency": float(self.consistency[i]),
-                "final_score": float(self.final[i]),
+                **{name: float(values[i]) for name, values in self.scores.items()},
                 "selected": i in self.selected,
                 "rle": encode(tracklet.masks.take(tracklet.keyframe).unpack()),
             }
@@ -117,7 +129,7 @@ def segment_from_points(
     points: PointPrompts,
     settings: TrackletSettings,
 ) -> Segmentation:
-    """The mask track that the points and the fused map lead to.
+    """The mask track that the points and the fused map lead to by DecAF's rules.
 
     Args:
         segmenter: opened on the video.
@@ -130,21 +142,47 @@ def segment_from_points(
         ValueError: keyframes, map and points do not fit together.
     """
     _check(keyframes, map_Thw, points)
-    tracklets = tracklets_from_points(segmenter, keyframes, points, settings)
-    consistency = attention_consistency(map_Thw, [tracklet.masks for tracklet in tracklets])
-    final = final_scores(np.array([tracklet.score for tracklet in tracklets], dtype=np.float32), consistency)
-    selected = select(final, settings.keep_score) if tracklets else ()
-    track = _union_over_video(segmenter, keyframes, [tracklets[i] for i in selected])
-    return Segmentation(track, tuple(keyframes), tuple(tracklets), consistency, final, selected)
+    tracklets = tracklets_from_points(
+        segmenter, keyframes, points, nms_iou=settings.nms_iou, deletion=settings.deletion
+    )
+    return segment_tracklets(segmenter, keyframes, tracklets, by_consistency(map_Thw, settings.keep_score))
+
+
+def by_consistency(map_Thw: MapThw, keep_score: float) -> Rank:
+    """DecAF's ranking: mean of predicted IoU, map value and attention consistency; every one above the threshold."""
+
+    def rank(tracklets: Sequence[Tracklet]) -> Ranked:
+        consistency = attention_consistency(map_Thw, [tracklet.masks for tracklet in tracklets])
+        final = final_scores(np.array([tracklet.score for tracklet in tracklets], dtype=np.float32), consistency)
+        selected = select(final, keep_score) if tracklets else ()
+        return Ranked(selected, {"consistency": consistency, "final_score": final})
+
+    return rank
+
+
+def segment_tracklets(
+    segmenter: Segmenter, keyframes: Sequence[int], tracklets: Sequence[Tracklet], rank: Rank
+) -> Segmentation:
+    """The mask track of the tracklets that are ranked best."""
+    ranked = rank(tracklets)
+    track = _union_over_video(segmenter, keyframes, [tracklets[i] for i in ranked.selected])
+    return Segmentation(track, tuple(keyframes), tuple(tracklets), ranked.scores, ranked.selected)
 
 
 def tracklets_from_points(
-    segmenter: Segmenter, keyframes: Sequence[int], points: PointPrompts, settings: TrackletSettings
+    segmenter: Segmenter, keyframes: Sequence[int], points: PointPrompts, *, nms_iou: float, deletion: DeletionRule
 ) -> list[Tracklet]:
     """Tracklets through the keyframes, in order of birth, after suppression.
 
     Keyframe by keyframe: masks of its points, suppression against each other and the tracklets so far, then the
     survivors are tracked through all keyframes. Deletions are applied only where at least one new mask survives.
+
+    Args:
+        segmenter: opened on the video.
+        keyframes: T indices into the video, ascending.
+        points: prompts on the keyframes.
+        nms_iou: masks with an IoU strictly above this are the same object.
+        deletion: which new masks may delete earlier tracklets.
     """
     height, width = segmenter.size
     tracklets: list[Tracklet] = []
@@ -162,8 +200,8 @@ def tracklets_from_points(
             scores_n,
             previous,
             np.array([tracklet.score for tracklet in tracklets], dtype=np.float32),
-            iou_threshold=settings.nms_iou,
-            deletion=settings.deletion,
+            iou_threshold=nms_iou,
+            deletion=deletion,
         )
         if not outcome.keep:
             continue

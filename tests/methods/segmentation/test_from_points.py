@@ -54,8 +54,8 @@ def test_the_whole_stage_is_the_released_one(samples: Path, case: str, deletion:
     tracks = np.unpackbits(file["tracklet_masks"], axis=-1, count=width).astype(bool)
     for tracklet, expected in zip(result.tracklets, tracks, strict=True):
         np.testing.assert_array_equal(tracklet.masks.unpack(), expected)
-    np.testing.assert_allclose(result.consistency, file["ac_score"], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(result.final, file["final_score"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(result.scores["consistency"], file["ac_score"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(result.scores["final_score"], file["final_score"], rtol=0, atol=1e-5)
     expected = np.unpackbits(file["final_mask"], axis=-1, count=width).astype(bool)
     np.testing.assert_array_equal(masks_of(result), expected)
     assert result.track.frames == tuple(range(len(expected)))

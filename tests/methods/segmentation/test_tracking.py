@@ -236,7 +236,7 @@ def test_the_whole_point_stage_is_the_same_with_both(sam2_1: Path) -> None:
     assert len(mine.tracklets) > 1 and len(mine.selected) > 1
     assert [t.xy for t in mine.tracklets] == [t.xy for t in theirs.tracklets]
     assert mine.selected == theirs.selected
-    np.testing.assert_allclose(mine.final, theirs.final, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(mine.scores["final_score"], theirs.scores["final_score"], rtol=0, atol=1e-3)
     for a, b in zip(mine.tracklets, theirs.tracklets, strict=True):
         assert (a.masks.unpack() != b.masks.unpack()).mean() < 1e-3
     assert video.features.encoder_calls == 8
