@@ -71,6 +71,10 @@ class LlavaChat(RunningLvlm):
         chat = self.processor.apply_chat_template(
             self.messages(visual, prompt), add_generation_prompt=True, tokenize=False
         )
+        return self.tokenized(chat, **vision)
+
+    def tokenized(self, chat: str, **vision: Any) -> Mapping[str, torch.Tensor]:
+        """Inputs of a whole chat, whose picture token the processor multiplies."""
         # Without the layout in so many words a frame of 1 or 3 rows is taken for channels first.
         layout = {"input_data_format": "channels_last"} if vision else {}
         inputs: Mapping[str, torch.Tensor] = self.processor(text=[chat], return_tensors="pt", **layout, **vision)
@@ -120,12 +124,27 @@ class LlavaLvlm(LlavaChat):
 
     def frame(self, frame: FrameHW3, prompt: str, clip_grid: Grid) -> Prompted:
         """One frame, squashed to the vision tower's square; ``clip_grid`` has no effect on this family."""
-        processor = self.processor.image_processor
+        return self._shown(self.processed({"type": "image"}, prompt, **self._picture(frame)))
+
+    def frame_without_roles(self, frame: FrameHW3, before: str, prompt: str) -> Prompted:
+        """One frame in a chat without roles: ``before``, the picture and the prompt, a line each, nothing after it.
+
+        Raises:
+            SampleError: the prompt holds the token that stands for a picture.
+        """
+        marker = self.processor.image_token
+        if marker in prompt:
+            raise SampleError(f"the prompt contains {marker}, which the model takes for an image")
+        return self._shown(self.tokenized(f"{before}\n{marker}\n{prompt}", **self._picture(frame)))
+
+    def _picture(self, frame: FrameHW3) -> dict[str, Any]:
+        """The processor's arguments for a frame."""
         square = (self.pixels, self.pixels)
-        image = Image.fromarray(frame).resize(square, Image.Resampling(processor.resample))
-        inputs = self.processed(
-            {"type": "image"}, prompt, images=[np.array(image)], do_resize=False, do_center_crop=False
-        )
+        resample = Image.Resampling(self.processor.image_processor.resample)
+        image = np.array(Image.fromarray(frame).resize(square, resample))
+        return {"images": [image], "do_resize": False, "do_center_crop": False}
+
+    def _shown(self, inputs: Mapping[str, torch.Tensor]) -> Prompted:
         visual_L = inputs["input_ids"][0] == self.model.config.image_token_id
         return self.checked(inputs, visual_L, (1, self.side, self.side))
 
