@@ -22,6 +22,8 @@ from methods.rollout.spec import RolloutSpec
 if TYPE_CHECKING:
     import torch
 
+    from methods.lvlm.soft import SoftPrompt
+
 Grid = tuple[int, int, int]
 """Merged visual tokens (t, h, w): what the language model sees."""
 MapThw = NDArray[np.float32]
@@ -43,7 +45,11 @@ class LvlmOptions(Settings):
     clip_min_tokens: int = identity(4)
     """Fewest, same unit."""
     frame_scale: int = identity(2)
-    """A frame call's grid is the clip's grid times this, in height and in width."""
+    """Qwen: a frame call's grid is the clip's grid times this, in height and in width. InternVL3 and LLaVA-OneVision,
+    which cut frames into tiles: above 1, as many tiles as the checkpoint gives a frame of its size; 1, one tile."""
+    extra_tokens: Literal["keep", "drop"] = identity("keep")
+    """LLaVA-OneVision: whether the tokens that are no cell of the map (a frame call's base picture, the newlines of
+    both calls) stand in the sequence. "keep" is the model as released, "drop" the change that DecAF's code makes."""
     seconds_per_grid: float = identity(1.0)
     """Qwen2.5-VL: time between temporal grid steps as told to the model. The reference passes no frame rate, so its
     processor assumes 2 frames a second with 2 frames to a step, whatever the real sampling."""
@@ -65,6 +71,8 @@ class LvlmOptions(Settings):
                 raise PrerequisiteError(f"{name} is {getattr(self, name)}.", "Choose at least 1.")
         if self.prefix_stack % 8:
             raise PrerequisiteError(f"prefix_stack is {self.prefix_stack}.", "Choose a multiple of 8.")
+        if self.extra_tokens not in ("keep", "drop"):
+            raise PrerequisiteError(f"extra_tokens is '{self.extra_tokens}'.", "Choose keep or drop.")
         if self.seconds_per_grid <= 0:
             raise PrerequisiteError(f"seconds_per_grid is {self.seconds_per_grid}.", "Choose a positive time.")
 
@@ -97,6 +105,8 @@ class Prompted:
     order_n: torch.Tensor | None = None
     """Cell by cell in row-major (t, h, w) order, which of the visual tokens along L shows it, (t h w,) int64; None:
     they stand in that order."""
+    soft: SoftPrompt | None = None
+    """What its soft tokens stand for (see ``methods.lvlm.soft``); None: it has none."""
 
     @property
     def length(self) -> int:
@@ -151,7 +161,7 @@ class Lvlm(Protocol):
         ...
 
     def frame(self, frame: FrameHW3, prompt: str, clip_grid: Grid) -> Prompted:
-        """One frame as an image, at ``frame_scale`` times the grid its clip had (``clip(...).grid``)."""
+        """One frame as an image, as ``frame_scale`` says, beside the grid its clip had (``clip(...).grid``)."""
         ...
 
     def text(self, prompt: str) -> Prompted:

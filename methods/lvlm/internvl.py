@@ -3,8 +3,9 @@
 A clip shows every frame as one square tile, with text between the frames (``Frame1: <img>...</img>`` and a line
 break), so visual tokens are not contiguous; T is not padded. A frame call cuts the frame into up to 12 tiles whose
 arrangement is nearest to the frame's shape, without a thumbnail; tokens come tile by tile and are put back on one
-grid. The tile's side and its tokens are the checkpoint's: 448 pixels and 16 x 16 tokens in the released ones. The
-settings for token counts, ``frame_scale`` and ``seconds_per_grid`` have no effect here.
+grid. The tile's side and its tokens are the checkpoint's: 448 pixels and 16 x 16 tokens in the released ones. With
+``frame_scale: 1`` a frame is one tile, as in the clip. The settings for token counts and ``seconds_per_grid`` have no
+effect here.
 
 Head weights look at each item's own visual columns, as the reference does for this family; that is the default of
 ``RolloutSpec.visual_columns``. Its "reference_span" would take in the text between the frames.
@@ -77,6 +78,7 @@ class InternVlLvlm(RunningLvlm):
     def __init__(self, model: Any, processor: Any, settings: LvlmSettings) -> None:
         super().__init__("internvl", model, model.model.language_model, processor.tokenizer, settings)
         self.processor = processor
+        self.picture_marks = frozenset((processor.start_image_token_id, processor.end_image_token_id))
         config, vision = model.config, model.config.vision_config
         self.tile = int(vision.image_size[0])
         """Side of a tile in pixels."""
@@ -104,14 +106,15 @@ class InternVlLvlm(RunningLvlm):
         return self.checked(inputs, self._visual(inputs), (len(frames), self.side, self.side))
 
     def frame(self, frame: FrameHW3, prompt: str, clip_grid: Grid) -> Prompted:
-        rows, columns = tiling(frame.shape[0], frame.shape[1], self.tile)
+        most = most_tiles(self.settings.frame_scale)
+        rows, columns = tiling(frame.shape[0], frame.shape[1], self.tile, most)
         inputs = self._processed(
             {"type": "image"},
             prompt,
             images=[Image.fromarray(frame)],
             crop_to_patches=True,
             min_patches=1,
-            max_patches=MAX_TILES,
+            max_patches=most,
         )
         inputs = self._first_tiles(inputs, rows * columns)
         grid = (1, rows * self.side, columns * self.side)
@@ -154,9 +157,14 @@ class InternVlLvlm(RunningLvlm):
         return visual_L
 
 
-def tiling(height: int, width: int, tile: int) -> tuple[int, int]:
+def most_tiles(frame_scale: int) -> int:
+    """Most tiles of a frame call."""
+    return 1 if frame_scale == 1 else MAX_TILES
+
+
+def tiling(height: int, width: int, tile: int, most: int = MAX_TILES) -> tuple[int, int]:
     """Rows and columns of the tiles that an H x W frame is cut into, as the image processor decides."""
-    columns, rows = get_optimal_tiled_canvas((height, width), (tile, tile), 1, MAX_TILES)
+    columns, rows = get_optimal_tiled_canvas((height, width), (tile, tile), 1, most)
     return rows, columns
 
 

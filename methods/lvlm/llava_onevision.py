@@ -11,8 +11,11 @@ then the rows of that grid, each with a newline token at its end.
 The map is made of the grid's cells alone: base picture and newline tokens are in the sequence, as the model makes it,
 but they are no visual tokens here, neither in the map nor for "own" head weights ("reference_span" of a frame runs
 from its first cell to its last one and so takes in the newlines between). The released DecAF code goes further and
-changes the model: base picture and newline tokens do not enter the sequence at all. Its attention is therefore
-distributed over fewer tokens; the grids are the same.
+changes the model: base picture and newline tokens do not enter the sequence at all, the clip's last newline included.
+Its attention is therefore distributed over fewer tokens; the grids are the same. ``extra_tokens: drop`` does that too.
+
+``frame_scale: 1`` shows a frame without tiles, squashed to one: 27x27 patches of the whole frame. With ``drop`` that is
+the whole sequence, as in the reference's branch for frames that are not cut.
 
 Padding is removed to the patch below, so the outermost rows or columns of a grid may hold up to a patch of padding;
 the map is laid over the whole frame all the same, as in the reference.
@@ -37,6 +40,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
@@ -60,6 +64,10 @@ class LlavaOnevisionLvlm(LlavaChat):
         """Side of a tile in pixels."""
         self.pooled = -(-self.side // 2)
         """Cells along one side of a clip frame."""
+        self.bare = settings.extra_tokens == "drop"
+        """Whether nothing but cells stands in the sequence."""
+        if self.bare:
+            _show_cells_alone(model.model, self.side**2)
         images, videos = processor.image_processor, processor.video_processor
         check_agreement(
             {
@@ -83,10 +91,12 @@ class LlavaOnevisionLvlm(LlavaChat):
         grid = (len(frames), self.pooled, self.pooled)
         columns_n = _columns(inputs, self.model.config.video_token_id)
         # The last one is the newline.
-        return self._prompted(inputs, columns_n[:-1], grid)
+        return self._prompted(inputs, columns_n, columns_n[:-1], grid)
 
     def frame(self, frame: FrameHW3, prompt: str, clip_grid: Grid) -> Prompted:
         """One frame in tiles; its grid follows from its size, so ``clip_grid`` has no effect on this family."""
+        if self.settings.frame_scale == 1:
+            frame = self._as_one_tile(frame)
         height, width = frame.shape[:2]
         h, w = self.frame_grid(height, width)
         inputs = self.processed({"type": "image"}, prompt, images=[frame])
@@ -98,7 +108,7 @@ class LlavaOnevisionLvlm(LlavaChat):
                 f"grid of {h}x{w} with newlines was expected"
             )
         rows_hw = columns_n[base:].view(h, w + 1)
-        return self._prompted(inputs, rows_hw[:, :w].flatten(), (1, h, w))
+        return self._prompted(inputs, columns_n, rows_hw[:, :w].flatten(), (1, h, w))
 
     def frame_grid(self, height: int, width: int) -> tuple[int, int]:
         """The grid (h, w) of an H x W frame, as the checkpoint's processor counts it."""
@@ -113,20 +123,48 @@ class LlavaOnevisionLvlm(LlavaChat):
         system = {"role": "system", "content": [{"type": "text", "text": SYSTEM}]}
         return [system, *super().messages(visual, prompt)]
 
-    def _prompted(self, inputs: Mapping[str, torch.Tensor], cells_n: torch.Tensor, grid: Grid) -> Prompted:
+    def _as_one_tile(self, frame: FrameHW3) -> FrameHW3:
+        resample = Image.Resampling(self.processor.image_processor.resample)
+        return np.asarray(Image.fromarray(frame).resize((self.tile, self.tile), resample))
+
+    def _prompted(
+        self, inputs: Mapping[str, torch.Tensor], picture_n: torch.Tensor, cells_n: torch.Tensor, grid: Grid
+    ) -> Prompted:
+        """The prompt whose tokens at ``picture_n`` stand for the picture, those at ``cells_n`` for cells of the map."""
         visual_L = torch.zeros(inputs["input_ids"].shape[1], dtype=torch.bool)
         visual_L[cells_n] = True
+        if self.bare:
+            kept_L = torch.ones_like(visual_L).index_fill_(0, picture_n, False) | visual_L
+            by_token = ("input_ids", "attention_mask")
+            inputs = {name: value[:, kept_L] if name in by_token else value for name, value in inputs.items()}
+            visual_L = visual_L[kept_L]
         return self.checked(inputs, visual_L, grid)
 
 
 def load(folder: Path, settings: LvlmSettings) -> Lvlm:
-    """The checkpoint in ``folder``. Its sizes are fixed: clip settings, ``frame_scale`` and ``seconds_per_grid`` have
-    no effect."""
+    """The checkpoint in ``folder``. Its sizes are fixed: clip settings and ``seconds_per_grid`` have no effect."""
     model = load_model(LlavaOnevisionForConditionalGeneration, folder, settings)
     processor = load_processor(LlavaOnevisionProcessor, folder)
     images: Any = LlavaOnevisionImageProcessorPil
     processor.image_processor = images.from_pretrained(folder)
     return LlavaOnevisionLvlm(model, processor, settings)
+
+
+def _show_cells_alone(model: Any, base: int) -> None:
+    """Makes the model give features for cells alone: no base picture, the first ``base`` tokens of a frame, and no
+    newlines."""
+    pack, videos = model.pack_image_features, model.get_video_features
+
+    def cells_of_images(features: Any, sizes: Any, image_newline: Any = None, **options: Any) -> Any:
+        packed, lengths = pack(features, sizes, image_newline=None, **options)
+        return [one[base:] for one in packed], lengths - base
+
+    def cells_of_videos(*pixels: Any, **options: Any) -> Any:
+        found = videos(*pixels, **options)
+        found.pooler_output = found.pooler_output[:, :-1]
+        return found
+
+    model.pack_image_features, model.get_video_features = cells_of_images, cells_of_videos
 
 
 def _columns(inputs: Mapping[str, torch.Tensor], token: int) -> torch.Tensor:

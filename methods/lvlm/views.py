@@ -17,7 +17,7 @@ from transformers.image_processing_utils import select_best_resolution
 
 from harness.errors import PrerequisiteError
 from methods.lvlm.base import Grid, LvlmOptions
-from methods.lvlm.internvl import tiling
+from methods.lvlm.internvl import most_tiles, tiling
 from methods.lvlm.sizes import token_grid
 
 
@@ -46,7 +46,7 @@ def views(config: Any, options: LvlmOptions, frames: int, height: int, width: in
 
     Args:
         config: of the whole model, as transformers builds it.
-        options: for the sizes that the Qwen families are free to choose.
+        options: for the sizes that can be chosen.
         frames, height, width: of the sampled clip, in pixels.
 
     Raises:
@@ -76,7 +76,7 @@ def _internvl(config: Any, options: LvlmOptions, frames: int, height: int, width
     tile, patch = config.vision_config.image_size[0], config.vision_config.patch_size[0]
     patches = (tile // patch) ** 2 + 1
     side = int(tile // patch * config.downsample_ratio)
-    rows, columns = tiling(height, width, tile)
+    rows, columns = tiling(height, width, tile, most_tiles(options.frame_scale))
     # "Frame1: <img>...</img>" and a line break are 7 tokens or 8; an image has two around it and the line break.
     clip = View((frames, side, side), frames * (side**2 + 8), frames * patches)
     tiles = rows * columns
@@ -87,16 +87,19 @@ def _llava_onevision(config: Any, options: LvlmOptions, frames: int, height: int
     tile = config.vision_config.image_size
     side = tile // config.vision_config.patch_size
     pooled = -(-side // 2)
+    if options.frame_scale == 1:
+        height = width = tile
     resolutions = [tuple(resolution) for resolution in config.image_grid_pinpoints]
     best = select_best_resolution((height, width), resolutions)
     rows, columns = best[0] // tile, best[1] // tile
     counter: Any = SimpleNamespace(vision_aspect_ratio=config.vision_aspect_ratio)
     count: Callable[..., tuple[int, int]] = LlavaOnevisionProcessor._get_unpadded_features
     cells, h = count(counter, height, width, side, side, rows, columns)
+    bare = options.extra_tokens == "drop"
     return Views(
-        clip=View((frames, pooled, pooled), frames * pooled**2 + 1, frames * side**2),
+        clip=View((frames, pooled, pooled), frames * pooled**2 + (not bare), frames * side**2),
         # The whole frame stands before the tiles, and a newline at the end of every row.
-        frame=View((1, h, cells // h), side**2 + cells + h, (1 + rows * columns) * side**2),
+        frame=View((1, h, cells // h), cells + (0 if bare else side**2 + h), (1 + rows * columns) * side**2),
     )
 
 

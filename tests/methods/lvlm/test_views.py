@@ -22,6 +22,7 @@ from .conftest import noise
 
 PROMPT = "the dog. \nWhat is it? "
 OPTIONS = LvlmOptions(clip_max_tokens=24)
+OTHER_OPTIONS = [LvlmOptions(clip_max_tokens=24, frame_scale=1), LvlmOptions(clip_max_tokens=24, extra_tokens="drop")]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return of
 
 
-def loaded(folder: Path) -> RunningLvlm:
-    options = {**vars(OPTIONS), "dtype": "float32", "device": "cpu"}
+def loaded(folder: Path, chosen: LvlmOptions = OPTIONS) -> RunningLvlm:
+    options = {**vars(chosen), "dtype": "float32", "device": "cpu"}
     model = load_lvlm(LvlmSettings(checkpoint=str(folder), digest="x", **options))
     assert isinstance(model, RunningLvlm)
     return model
@@ -65,9 +66,19 @@ def as_prompted(model: RunningLvlm, prompted: Prompted) -> View:
 @pytest.mark.parametrize("size", [(90, 150), (150, 90), (64, 64), (300, 500)])
 @pytest.mark.parametrize("family", ["internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl"])
 def test_real_prompts(folders: Callable[[str], Path], family: str, size: tuple[int, int]) -> None:
-    model = loaded(folders(family))
+    require_counts(loaded(folders(family)), OPTIONS, size)
+
+
+@pytest.mark.parametrize("options", OTHER_OPTIONS, ids=["one scale", "cells alone"])
+@pytest.mark.parametrize("family", ["internvl", "llava_onevision", "qwen2_5_vl"])
+def test_real_prompts_in_other_ways(folders: Callable[[str], Path], family: str, options: LvlmOptions) -> None:
+    require_counts(loaded(folders(family), options), options, (90, 150))
+
+
+def require_counts(model: RunningLvlm, options: LvlmOptions, size: tuple[int, int]) -> None:
+    family = model.family
     frames = noise(3, *size)
-    expected = views(model.model.config, OPTIONS, 3, *size)
+    expected = views(model.model.config, options, 3, *size)
     clip = model.clip(frames, PROMPT)
     assert clip.grid is not None
     beside_clip, beside_frame = (24, 3) if family == "internvl" else (0, 0)
