@@ -13,8 +13,8 @@ from PIL import Image
 
 from harness.data.types import FrameHW3
 
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 class FrameSource(Protocol):
@@ -33,6 +33,6 @@ def preprocess(frame_HW3: FrameHW3, image_size: int) -> torch.Tensor:
     """
     resized = np.asarray(Image.fromarray(frame_HW3).resize((image_size, image_size)))
     image = torch.from_numpy(resized / 255.0).permute(2, 0, 1).to(torch.float32).contiguous()
-    image -= torch.tensor(_MEAN)[:, None, None]
-    image /= torch.tensor(_STD)[:, None, None]
+    image -= torch.tensor(MEAN)[:, None, None]
+    image /= torch.tensor(STD)[:, None, None]
     return image

@@ -1,0 +1,72 @@
+"""``python -m methods.segmentation.training OUT_FOLDER``: trains a small SAM2 on the bundled world's train split.
+
+The folder is a checkpoint as ``sam2.checkpoint`` takes it, with a model card beside it. ``python -m
+methods.segmentation.training.evaluate OUT_FOLDER`` measures it on the valid split and adds the result to the card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+DATA_SEED = 0
+"""Of the bundled world; the demo's valid split has the same seed and other clips."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the command line, trains, and prints a line now and then."""
+    parser = argparse.ArgumentParser(prog="python -m methods.segmentation.training", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--steps", type=int, help="updates; equal seeds give equal runs")
+    length.add_argument("--seconds", type=float, help="time to train, start-up not counted")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    parser.add_argument("--clips", type=int, default=1200, help="of the train split")
+    parser.add_argument("--batch", type=int, default=1536, help="objects times frames of an update, at most")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--workers", type=int, default=6, help="processes that render clips")
+    given = parser.parse_args(arguments)
+    # Rendering processes import this module again: what is heavy is imported by the trainer alone.
+    from harness.data.shapes.write import VERSION
+    from harness.errors import PrerequisiteError
+    from methods.segmentation.training.architecture import IMAGE_SIZE
+    from methods.segmentation.training.card import Card
+    from methods.segmentation.training.loop import Plan, train
+    from methods.segmentation.training.rendering import rendered_clips
+
+    try:
+        plan = Plan(
+            given.folder, given.seed, given.steps, given.seconds, given.clips, given.batch, given.learning_rate,
+            device=given.device,
+        )  # fmt: skip
+        card = Card(
+            command=shlex.join(
+                ["python", "-m", "methods.segmentation.training", *(sys.argv[1:] if arguments is None else arguments)]
+            ),
+            seed=plan.seed,
+            data_seed=DATA_SEED,
+            data_version=VERSION,
+            device=_device_name(given.device),
+            batch=plan.batch,
+            learning_rate=plan.learning_rate,
+        )
+        clips = rendered_clips(DATA_SEED, "train", IMAGE_SIZE, plan.clips, given.workers)
+        print(train(plan, clips, card, report=lambda line: print(line, flush=True)))
+    except PrerequisiteError as error:
+        sys.exit(str(error))
+
+
+def _device_name(setting: str) -> str:
+    import torch
+
+    from methods.segmentation.model import choose_device
+
+    device = choose_device(setting)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The training loop: first clicks on single frames, then short windows, then long ones.
+
+A run ends after a number of steps or of seconds; the learning rate falls to nothing by then. Weights are averaged over
+the last steps (exponentially) and written as they stand every so often, so that a run that is cut off leaves a
+checkpoint that works. With ``steps`` equal seeds give equal runs on one machine; with ``seconds`` the machine's speed
+decides how many steps there are.
+
+Shape legend: B objects of a batch, T frames of a window.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from harness.errors import PrerequisiteError
+from methods.segmentation.model import choose_device
+from methods.segmentation.training.architecture import IMAGE_SIZE, build_trainable
+from methods.segmentation.training.bank import Bank, Batch
+from methods.segmentation.training.card import Card
+from methods.segmentation.training.losses import NAMES, losses
+from methods.segmentation.training.rendering import RenderedClip
+from methods.segmentation.training.unroll import unroll
+
+OBJECTS_PER_WINDOW = 3
+"""They share the window's encoded frames."""
+MOST_OBJECTS = 512
+WARM_UP_STEPS = 100
+AVERAGING_DECAY = 0.998
+FIRST_CLIPS = 64
+"""Training starts when so many clips are rendered, and draws on one more with every step."""
+OWN_MASK_SHARE = 0.5
+"""Trackers prompted with the mask that the click gave, as methods do it; the others get the true mask."""
+VIDEO_LENGTHS = (8, 41)
+"""Range of the number of frames the network is told a video has."""
+LOG_EVERY = 25
+
+CURRICULUM: tuple[tuple[float, tuple[int, ...]], ...] = ((0.3, (1,)), (0.5, (3,)), (1.0, (1, 4, 8, 8, 12)))
+"""Up to this share of the run, window lengths drawn from these."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides a run."""
+
+    folder: Path
+    seed: int = 0
+    steps: int | None = None
+    """Ends the run, or else ``seconds`` do."""
+    seconds: float | None = None
+    clips: int = 1200
+    batch: int = 1536
+    """Objects times frames of a step, at most; there are never more than ``MOST_OBJECTS`` objects."""
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    device: str = "auto"
+    save_every: float = 60.0
+    """Seconds between checkpoints."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.seconds is None):
+            raise PrerequisiteError("A training run ends after steps or after seconds.", "Give --steps or --seconds.")
+        for name in ("steps", "seconds", "clips", "batch", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise PrerequisiteError(f"--{name.replace('_', '-')} is {value}.", "Give a number above 0.")
+
+
+def train(plan: Plan, clips: Iterator[RenderedClip], card: Card, report: Callable[[str], None] = print) -> Path:
+    """Trains, and writes the checkpoint folder ``plan.folder`` again and again, the last time at the end.
+
+    Args:
+        plan: what to do.
+        clips: at least ``plan.clips`` of them.
+        card: what is known of the run beforehand.
+        report: takes lines for people.
+
+    Raises:
+        PrerequisiteError: there is no such device, or the loss is not a number; the last checkpoint stays.
+    """
+    trainer = Trainer(plan, clips)
+    began = saved = time.monotonic()
+    share = 0.0
+    while share < 1:
+        trainer.step(share)
+        elapsed = time.monotonic() - began
+        share = trainer.steps / plan.steps if plan.steps is not None else elapsed / (plan.seconds or 1)
+        if trainer.steps % LOG_EVERY == 0 or share >= 1:
+            report(f"{elapsed:6.1f}s {share:5.1%} " + trainer.measures())
+        if share >= 1 or time.monotonic() - saved > plan.save_every:
+            described = replace(
+                card, steps=trainer.steps, seconds=round(elapsed, 1), clips=len(trainer.bank),
+                data_digest=trainer.bank.digest, complete=share >= 1, losses=trainer.latest,
+            )  # fmt: skip
+            described.write(plan.folder, trainer.weights())
+            saved = time.monotonic()
+    return plan.folder
+
+
+class Trainer:
+    """A network in training."""
+
+    def __init__(self, plan: Plan, clips: Iterator[RenderedClip]) -> None:
+        device = choose_device(plan.device)
+        torch.manual_seed(plan.seed)
+        torch.set_float32_matmul_precision("high")
+        self._plan = plan
+        self._rng = np.random.default_rng(plan.seed)
+        self._generator = torch.Generator(device).manual_seed(plan.seed)
+        self.bank = Bank(clips, plan.clips, IMAGE_SIZE, device)
+        self.network = build_trainable().to(device)
+        self._average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING_DECAY))
+        self._optimizer = torch.optim.AdamW(_groups(self.network, plan.weight_decay), betas=(0.9, 0.98))
+        self.steps = 0
+        self.latest: dict[str, float] = {}
+        """Losses and measures at the last report, means over the steps since the one before."""
+        self._since: list[torch.Tensor] = []
+
+    def step(self, share: float) -> None:
+        """One update, at this share of the run."""
+        batch = self._batch(share)
+        self._learn(batch, self._plan.learning_rate * _rate(share, self.steps))
+        self.steps += 1
+
+    def measures(self) -> str:
+        """The losses since the last call, in words, kept in ``latest``.
+
+        Raises:
+            PrerequisiteError: one is not a number.
+        """
+        values_n7 = torch.stack(self._since).cpu().double()
+        if not bool(torch.isfinite(values_n7[:, 0]).all()):
+            raise PrerequisiteError(
+                f"The loss is not a number within the last {len(values_n7)} steps before step {self.steps}.",
+                "Lower --learning-rate; the last checkpoint written is unharmed.",
+            )
+        self._since.clear()
+        # track_iou is NaN in steps without a tracked frame.
+        means = values_n7.nanmean(dim=0).tolist()
+        self.latest = {name: round(value, 4) for name, value in zip(NAMES, means, strict=True) if value == value}
+        return f"step {self.steps:5d} " + " ".join(f"{name} {value:.3f}" for name, value in self.latest.items())
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The averaged weights."""
+        state: dict[str, torch.Tensor] = self._average.module.state_dict()
+        return state
+
+    def _batch(self, share: float) -> Batch:
+        lengths = next(lengths for until, lengths in CURRICULUM if share < until)
+        length = int(self._rng.choice(lengths))
+        windows = max(1, min(MOST_OBJECTS, self._plan.batch // length) // OBJECTS_PER_WINDOW)
+        available = min(self._plan.clips, FIRST_CLIPS + self.steps)
+        return self.bank.gather(
+            self.bank.draw(self._rng, available, windows, OBJECTS_PER_WINDOW, length), self._generator
+        )
+
+    def _learn(self, batch: Batch, learning_rate: float) -> None:
+        length, objects = batch.masks_TBSS.shape[:2]
+        device = batch.masks_TBSS.device
+        own_mask_B = torch.rand(objects, device=device, generator=self._generator) < OWN_MASK_SHARE
+        video_length = int(self._rng.integers(max(length, VIDEO_LENGTHS[0]), VIDEO_LENGTHS[1]))
+        found = losses(unroll(self.network, batch, own_mask_B, video_length), batch.masks_TBSS)
+        self._optimizer.zero_grad(set_to_none=True)
+        found.total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._average.update_parameters(self.network)
+        self._since.append(found.values())
+
+
+def _rate(share: float, step: int) -> float:
+    """Linear warm-up, then half a cosine down to a hundredth."""
+    return min(1.0, (step + 1) / WARM_UP_STEPS) * (0.01 + 0.99 * (1 + math.cos(math.pi * min(share, 1.0))) / 2)
+
+
+def _groups(network: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices only."""
+    parameters = list(network.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
