@@ -11,6 +11,8 @@ probe text, and a prompt whose first tokens are not the probe's (text in front o
 Nothing depends on which prompts are asked together: the prefix is the probe's, every tail is run alone over the same
 batch of views, and products keep their shape. So a prompt's maps are the same to the last bit in any company.
 
+Soft prompts in front of the pictures are part of the prefix, those behind are the begin of every tail.
+
 Shape legend: B views run together, L sequence, P prefix, s tail, T frames, t h w visual grid.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +33,7 @@ from harness.data.types import FrameHW3
 from harness.errors import SampleError
 from methods.lvlm.base import Lvlm, MapThw, Prompted
 from methods.lvlm.running import RunningLvlm, maps_of
+from methods.lvlm.soft import SoftPrompt, SoftPrompts, by_token, picture_span, with_soft
 from methods.rollout.capture import capture
 from methods.rollout.recursion import LayerQK
 from methods.rollout.shared import shared_rows
@@ -46,25 +50,49 @@ PROBE = "What is it?"
 
 
 def clip_and_frame_rollouts(
-    lvlm: Lvlm, frames: Sequence[FrameHW3], prompts: Sequence[str], spec: RolloutSpec
+    lvlm: Lvlm,
+    frames: Sequence[FrameHW3],
+    prompts: Sequence[str],
+    spec: RolloutSpec,
+    soft: SoftPrompts | None = None,
+    *,
+    share: bool = True,
 ) -> dict[str, ClipAndFrames | SampleError]:
     """By prompt, its rollout on the clip and on every frame alone, or what is wrong with that prompt.
 
     Prompts share the prefix of a view. One that cannot is run whole, and so are all where one view's prefix takes
     more than ``prefix_bytes``, or where the model is not a ``RunningLvlm``.
 
+    Args:
+        lvlm: the model.
+        frames: of the clip, all of one size.
+        prompts: the texts; equal ones are run once.
+        spec: of the rollout.
+        soft: soft prompts of clip calls and of frame calls; they need a ``RunningLvlm``.
+        share: False runs every prompt whole; the same maps up to rounding.
+
     Raises:
         SampleError: the frames cannot be shown, whatever the prompt, or the device ran out of memory.
+        PrerequisiteError: the soft prompts are of another model.
     """
     if not prompts:
         return {}
+    soft = soft or SoftPrompts()
     grid = lvlm.clip(frames, PROBE).grid
     assert grid is not None, "a clip has visual tokens"
-    views = [partial(lvlm.frame, frame, clip_grid=grid) for frame in frames]
+
+    def clip(shown: Sequence[FrameHW3], prompt: str) -> Prompted:
+        return _softened(lvlm, lvlm.clip(shown, prompt), soft.clip)
+
+    def frame(shown: FrameHW3, prompt: str) -> Prompted:
+        return _softened(lvlm, lvlm.frame(shown, prompt, grid), soft.frame)
+
+    views = [partial(frame, shown) for shown in frames]
     # The tokens around the visual ones are those of a clip of one frame, which is quickly prepared.
-    on_clip = _on_views(lvlm, [partial(lvlm.clip, frames)], partial(lvlm.clip, frames[:1]), prompts, spec)
+    sample = partial(clip, frames[:1])
+    on_clip = _on_views(lvlm, [partial(clip, frames)], sample, prompts, spec, share=share)
     sound = [prompt for prompt, maps in on_clip.items() if not isinstance(maps, SampleError)]
-    on_frames = _on_views(lvlm, views, views[0], sound, spec)
+    on_frames = _on_views(lvlm, views, views[0], sound, spec, share=share)
     results: dict[str, ClipAndFrames | SampleError] = {}
     for prompt, of_clip in on_clip.items():
         of_frames = on_frames.get(prompt)
@@ -87,24 +115,34 @@ def prefix_bytes(lvlm: RunningLvlm, tokens: int, spec: RolloutSpec) -> int:
     return int(tokens * rows * depth * lvlm.model.dtype.itemsize)
 
 
+def _softened(lvlm: Lvlm, prompted: Prompted, soft: SoftPrompt | None) -> Prompted:
+    if soft is None:
+        return prompted
+    if not isinstance(lvlm, RunningLvlm):
+        raise TypeError(f"a {type(lvlm).__name__} takes no soft prompts")
+    return with_soft(lvlm, prompted, soft)
+
+
 def _on_views(
-    lvlm: Lvlm, views: Sequence[View], sample: View, prompts: Sequence[str], spec: RolloutSpec
+    lvlm: Lvlm, views: Sequence[View], sample: View, prompts: Sequence[str], spec: RolloutSpec, *, share: bool
 ) -> dict[str, list[MapThw] | SampleError]:
     """Every prompt's maps, view by view, or its error. ``sample`` is a view whose prompts have the same tails."""
     results: dict[str, list[MapThw] | SampleError] = {}
-    share = _Share.of(lvlm, views, sample, spec) if isinstance(lvlm, RunningLvlm) and prompts else None
+    shared: _Share | None = None
+    if share and prompts and isinstance(lvlm, RunningLvlm):
+        shared = _Share.of(lvlm, views, sample, spec)
     tails: dict[str, Tail] = {}
     for prompt in dict.fromkeys(prompts):
         try:
-            tail = None if share is None else share.tail(sample(prompt))
+            tail = None if shared is None else shared.tail(sample(prompt))
             if tail is None:
                 results[prompt] = _whole(lvlm, views, prompt, spec)
             else:
                 tails[prompt] = tail
         except SampleError as error:
             results[prompt] = error
-    if share is not None and tails:
-        results.update(share.rollouts(tails))
+    if shared is not None and tails:
+        results.update(shared.rollouts(tails))
     return results
 
 
@@ -144,7 +182,7 @@ class _Share:
         end = _end(self.shown)
         if _end(asked) != end or not torch.equal(_ids(asked)[:end], _ids(self.shown)[:end]):
             return None
-        return {name: value[:, end:] for name, value in _by_token(asked).items()}
+        return {name: value[:, end:] for name, value in by_token(asked).items()}
 
     def rollouts(self, tails: Mapping[str, Tail]) -> dict[str, list[MapThw] | SampleError]:
         """Every prompt's maps on all views.
@@ -198,7 +236,7 @@ class _Prefix:
         positions = _positions(lvlm, heads)
         if positions is not None:
             inputs["position_ids"] = positions[..., :end]
-        cut = {name: inputs[name][:, :end] for name in _by_token(heads[0])}
+        cut = {name: inputs[name][:, :end] for name in by_token(heads[0])}
         cache = DynamicCache()
         with capture(lvlm.text_model, layers) as captured:
             lvlm.model.model(**{**inputs, **cut}, past_key_values=cache, use_cache=True)
@@ -237,29 +275,19 @@ def _completed(lvlm: RunningLvlm, head: Prompted, tail: Tail) -> Prompted:
         SampleError: that is longer than the model's limit.
     """
     end = _end(head)
-    text = {name: torch.cat([value[:, :end], tail[name]], 1) for name, value in _by_token(head).items()}
+    text = {name: torch.cat([value[:, :end], tail[name]], 1) for name, value in by_token(head).items()}
     visual_L = torch.zeros(text["input_ids"].shape[1], dtype=torch.bool)
     visual_L[:end] = head.visual_L[:end]
-    return lvlm.checked({**head.inputs, **text}, visual_L, head.grid, head.order_n)
+    return replace(lvlm.checked({**head.inputs, **text}, visual_L, head.grid, head.order_n), soft=head.soft)
 
 
 def _end(prompted: Prompted) -> int:
-    """P: tokens through the last one that stands for a part of a picture.
-
-    Some of those may not be on the grid (LLaVA-OneVision's line ends), but have the id of those that are.
-    """
-    ids_L = _ids(prompted)
-    return int(torch.isin(ids_L, ids_L[prompted.visual_L]).nonzero()[-1]) + 1
+    """P: tokens through the last one that stands for a part of a picture."""
+    return picture_span(prompted)[1]
 
 
 def _ids(prompted: Prompted) -> Tensor:
     return prompted.inputs["input_ids"][0]
-
-
-def _by_token(prompted: Prompted) -> dict[str, Tensor]:
-    """The inputs with one value a token."""
-    shape = (1, prompted.length)
-    return {name: value for name, value in prompted.inputs.items() if value.shape == shape}
 
 
 def _chunks(prompts: Sequence[str], size: int) -> Iterator[Sequence[str]]:

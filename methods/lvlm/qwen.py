@@ -29,6 +29,8 @@ class QwenLvlm(RunningLvlm):
     def __init__(self, family: str, model: Any, processor: Any, settings: LvlmSettings) -> None:
         super().__init__(family, model, model.model.language_model, processor.tokenizer, settings)
         self.processor = processor
+        config = model.config
+        self.picture_marks = frozenset((config.vision_start_token_id, config.vision_end_token_id))
         vision = model.config.vision_config
         self.factor = int(vision.patch_size * vision.spatial_merge_size)
         """Side of a merged visual token in pixels."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from harness.data.types import FrameHW3
 from harness.errors import PrerequisiteError, SampleError
 from methods.lvlm.base import Grid, LvlmSettings, MapThw, Prompted, Reading
+from methods.lvlm.soft import soft_embeddings
 from methods.rollout.capture import Captured, capture
 from methods.rollout.recursion import Rows, rollout_rows
 from methods.rollout.spec import RolloutSpec
@@ -34,6 +35,8 @@ class RunningLvlm(ABC):
         """The language model alone, with ``layers[i].self_attn``."""
         self.tokenizer = tokenizer
         self.settings = settings
+        self.picture_marks: frozenset[int] = frozenset()
+        """Ids of the tokens that stand right before and right behind a picture, where the family has such."""
 
     @property
     def family(self) -> str:
@@ -111,10 +114,10 @@ class RunningLvlm(ABC):
         return Prompted(dict(inputs), visual_L, grid, length - 1, order_n)
 
     def _batches(self, prompted: Sequence[Prompted]) -> Iterator[list[int]]:
-        groups: dict[tuple[tuple[str, tuple[int, ...]], ...], list[int]] = {}
+        groups: dict[tuple[int, tuple[tuple[str, tuple[int, ...]], ...]], list[int]] = {}
         for index, item in enumerate(prompted):
             shape = tuple((name, tuple(value.shape)) for name, value in sorted(item.inputs.items()))
-            groups.setdefault(shape, []).append(index)
+            groups.setdefault((id(item.soft), shape), []).append(index)
         size = self.settings.frame_batch
         for indices in groups.values():
             for start in range(0, len(indices), size):
@@ -126,6 +129,8 @@ class RunningLvlm(ABC):
         return {name: torch.cat([item.inputs[name] for item in batch]).to(self.model.device) for name in names}
 
     def _generate(self, batch: Sequence[Prompted]) -> list[str]:
+        if batch[0].soft is not None:
+            raise ValueError("soft prompts steer attention; answers are those of the model without them")
         generated_BL = self.model.generate(
             **self.batched(batch), do_sample=False, num_beams=1, max_new_tokens=self.settings.max_new_tokens
         )
@@ -137,14 +142,15 @@ class RunningLvlm(ABC):
 
     @contextmanager
     def running(self, batch: Sequence[Prompted]) -> Iterator[None]:
-        """Around everything that computes: no gradients, and nothing left over in the model before or after.
+        """Around everything that computes: no gradients, nothing left over in the model before or after, and the soft
+        prompt of the batch, the same for all of it, embedded.
 
         Raises:
             SampleError: the device ran out of memory.
         """
         self.forget()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), soft_embeddings(self.text_model, batch[0].soft):
                 yield
         except torch.OutOfMemoryError as error:
             raise SampleError(
