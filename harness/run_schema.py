@@ -81,6 +81,18 @@ class StageTime:
 
 
 @dataclass(frozen=True, slots=True)
+class FallbackUse:
+    """How often a stage of a method did its work another way, because the first one led nowhere."""
+
+    method: str
+    lvlm: str | None
+    stage: str
+    used: Count
+    of: Count
+    """Samples that the stage was done for."""
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetUse:
     """A dataset split a run was scored on."""
 
@@ -106,6 +118,8 @@ class RunInfo:
     stages: dict[str, StageTime] = field(default_factory=dict)
     methods: Any = None
     datasets: Any = None
+    fallbacks: tuple[FallbackUse, ...] = ()
+    """Of stages that know a second way; empty until the run has finished."""
 
     @property
     def seconds(self) -> float | None:

@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -22,6 +22,7 @@ import numpy as np
 
 from harness.errors import PrerequisiteError
 from harness.pipeline.stages import Artefact
+from harness.settings import Json
 
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 _ELSEWHERE = "Choose another folder with --set runs=FOLDER, or --out."
@@ -112,16 +113,32 @@ class ArtefactStore:
             PrerequisiteError: it is missing, or its bytes are damaged.
         """
         path = self.path(stage, key)
-        try:
+        with _read_errors(path):
             return from_bytes(path.read_bytes())
-        except FileNotFoundError as error:
-            raise PrerequisiteError(
-                f"Artefact {path} is missing.", "Run the recipe again: it computes what is missing."
-            ) from error
-        except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
-            raise PrerequisiteError(
-                f"Artefact {path} is damaged ({error}).", "Delete the file and run the recipe again."
-            ) from error
+
+    def read_meta(self, stage: str, key: str) -> Mapping[str, Json]:
+        """The artefact's JSON values alone; its arrays are not read from the disk.
+
+        Raises:
+            PrerequisiteError: as ``read``.
+        """
+        path = self.path(stage, key)
+        with _read_errors(path), zipfile.ZipFile(path) as archive:
+            return _meta(archive)
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise PrerequisiteError(
+            f"Artefact {path} is missing.", "Run the recipe again: it computes what is missing."
+        ) from error
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise PrerequisiteError(
+            f"Artefact {path} is damaged ({error}).", "Delete the file and run the recipe again."
+        ) from error
 
 
 def to_bytes(artefact: Artefact) -> bytes:
@@ -140,10 +157,14 @@ def to_bytes(artefact: Artefact) -> bytes:
 def from_bytes(content: bytes) -> Artefact:
     """The artefact in a file's content."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        meta = json.loads(archive.read("meta.json"))
         arrays = {
             name.removesuffix(".npy"): np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
             for name in archive.namelist()
             if name.endswith(".npy")
         }
-    return Artefact(meta=meta, arrays=arrays)
+        return Artefact(meta=_meta(archive), arrays=arrays)
+
+
+def _meta(archive: zipfile.ZipFile) -> Mapping[str, Json]:
+    meta: Mapping[str, Json] = json.loads(archive.read("meta.json"))
+    return meta

@@ -58,6 +58,7 @@ def _result(planned: PlannedSample, store: ArtefactStore, records: Records) -> S
         seconds=seconds,
         keys=planned.keys,
     )
+    result = replace(result, fallbacks=_fallbacks(planned, store))
     absent = next((stage for stage in stages if not store.has(stage, planned.keys[stage])), None)
     if absent is None:
         return scored_result(result, store.read(SCORE, planned.keys[SCORE]) if SCORE in planned.keys else None)
@@ -65,3 +66,14 @@ def _result(planned: PlannedSample, store: ArtefactStore, records: Records) -> S
     if failure is not None and failure.status == "failed":
         return replace(result, status="failed", error=f"{absent}: {failure.error}")
     return result
+
+
+def _fallbacks(planned: PlannedSample, store: ArtefactStore) -> dict[str, str]:
+    """By stage whose artefact says that it has a fallback: why that was gone, or ""."""
+    found: dict[str, str] = {}
+    for stage, key in planned.keys.items():
+        if stage != SCORE and store.has(stage, key):
+            why = store.read_meta(stage, key).get("fallback")
+            if isinstance(why, str):
+                found[stage] = why
+    return found

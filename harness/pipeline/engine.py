@@ -7,6 +7,7 @@ and the event log alone.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,9 +27,10 @@ from harness.pipeline.runfolder import RunFolder, now
 from harness.pipeline.work import Record
 from harness.progress import RunProgress
 from harness.recipes import Recipe
-from harness.run_schema import read_scores
+from harness.run_schema import FallbackUse, read_scores
 from harness.scoring.report import score_tables
 from harness.scoring.results import write_tables
+from harness.scoring.rows import fallback_uses
 
 FAILED_SAMPLES = 3
 """Exit code of a run that finished with failed or missing samples."""
@@ -131,11 +133,15 @@ class Run:
         )
         statuses: Counter[str] = Counter(result.status for result in results)
         exit_code = FAILED_SAMPLES if statuses["failed"] or statuses["missing"] else 0
-        self._summarise(plan, "finished", exit_code)
+        fallbacks = fallback_uses(results)
+        self._summarise(plan, "finished", exit_code, fallbacks)
         whole = [score for score in read_scores(self._folder.path / "scores.json") if score.subset == "all"]
         for table in score_tables(whole):
             self._console.print(table)
         self._console.print(self._account(statuses), highlight=False, soft_wrap=True)
+        for use in fallbacks:
+            if use.used:
+                self._console.print(_fallback_line(use), highlight=False, soft_wrap=True, markup=False)
         if self._recipe.note:
             self._console.print(f"Note: {self._recipe.note}", highlight=False, soft_wrap=True, markup=False)
         self._console.print(f"Run folder: {self._folder.path}", highlight=False, soft_wrap=True, markup=False)
@@ -171,7 +177,7 @@ class Run:
                 highlight=False,
             )
 
-    def _summarise(self, plan: Plan, status: str, exit_code: int | None) -> None:
+    def _summarise(self, plan: Plan, status: str, exit_code: int | None, fallbacks: Sequence[FallbackUse] = ()) -> None:
         self._folder.write_summary(
             name=self._recipe.name,
             note=self._recipe.note,
@@ -182,7 +188,13 @@ class Run:
             stages={stage: asdict(totals) for stage, totals in self._totals.items()},
             methods=[{"method": variant.label, "lvlm": variant.lvlm} for variant in plan.variants],
             datasets=[_dataset_summary(chosen) for chosen in plan.datasets],
+            fallbacks=[asdict(use) for use in fallbacks],
         )
+
+
+def _fallback_line(use: FallbackUse) -> str:
+    on = f" on {use.lvlm}" if use.lvlm else ""
+    return f"{use.method}{on}: {use.used} of {use.of} samples used the fallback of {use.stage}."
 
 
 def print_plan(recipe: Recipe, console: Console) -> None:

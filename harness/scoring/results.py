@@ -36,7 +36,7 @@ _SAMPLE_SCHEMA = pa.schema(
     + [("num_frames", pa.int64())]
     + [(f"seconds_{stage}", pa.float64()) for stage in STAGES]
     + [(f"key_{stage}", pa.string()) for stage in STAGES]
-    + [("error", pa.string())]
+    + [("error", pa.string()), ("fallback", pa.string())]
 )
 _FRAME_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("method", "lvlm", "dataset", "split", "video", "expression", "frame")]
@@ -92,6 +92,7 @@ def _sample_rows(results: Sequence[SampleResult], hidden: set[tuple[str, str]]) 
             "status": result.status,
             "num_frames": len(result.frames) or len(video.frames),
             "error": result.error,
+            "fallback": "; ".join(f"{stage}: {why}" for stage, why in result.fallbacks.items() if why) or None,
         }
         if (video.dataset, video.split) not in hidden:
             mean_j, mean_f = result.mean_j_and_f()

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from harness.run_schema import Counts, Interval, Score
+from harness.run_schema import Counts, FallbackUse, Interval, Score
 from harness.scoring.extras import davis_extras, hard_frames, robustness
 from harness.scoring.kernel import gt_present
 from harness.scoring.matching import AnnotatorItems
@@ -81,6 +81,15 @@ def counted_samples(results: Sequence[SampleResult], scored: ScoredDataset) -> l
         )
         for result in results
     ]
+
+
+def fallback_uses(results: Sequence[SampleResult]) -> tuple[FallbackUse, ...]:
+    """How often each method's stages went their second way, in the order of ``results``; only stages that know one."""
+    counted: dict[tuple[str, str | None, str], list[bool]] = {}
+    for result in results:
+        for stage, why in result.fallbacks.items():
+            counted.setdefault((result.method, result.lvlm, stage), []).append(bool(why))
+    return tuple(FallbackUse(*name, sum(used), len(used)) for name, used in counted.items())
 
 
 def _parts(scored: ScoredDataset, rule: Rule, results: tuple[SampleResult, ...], keyframes: bool) -> Iterator[_Part]:
@@ -175,6 +184,9 @@ def _remarks(part: _Part, counts: Counts) -> Iterator[str]:
         yield "Masks exist on keyframes only; other frames are not scored."
     if counts.failed or counts.missing:
         yield f"{counts.failed} failed and {counts.missing} missing samples count as 0."
+    for use in fallback_uses(part.results):
+        if use.used:
+            yield f"{use.used} of {use.of} samples used the fallback of {use.stage}."
     partly = [r for r in part.results if r.status == "scored" and r.missing_frames]
     if partly:
         frames = sum(result.missing_frames for result in partly)

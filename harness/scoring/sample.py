@@ -43,6 +43,8 @@ class SampleResult:
     """Artefact keys by stage."""
     error: str | None = None
     """What went wrong, in one sentence."""
+    fallbacks: Mapping[str, str] = field(default_factory=dict)
+    """By stage that knows a second way of doing its work: why that was gone, or "" where it was not needed."""
 
     def __post_init__(self) -> None:
         if self.counts_T6 is not None and self.counts_T6.shape != (len(self.frames), 6):

@@ -1,7 +1,8 @@
 """A cheap method for tests of the harness: the mask is what is brighter than the frame's mean.
 
 It is found through an entry point of a package of its own (``rvosbench_fakes.dist-info`` beside this file), as a
-method of another project would be. Words in an expression make it misbehave: "raise", "refuse", "die", "hang".
+method of another project would be. Words in an expression make it misbehave: "raise", "refuse", "die", "hang"; "shrug"
+makes it use its fallback.
 Every computation is written to a journal, so that tests can count what was computed twice.
 """
 
@@ -57,7 +58,8 @@ class GroundStage:
             if "hang" in text:
                 time.sleep(3600)
             means = np.array([float(video[index].mean()) for index in range(len(video))])
-            return Artefact(meta={"text": text}, arrays={"means": means})
+            fallback = "the expression asks for it" if "shrug" in text else ""
+            return Artefact(meta={"text": text, "fallback": fallback}, arrays={"means": means})
 
         return one_by_one(requests, ground)
 
