@@ -99,6 +99,46 @@ class ExecutorChoice(_Model):
         return Pool()
 
 
+class ServingChoice(_Model):
+    """Servers for stages that ask one (a ``reason`` stage with ``engine: server``). Unused where no stage does."""
+
+    endpoints: tuple[str, ...] = _runtime(())
+    """Base addresses of OpenAI-compatible servers that run already, e.g. http://10.0.0.3:8000; none: they are started."""
+    key_variable: str = _runtime("RVOSBENCH_SERVER_KEY")
+    """Environment variable that holds the endpoints' API key, if they want one."""
+    replicas: int | Literal["auto"] = _runtime("auto")
+    """Servers to start; "auto": as many as the cluster's GPUs allow, one without GPUs."""
+    gpus: int = _runtime(0, ge=0)
+    """Of each replica (tensor parallel over them); 0 serves on the CPU."""
+    cpus: float = _runtime(1.0, ge=0)
+    """Of each replica."""
+    command: tuple[str, ...] = _runtime(())
+    """What starts a server, to which ``--model`` and so on are appended; default: vLLM of this environment."""
+    flags: tuple[str, ...] = _runtime(())
+    """Further arguments, e.g. [--gpu-memory-utilization, "0.8"]. They must not change what the model says."""
+    environment: dict[str, str] = _runtime(default_factory=dict)
+    """Further variables of the server's environment."""
+    start_seconds: float = _runtime(900.0, gt=0)
+    """For a server to load its model and answer."""
+    max_restarts: int = _runtime(3, ge=0)
+    """How often a replica that died is started again."""
+    concurrency: int = _runtime(8, ge=1)
+    """Requests in flight at most, per replica and worker of the stage."""
+    request_seconds: float = _runtime(300.0, gt=0)
+    """For one answer."""
+    attempts: int = _runtime(4, ge=1)
+    """How often a request may fail (time-out, dropped connection, error of the server) before its sample fails."""
+
+    @model_validator(mode="after")
+    def _addresses(self) -> Self:
+        for endpoint in self.endpoints:
+            if not endpoint.startswith(("http://", "https://")):
+                raise ValueError(f"endpoints: '{endpoint}' does not begin with http:// or https://")
+        if isinstance(self.replicas, int) and self.replicas < 1:
+            raise ValueError("replicas must be at least 1, or auto")
+        return self
+
+
 class TrackingChoice(_Model):
     """MLflow mirror."""
 
@@ -130,6 +170,7 @@ class Recipe(_Model):
     methods: tuple[MethodChoice, ...] = _identity(min_length=1)
     bootstrap: Bootstrap = _identity(Bootstrap())
     executor: ExecutorChoice = _runtime(ExecutorChoice())
+    serving: ServingChoice = _runtime(ServingChoice())
     tracking: TrackingChoice = _runtime(TrackingChoice())
 
     @property
@@ -178,7 +219,7 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     if not isinstance(raw, dict):
         raise PrerequisiteError(f"{path} holds no recipe (a mapping is expected).", "See recipes/ for examples.")
     for override in overrides:
-        _apply_override(raw, override)
+        apply_override(raw, override)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
@@ -211,7 +252,12 @@ def describe(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Sets one ``key=value`` in a mapping.
+
+    Raises:
+        PrerequisiteError: not of that form, or the key leads nowhere.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise PrerequisiteError(f"--set {override} is not key=value.", "Example: --set executor.kind=inprocess")

@@ -1,1 +1,142 @@
-"""Loc-Head: localization heads (arXiv 2503.06287)."""
+"""Loc-Head: a few attention heads of a frozen model localise what an expression means.
+
+Paper: "Your Large Vision-Language Model Only Needs A Few Attention Heads For Visual Grounding", arXiv 2503.06287.
+Code read for behaviour: seilk/LocalizationHeads at 8ce33b0 and its later "overhaul". Video use: DecAF (arXiv
+2510.19592), section 4 and appendix C, whose authors released no code for it.
+
+Finding the heads (``rvosbench calibrate lochead``) follows the paper: mean attention sums, threshold at their elbow,
+spatial entropy over 8-connected components by area, the 10 best heads a pair, selection frequency over 5 trials of
+1,000 pairs, layers 0 and 1 excluded, 3 fixed heads. Where the released code differs it is ``--variant released`` (its
+second version: elbow of each pair's own sums, what exceeds twice the mean by more than 0.001, attention mass for area)
+or ``first_release`` (head numbers held against the elbow's, no layer excluded, no sink rule). Neither version counts
+frequencies; counting is the paper's in all variants. A map with nothing above the cut, to which the code gives the
+best entropy, is never selected here.
+
+On videos, the open points and what stands for them by default:
+
+* prompt: not stated for chat models. The expression alone in the checkpoint's chat, in lower case with a full stop
+  (``prompt``); for LLaVA-1.5 the original code's text without roles.
+* whose attention: "the last token of the input text". The expression's last token (``query``), not the chat's newline.
+* pairs to calibrate on: RefCOCO train; DecAF found that video data hurts (Ref-DAVIS J of attention masks 24.2 to
+  19.2). ``--pairs`` takes a list of images, ``--dataset`` frames in which the target is visible.
+* sinks: a head with a cell above 0.05 on the family's edges is passed over (``calibration.sink_edges``,
+  ``sink_above``). The paper's is the bottom row; DecAF: right-most column for Qwen2-VL, left-most too for
+  LLaVA-OneVision; none is given for Qwen2.5-VL and InternVL3, so none is used.
+* no tiles while calibrating, for InternVL3 and LLaVA-OneVision; tiles again at inference.
+* equal entropy: the head with more attention first (``calibration.ties``). The elbow is that of the layers looked at.
+* frame size: DecAF's frame calls (``lvlm.frame_scale``).
+* from heads to a map: 7x7 Gaussian of sigma 1 with zeros outside, sum, min-max of each frame (``map.normalise: clip``
+  for the whole clip).
+* masks: DecAF's SAM2 stage, as DecAF used it for Loc-Head too, or Otsu on the map; ``threshold: mean`` is Loc-Head's
+  own binarisation. Loc-Head's box prompt is not here: DecAF measured 30.3 with it on Ref-DAVIS17, 55.6 with its own
+  stage.
+
+Published by DecAF, J&F on Ref-DAVIS17 / ReasonVOS / ReVOS with SAM2 masks (Table 2): LLaVA-1.5-7B 55.6 / 37.1 / 35.3,
+LLaVA-OneVision-7B 24.2 / 32.6 / 31.7, InternVL3-8B 66.3 / 44.3 / 43.7, Qwen2-VL-7B 61.9 / 34.0 / 44.0, Qwen2.5-VL-7B
+64.6 / 41.1 / 47.0; with attention masks (Table 1) 18.9 / 12.2 / 12.6, 15.9 / 12.3 / 13.1, 19.0 / 14.1 / 14.6,
+18.8 / 9.0 / 13.2, 19.1 / 10.7 / 14.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harness.errors import PrerequisiteError
+from harness.pipeline.stages import Method, Stage, StageSpec
+from harness.settings import Settings
+from methods.lochead.grounding import Ground
+from methods.lochead.heads import find_heads
+from methods.lochead.masking import AttentionMasks, SamMasks
+from methods.lochead.settings import (
+    AttentionSettings,
+    GroundSettings,
+    LocHeadSettings,
+    SamSettings,
+    resolved_prompt,
+)
+from methods.lvlm.base import LvlmSettings
+from methods.lvlm.checkpoints import config_of, find, lvlm_settings
+from methods.lvlm.load import load_lvlm
+from methods.rollout.spec import RolloutSpec
+from methods.segmentation.artefacts import open_sam2
+from methods.segmentation.checkpoints import with_digest
+from methods.segmentation.from_points import TrackletSettings
+
+
+def build_ground(settings: GroundSettings) -> Stage:
+    """The stage that reads the heads; loads the vision-language model."""
+    return Ground(settings, load_lvlm(settings.lvlm))
+
+
+def build_segment(settings: SamSettings) -> Stage:
+    """The stage that prompts and tracks; loads SAM2."""
+    return SamMasks(settings, open_sam2(settings.sam2))
+
+
+def build_attention_masks(settings: AttentionSettings) -> Stage:
+    """The stage that cuts masks out of the map; loads nothing."""
+    return AttentionMasks(settings)
+
+
+class LocHead:
+    """Loc-Head as a registered method."""
+
+    name = "lochead"
+    title = "Loc-Head"
+    paper = "arXiv 2503.06287"
+    settings_type: type[Settings] = LocHeadSettings
+    needs_lvlm = True
+
+    def stages(self, settings: Settings, lvlm: str | None) -> tuple[StageSpec, ...]:
+        """``ground``, ``segment``.
+
+        Raises:
+            PrerequisiteError: no model is named, its heads are not known or of another checkpoint, or a checkpoint is
+                missing or unsupported.
+        """
+        assert isinstance(settings, LocHeadSettings)
+        if lvlm is None:
+            raise PrerequisiteError("Loc-Head needs a vision-language model.", "Name one under lvlms in the recipe.")
+        # Nothing is generated, so the longest answer must not enter the key.
+        model = replace(lvlm_settings(lvlm, **vars(settings.lvlm)), max_new_tokens=1)
+        ground = GroundSettings(
+            model,
+            settings.keyframes,
+            find_heads(settings.heads, model),
+            resolved_prompt(settings.prompt, find(lvlm).family),
+            settings.query,
+        )
+        return StageSpec("ground", "methods.lochead:build_ground", 1, ground), self._segment(settings)
+
+    def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
+        """The model's memory for a batch of frames, in one sentence; imports torch."""
+        from methods.lvlm.estimate import RELEASED, estimate, in_words
+
+        assert isinstance(settings, LocHeadSettings) and lvlm is not None
+        config = RELEASED.get(lvlm.partition("@")[0]) or config_of(lvlm)
+        model = LvlmSettings(checkpoint=lvlm, digest="", **vars(settings.lvlm))
+        batch = min(settings.keyframes, model.frame_batch)
+        # Every fixed head may lie in a layer of its own; of each such layer all heads are captured.
+        layers = RolloutSpec(start_layer=0, end_layer=3)
+        need = estimate(config, model, layers, frames=batch, height=size[0], width=size[1])
+        # Nothing is generated, so no keys and values are kept.
+        total = need.total_bytes - need.kv_bytes
+        return (
+            f"{lvlm}: {need.parameters / 1e6:,.0f} M parameters, {in_words(need.weight_bytes)} of weights in "
+            f"{model.dtype}. {batch} frames of {size[1]}x{size[0]} at a time (L {need.frame_length}): "
+            f"{in_words(need.captured_bytes)} captured, {in_words(need.working_bytes)} temporaries, about "
+            f"{in_words(total)} in all."
+        )
+
+    def _segment(self, settings: LocHeadSettings) -> StageSpec:
+        if settings.masks == "attention":
+            attention = AttentionSettings(settings.map, settings.threshold)
+            return StageSpec("segment", "methods.lochead:build_attention_masks", 1, attention, ("ground",))
+        tracklets = TrackletSettings(
+            nms_iou=settings.nms_iou, keep_score=settings.tau_track, deletion=settings.nms_deletion
+        )
+        sam = SamSettings(settings.map, settings.tau_point, tracklets, with_digest(settings.sam2))
+        return StageSpec("segment", "methods.lochead:build_segment", 1, sam, ("ground",))
+
+
+METHOD: Method = LocHead()

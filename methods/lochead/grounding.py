@@ -1,0 +1,71 @@
+"""The ``ground`` stage: every keyframe is shown alone, and the fixed heads' attention is read.
+
+Shape legend: T keyframes, K heads, h w token grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from harness.errors import PrerequisiteError
+from harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
+from methods.keyframes import keyframe_indices
+from methods.lochead.heads import check_sizes
+from methods.lochead.settings import GroundSettings
+from methods.lvlm.base import Lvlm
+
+
+class Ground:
+    """Attention of the fixed heads.
+
+    Artefact: ``arrays`` ``heads`` (K, T, h, w) float32, neither smoothed nor normalised; ``meta`` ``keyframes``,
+    ``heads``, ``prompt`` (the text) and ``query`` (the token whose attention it is).
+
+    Raises:
+        PrerequisiteError: the model has no such heads, or its family is not one of this package.
+    """
+
+    def __init__(self, settings: GroundSettings, lvlm: Lvlm) -> None:
+        # Here, so that planning a run imports no torch.
+        from methods.lvlm.running import RunningLvlm
+
+        if not isinstance(lvlm, RunningLvlm):
+            raise PrerequisiteError(
+                f"Loc-Head cannot read the heads of a model of family '{lvlm.family}'.", "Use another model."
+            )
+        config = lvlm.text_model.config
+        check_sizes(settings.heads, lvlm.layers, int(config.num_attention_heads), settings.lvlm.checkpoint)
+        self.settings = settings
+        self.lvlm = lvlm
+
+    def run(self, video: VideoFrames, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
+        return one_by_one(requests, lambda request: self._maps(video, request.expression.text))
+
+    def _maps(self, video: VideoFrames, expression: str) -> Artefact:
+        from methods.lochead.attention import ask, clip_grid, head_maps, prompt_text, query_position
+
+        settings, lvlm = self.settings, self.lvlm
+        text = prompt_text(settings.prompt, expression)
+        keyframes = keyframe_indices(len(video), settings.keyframes)
+        grid = clip_grid(lvlm, video[keyframes[0]])
+        size = settings.lvlm.frame_batch
+        maps = []
+        for start in range(0, len(keyframes), size):
+            # A batch at a time: the pixels of frame calls are what fills memory.
+            frames = [video[index] for index in keyframes[start : start + size]]
+            batch = [ask(lvlm, frame, grid, settings.prompt, expression) for frame in frames]
+            position = query_position(lvlm, batch[0], settings.prompt, settings.query, expression)
+            maps += head_maps(lvlm, batch, settings.heads, position)
+            token = int(batch[0].inputs["input_ids"][0, position])
+        maps_TKhw = np.stack([np.concatenate(of_frame) for of_frame in maps])
+        return Artefact(
+            meta={
+                "keyframes": list(keyframes),
+                "heads": [list(head) for head in settings.heads],
+                "prompt": text,
+                "query": lvlm.tokenizer.decode([token]),
+            },
+            arrays={"heads": np.ascontiguousarray(maps_TKhw.swapaxes(0, 1))},
+        )

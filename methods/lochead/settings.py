@@ -1,0 +1,252 @@
+"""What can be set in Loc-Head, and what each stage is given of it. No torch is imported here.
+
+What the literature leaves open is a setting here; the method's ``__init__`` lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from harness.errors import PrerequisiteError, nearest_name
+from harness.settings import Settings, identity, runtime
+from methods.lvlm.base import LvlmOptions, LvlmSettings
+from methods.rollout.fusion import Float32, normalise_clip, normalise_frames, smooth
+from methods.segmentation.checkpoints import Sam2Settings
+from methods.segmentation.from_points import TrackletSettings
+from methods.segmentation.nms import DeletionRule
+
+Head = tuple[int, int]
+"""Layer and head, from 0."""
+Prompt = Literal["auto", "expression", "role_free", "object"]
+Query = Literal["last_expression_token", "last_prefill_token"]
+Edge = Literal["bottom", "top", "left", "right"]
+Threshold = Literal["mean_sums", "each_sample", "head_index"]
+
+SINK_EDGES: Mapping[str, tuple[Edge, ...]] = {
+    "llava": ("bottom",),
+    "llava_onevision": ("bottom", "left"),
+    "qwen2_vl": ("right",),
+}
+"""Where a family's attention sinks lie: the bottom row in the paper; DecAF (appendix C) found the right-most column for
+Qwen2-VL and, in addition, the left-most for LLaVA-OneVision. No rule is given for the others."""
+
+
+def resolved_prompt(prompt: Prompt, family: str) -> Prompt:
+    """What "auto" means for a family.
+
+    Raises:
+        PrerequisiteError: "role_free" for another family than LLaVA-1.5.
+    """
+    if prompt == "auto":
+        return "role_free" if family == "llava" else "expression"
+    if prompt == "role_free" and family != "llava":
+        raise PrerequisiteError(
+            f"prompt is role_free, which is LLaVA-1.5's; the model is of family '{family}'.",
+            "Choose expression, object or auto.",
+        )
+    return prompt
+
+
+def check_choice(settings: Settings, name: str, choices: tuple[str, ...]) -> None:
+    """Refuses a value of a setting that is not one of ``choices``.
+
+    Raises:
+        PrerequisiteError: the nearest choice is named.
+    """
+    value = getattr(settings, name)
+    if value not in choices:
+        raise PrerequisiteError(f"{name} is '{value}'.", nearest_name(str(value), choices))
+
+
+def check_asking(settings: Settings) -> None:
+    """Refuses an unknown prompt or query."""
+    check_choice(settings, "prompt", get_args(Prompt))
+    check_choice(settings, "query", get_args(Query))
+
+
+@dataclass(frozen=True)
+class CalibrationSettings(Settings):
+    """How localization heads are found. The defaults are the paper's; ``VARIANTS`` has the released code's."""
+
+    samples: int = identity(1000)
+    """Pairs of image and expression in a trial; all there are, where there are fewer."""
+    trials: int = identity(5)
+    """Selection frequencies are averaged over this many draws."""
+    seed: int = identity(0)
+    keep: int = identity(3)
+    """Fixed heads: the most frequently selected ones."""
+    top: int = identity(10)
+    """Heads selected on each pair; a published fork of the code takes 5."""
+    first_layer: int = identity(2)
+    """Layers before it are excluded."""
+    threshold: Threshold = identity("mean_sums")
+    """What a head's attention sum is held against. "mean_sums": heads whose sum, averaged over the trial's pairs, is at
+    or above the elbow of all such means. "each_sample": the same with each pair's own sums (the code's second version).
+    "head_index": on each pair, heads that are counted at or after the head at the elbow, whatever their sums (the
+    code's first version)."""
+    over_mean: float = identity(1.0)
+    """Spatial entropy looks at what exceeds this many times the map's mean."""
+    cut: float = identity(0.0)
+    """And by more than this."""
+    weight: Literal["area", "mass"] = identity("area")
+    """A component's probability: its cells over the cells of all components, or its attention over all that exceeds,
+    what ``cut`` removes included, so that probabilities may sum to less than 1."""
+    ties: Literal["sum", "order"] = identity("sum")
+    """Which of two heads with equal entropy comes first: the one with the larger attention sum on the pair, or the one
+    counted first. Entropy is 0 for every map with one component, so ties are common; the paper does not say."""
+    sink_edges: tuple[Edge, ...] | None = identity(None)
+    """A head with a cell above ``sink_above`` on one of these edges is not selected on that pair. None: the family's
+    (``SINK_EDGES``)."""
+    sink_above: float = identity(0.05)
+    """Attention of one cell; the value is the released code's."""
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "trials", "keep", "top"):
+            if getattr(self, name) < 1:
+                raise PrerequisiteError(f"{name} is {getattr(self, name)}.", "Choose at least 1.")
+        for name in ("first_layer", "seed", "cut", "over_mean", "sink_above"):
+            if not getattr(self, name) >= 0:
+                raise PrerequisiteError(f"{name} is {getattr(self, name)}.", "Choose 0 or more.")
+        check_choice(self, "threshold", get_args(Threshold))
+        check_choice(self, "weight", ("area", "mass"))
+        check_choice(self, "ties", ("sum", "order"))
+        for edge in self.sink_edges or ():
+            if edge not in get_args(Edge):
+                raise PrerequisiteError(f"sink_edges has '{edge}'.", nearest_name(edge, get_args(Edge)))
+
+    def edges(self, family: str) -> tuple[Edge, ...]:
+        """The edges looked at for a family."""
+        return SINK_EDGES.get(family, ()) if self.sink_edges is None else self.sink_edges
+
+
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {},
+    "released": {"threshold": "each_sample", "over_mean": 2.0, "cut": 0.001, "weight": "mass", "ties": "order"},
+    "first_release": {
+        "threshold": "head_index",
+        "cut": 0.001,
+        "weight": "mass",
+        "ties": "order",
+        "first_layer": 0,
+        "sink_edges": (),
+    },
+}
+"""What differs from the paper's in the released code: its second version ("overhaul"), and its first."""
+
+
+@dataclass(frozen=True)
+class CalibrateSettings(Settings):
+    """Everything ``rvosbench calibrate lochead`` can be told about how a model is asked and read."""
+
+    prompt: Prompt = identity("auto")
+    query: Query = identity("last_expression_token")
+    lvlm: LvlmOptions = identity(LvlmOptions())
+    calibration: CalibrationSettings = identity(CalibrationSettings())
+
+    def __post_init__(self) -> None:
+        check_asking(self)
+
+
+@dataclass(frozen=True)
+class GroundSettings(Settings):
+    """Of the stage that reads the heads' attention."""
+
+    lvlm: LvlmSettings = identity()
+    """Its ``max_new_tokens`` has no effect here: nothing is generated."""
+    keyframes: int = identity()
+    heads: tuple[Head, ...] = identity()
+    prompt: Prompt = identity()
+    """Resolved: never "auto"."""
+    query: Query = identity()
+
+
+@dataclass(frozen=True)
+class MapSettings(Settings):
+    """How the heads' maps become one map."""
+
+    sigma: float = identity(1.0)
+    """Of the Gaussian on every head's map, in cells."""
+    kernel: int = identity(7)
+    """Its size; odd. Outside the map counts as zero, as in DecAF."""
+    normalise: Literal["frame", "clip"] = identity("frame")
+    """Min-max of the summed map before points are taken at ``tau_point``: each frame alone, or over the clip."""
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise PrerequisiteError(f"map.sigma is {self.sigma}.", "Give a positive number of cells.")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise PrerequisiteError(f"map.kernel is {self.kernel}.", "Give an odd number of cells, 1 or more.")
+        check_choice(self, "normalise", ("frame", "clip"))
+
+    def fuse(self, maps_KThw: Float32) -> Float32:
+        """The heads' maps, smoothed, summed and normalised: (T, h, w) in [0, 1]."""
+        summed_Thw = smooth(maps_KThw[0], self.kernel, self.sigma)
+        for map_Thw in maps_KThw[1:]:
+            summed_Thw = summed_Thw + smooth(map_Thw, self.kernel, self.sigma)
+        return (normalise_frames if self.normalise == "frame" else normalise_clip)(summed_Thw)
+
+
+@dataclass(frozen=True)
+class AttentionSettings(Settings):
+    """Of the stage that cuts masks out of the map itself."""
+
+    map: MapSettings = identity()
+    threshold: Literal["otsu", "mean"] = identity()
+
+
+@dataclass(frozen=True)
+class SamSettings(Settings):
+    """Of the stage that prompts SAM2 with the map's highest cells."""
+
+    map: MapSettings = identity()
+    tau_point: float = identity()
+    tracklets: TrackletSettings = identity()
+    sam2: Sam2Settings = identity()
+
+
+@dataclass(frozen=True)
+class LocHeadSettings(Settings):
+    """Loc-Head on videos, as DecAF's authors describe their reproduction."""
+
+    keyframes: int = identity(16)
+    """Frames that the model sees one by one, spread evenly; a shorter video is seen whole."""
+    heads: str = runtime("known")
+    """Which heads are read. "known": those published for the model. A file that ``rvosbench calibrate lochead`` wrote,
+    or a folder of such files, of which the model's is taken. A name of ``known_heads.yaml`` for a copy of that model in
+    a folder. Or the heads themselves, "L14H24 L14H13". Not identity: what it leads to is."""
+    prompt: Prompt = identity("auto")
+    """What the model is asked. "expression": the expression alone, in the checkpoint's chat. "role_free": the original
+    code's prompt for LLaVA-1.5, a system sentence, the image, the expression and nothing else. "object": DecAF's
+    object prompt, which begins with the expression. "auto": role_free for LLaVA-1.5, expression otherwise."""
+    query: Query = identity("last_expression_token")
+    """Whose attention is read: the paper's "last token of the input text" is the expression's last token where the text
+    is the expression alone; "last_prefill_token" is the last one before the answer, as DecAF reads it."""
+    lvlm: LvlmOptions = identity(LvlmOptions())
+    """How the model sees images; its name stands in the recipe. Frames are shown as DecAF shows them."""
+    map: MapSettings = identity(MapSettings())
+    masks: Literal["sam2", "attention"] = identity("sam2")
+    """"sam2": DecAF's point-to-tracklet stage on every frame. "attention": the map cut at ``threshold``, on keyframes
+    only; the settings below ``threshold`` are then without effect."""
+    threshold: Literal["otsu", "mean"] = identity("otsu")
+    """Of attention masks, on each frame: Otsu's (what DecAF says of attention masks in general), or the frame's mean
+    (Loc-Head's own binarisation)."""
+    tau_point: float = identity(0.8)
+    """Cells of the map at or above this prompt SAM2."""
+    nms_iou: float = identity(0.7)
+    nms_deletion: DeletionRule = identity("by_kept")
+    tau_track: float = identity(0.8)
+    """This and the two above as in DecAF."""
+    sam2: Sam2Settings = identity(Sam2Settings())
+    """The checkpoint and its post-processing; the digest is filled in."""
+
+    def __post_init__(self) -> None:
+        if self.keyframes < 2:
+            raise PrerequisiteError(f"keyframes is {self.keyframes}.", "Choose at least 2.")
+        check_asking(self)
+        check_choice(self, "masks", ("sam2", "attention"))
+        check_choice(self, "threshold", ("otsu", "mean"))
+        for name in ("tau_point", "nms_iou", "tau_track"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise PrerequisiteError(f"{name} is {getattr(self, name)}.", "Choose a value from 0 to 1.")
