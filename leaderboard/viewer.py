@@ -110,6 +110,26 @@ def open_sample(run: Run, dataset: Dataset, row: Mapping[str, Any]) -> SampleVie
     return SampleView(video, expression, dataset.ground_truth, track, problem)
 
 
+def reasoning(run: Run, row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What the reasoning stage left for people to read, as (name, text); empty where it did not run.
+
+    Raises:
+        PrerequisiteError: its artefact is missing or damaged.
+    """
+    key = row.get("key_reason")
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        return ()
+    meta = ArtefactStore(run.artefacts).read_meta("reason", key)
+    attributes = meta.get("attributes")
+    found = {
+        "Attributes": "; ".join(map(str, attributes)) if isinstance(attributes, list) else None,
+        "Object": meta.get("object_name"),
+        "Reasons": meta.get("reasons"),
+        "Fallback": meta.get("fallback"),
+    }
+    return tuple((name, text) for name, text in found.items() if isinstance(text, str) and text)
+
+
 def _track(run: Run, row: Mapping[str, Any]) -> tuple[MaskTrack | None, str]:
     key = row.get("key_segment")
     if not isinstance(key, str) or not key:

@@ -17,7 +17,7 @@ from leaderboard.overlays import MEANINGS, VIEWS, View, compose, hex_colour
 from leaderboard.published import display_lvlm
 from leaderboard.tables import OURS, board
 from leaderboard.ui import broken_notice, choose_run, duration, load_runs, page_title, plain, runs_root, swatches_html
-from leaderboard.viewer import SampleView, data_roots, find_dataset, open_sample
+from leaderboard.viewer import SampleView, data_roots, find_dataset, open_sample, reasoning
 
 _SCORES: dict[str, Any] = {
     "method": "Method",
@@ -51,6 +51,7 @@ _SAMPLES: dict[str, Any] = {
     "subset": "Subset",
     "num_frames": "Frames",
     "error": st.column_config.TextColumn("Error", width="large"),
+    "fallback": st.column_config.TextColumn("Fallback", width="large"),
 }
 _ORDERS = {"lowest": "J&F, lowest first", "highest": "J&F, highest first", "listed": "As in the run"}
 _FILMSTRIP = 6
@@ -90,6 +91,10 @@ def show_summary(run: Run) -> None:
         place.metric(label, plain(value))
     if counts.failed or counts.missing:
         st.caption("Failed and missing samples count as 0 in every mean.")
+    for use in info.fallbacks if info is not None else ():
+        if use.used:
+            on = f" on {use.lvlm}" if use.lvlm else ""
+            st.caption(plain(f"{use.method}{on}: {use.used} of {use.of} samples used the fallback of {use.stage}."))
     note = run.recipe.get("note")
     if isinstance(note, str):
         st.info(plain(note))
@@ -194,6 +199,7 @@ def show_sample(run: Run, row: dict[str, Any]) -> None:
     st.caption(plain(f"{row['method']}, {lvlm or 'no LVLM'}; status {row['status']}; {result}"))
     if isinstance(row.get("error"), str) and row["error"]:
         st.warning(plain(row["error"]))
+    show_reasoning(run, row)
     scores = _frames_of(run, row, lvlm)
     try:
         view = open_sample(run, load_dataset(run, tuple(map(str, data_roots(run))), row["dataset"], row["split"]), row)
@@ -206,6 +212,19 @@ def show_sample(run: Run, row: dict[str, Any]) -> None:
     if view.problem:
         st.info(plain(view.problem))
     show_frames(run, row, view, scores)
+
+
+def show_reasoning(run: Run, row: dict[str, Any]) -> None:
+    """What the method said about the expression, and whether a stage took its fallback."""
+    if isinstance(row.get("fallback"), str) and row["fallback"]:
+        st.warning(plain(f"Fallback used in {row['fallback']}"))
+    try:
+        said = reasoning(run, row)
+    except PrerequisiteError as error:
+        st.info(plain(error.problem))
+        return
+    for name, text in said:
+        st.caption(plain(f"{name}: {text}"))
 
 
 def show_frames(run: Run, row: dict[str, Any], view: SampleView, scores: pd.DataFrame) -> None:

@@ -17,6 +17,8 @@ pytest.importorskip("streamlit", reason="the leaderboard extra is not installed"
 from streamlit.testing.v1 import AppTest
 
 import leaderboard
+from harness.pipeline.artefacts import ArtefactStore
+from harness.pipeline.stages import Artefact
 
 APP = Path(leaderboard.__file__).with_name("app.py")
 RUN, RUNS = "views/run.py", "views/runs.py"
@@ -202,6 +204,35 @@ def test_names_are_text_on_every_page(tmp_path: Path, write_run: Any, rows: Any,
             assert not re.search(r"[<!\[\]:]", live), text
     app = open_app(tmp_path / "runs")
     assert "&lt;script&gt;" in html(app)
+
+
+def test_reasons_attributes_and_fallbacks_are_shown_as_text(
+    tmp_path: Path, write_run: Any, rows: Any, open_app: Open
+) -> None:
+    samples = rows("SteerSeg", "x", {"cows/0": (0.5, 0.5), "cows/1": (0.9, 0.9)})
+    for row, key in zip(samples, ("ab" * 32, "cd" * 32), strict=True):
+        row.update(key_reason=key, fallback=None)
+    samples[1]["fallback"] = "reason: " + ATTACK
+    store = ArtefactStore(tmp_path / "runs" / "artefacts")
+    said = {"attributes": ["grey", "on the left"], "reasons": "It lies " + ATTACK, "raw": "{}", "fallback": ""}
+    store.write("reason", "ab" * 32, Artefact(said))
+    used = {"method": "SteerSeg", "lvlm": "x", "stage": "reason", "used": 1, "of": 2}
+    unused = {**used, "stage": "segment", "used": 0}
+    write_run(tmp_path / "runs" / "one", samples=samples, info={"fallbacks": [used, unused]})
+    app = open_app(tmp_path / "runs", RUN)
+    assert not app.exception
+    text = prose(app).replace("\\", "")
+    assert "SteerSeg on x: 1 of 2 samples used the fallback of reason." in text and "of segment" not in text
+    assert "Attributes: grey; on the left" in text and f"Reasons: It lies {ATTACK}" in text
+    assert "Fallback used" not in text, "the worst sample stands first, and it used none"
+    assert app.dataframe[-1].value["fallback"].dropna().tolist() == ["reason: " + ATTACK]
+    app.selectbox(key="order").set_value("highest").run()
+    assert not app.exception
+    text = prose(app).replace("\\", "")
+    assert f"Fallback used in reason: {ATTACK}" in text
+    assert "is missing" in text and "Attributes" not in text, "its artefact is not there"
+    for element in (text for name in PROSE for text in app.get(name)):
+        assert not re.search(r"[<!\[\]:]", re.sub(r"\\[^\w\s]", "", str(element.value)))
 
 
 def test_many_runs_do_not_break_the_board(tmp_path: Path, write_run: Any, open_app: Open) -> None:

@@ -15,7 +15,7 @@ from harness.pipeline.stages import Artefact
 from harness.pipeline.tracks import segment_artefact
 from harness.runs import Run, read_run, read_samples
 from leaderboard.overlays import COLOURS, compose, reduce_frame
-from leaderboard.viewer import find_dataset, open_sample
+from leaderboard.viewer import find_dataset, open_sample, reasoning
 
 GREY_HW3 = np.full((40, 60, 3), 100, dtype=np.uint8)
 
@@ -107,6 +107,23 @@ def test_artefacts_that_are_no_tracks_are_named(davis_run: Path) -> None:
     view = open_sample(run, dataset, {**row, "key_segment": "ad" * 32})
     with pytest.raises(ValueError, match="the prediction is 60x40"):
         compose(*view.layers(0), "compare")
+
+
+def test_what_the_reasoning_call_said_is_read_for_people(tmp_path: Path, write_run: Any) -> None:
+    run = read_run(write_run(tmp_path / "runs" / "one"))
+    store = ArtefactStore(run.artefacts)
+    store.write(
+        "reason", "aa" * 32, Artefact({"attributes": ["red"], "reasons": "", "fallback": "no JSON", "raw": "x"})
+    )
+    store.write("reason", "bb" * 32, Artefact({"object_name": "dog", "answers": ["Dog"]}))
+    store.write("reason", "cc" * 32, Artefact({"attributes": "not a list", "reasons": 7}))
+    assert reasoning(run, {"key_reason": "aa" * 32}) == (("Attributes", "red"), ("Fallback", "no JSON"))
+    assert reasoning(run, {"key_reason": "bb" * 32}) == (("Object", "dog"),)
+    assert reasoning(run, {"key_reason": "cc" * 32}) == ()
+    for key in (None, float("nan"), "../../secret"):
+        assert reasoning(run, {"key_reason": key}) == ()
+    with pytest.raises(PrerequisiteError, match="is missing"):
+        reasoning(run, {"key_reason": "dd" * 32})
 
 
 def test_absent_data_is_said_with_the_fix(tmp_path: Path, write_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
