@@ -35,6 +35,7 @@ Shape legend: T frames, L sequence, h w visual grid, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +156,13 @@ def _show_cells_alone(model: Any, base: int) -> None:
     newlines."""
     pack, videos = model.pack_image_features, model.get_video_features
 
+    @wraps(pack)
     def cells_of_images(features: Any, sizes: Any, image_newline: Any = None, **options: Any) -> Any:
         packed, lengths = pack(features, sizes, image_newline=None, **options)
         return [one[base:] for one in packed], lengths - base
 
+    # generate() reads the argument names.
+    @wraps(videos)
     def cells_of_videos(*pixels: Any, **options: Any) -> Any:
         found = videos(*pixels, **options)
         found.pooler_output = found.pooler_output[:, :-1]

@@ -107,6 +107,10 @@ def test_cells_alone_in_batches_answers_and_shared_prefixes(bare: RunningLvlm) -
     for one, map_thw in zip(prompted, together, strict=True):
         np.testing.assert_allclose(bare.rollout(one, SPEC), map_thw, rtol=0, atol=1e-6)
     assert bare.answers(prompted) == [bare.answer(one) for one in prompted]
+    clip = bare.clip(frames, PROMPT)
+    reading = bare.readings([clip], SPEC)[0]
+    assert reading.answer == bare.answer(clip)
+    np.testing.assert_allclose(reading.map_thw, bare.rollout(clip, SPEC), rtol=0, atol=1e-6)
     shared = clip_and_frame_rollouts(bare, frames, [PROMPT, "it runs. "], SPEC)[PROMPT]
     assert isinstance(shared, tuple)
     np.testing.assert_allclose(shared[0], bare.rollout(bare.clip(frames, PROMPT), SPEC), rtol=0, atol=1e-6)
