@@ -16,7 +16,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 
 from harness.data.types import BoolHW, MaskTrack
 from harness.errors import SampleError
@@ -28,6 +27,9 @@ _MAX_GROUPS = 8
 
 def encode(mask_HW: BoolHW) -> str | None:
     """COCO ``counts`` of a boolean mask; ``None`` for an empty one."""
+    # Here, so that masks can be decoded where it is not installed.
+    from pycocotools import mask as coco
+
     if not mask_HW.any():
         return None
     counts = coco.encode(np.asfortranarray(mask_HW, dtype=np.uint8))["counts"]
