@@ -72,7 +72,7 @@ def settings_of(row: dict[str, Any], sam2: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_row_runs(family: str, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("methods.lvlm.internvl.MAX_TILES", 4)  # small maps have few points to track
+    monkeypatch.setattr("methods.lvlm.internvl.MAX_TILES", 6)  # small maps have few points to track
     monkeypatch.setattr(methods.decaf, "load_lvlm", cache(load_lvlm))
     monkeypatch.setattr(methods.decaf, "open_sam2", cache(open_sam2))
     video = clips.write_clip(tmp_path, "squares", TEXTS, frames=3)
