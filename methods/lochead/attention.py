@@ -75,8 +75,7 @@ def query_position(lvlm: RunningLvlm, prompted: Prompted, prompt: Prompt, query:
     if query == "last_prefill_token" or prompt == "role_free":
         return prompted.response
     text = prompt_text(prompt, expression)
-    chat: object = lvlm
-    return text_span(chat, prompted, {"type": "image"}, text, sentence(expression))[-1]  # type: ignore[arg-type]
+    return text_span(lvlm, prompted, {"type": "image"}, text, sentence(expression))[-1]
 
 
 def head_maps(lvlm: RunningLvlm, batch: Sequence[Prompted], heads: Sequence[Head], position: int) -> list[list[MapThw]]:

@@ -135,8 +135,8 @@ def _passing(pair: PairHeads, settings: CalibrationSettings) -> NDArray[np.bool_
     """Criterion 1 with a pair's own sums."""
     at = elbow(pair.sum_M)
     if settings.threshold == "head_index":
-        return np.arange(len(pair.sum_M)) >= at
-    return pair.sum_M >= pair.sum_M[at]
+        return np.asarray(np.arange(len(pair.sum_M)) >= at)
+    return np.asarray(pair.sum_M >= pair.sum_M[at])
 
 
 def _sinks(maps_Mhw: Float64, edges: Sequence[Edge], above: float) -> NDArray[np.bool_]:
@@ -149,4 +149,4 @@ def _sinks(maps_Mhw: Float64, edges: Sequence[Edge], above: float) -> NDArray[np
     sink_M = np.zeros(len(maps_Mhw), dtype=np.bool_)
     for edge in edges:
         sink_M |= (lines[edge] > above).any(1)
-    return np.asarray(sink_M)
+    return sink_M

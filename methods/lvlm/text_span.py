@@ -10,25 +10,16 @@ Shape legend: L sequence.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from harness.errors import PrerequisiteError, SampleError
 from methods.lvlm.base import Prompted
+from methods.lvlm.running import RunningLvlm
 
 
-class Chat(Protocol):
-    """What every family has for building prompts."""
-
-    @property
-    def processor(self) -> Any: ...
-
-    @property
-    def tokenizer(self) -> Any: ...
-
-    def messages(self, visual: Mapping[str, str] | None, prompt: str) -> list[dict[str, Any]]: ...
-
-
-def text_span(lvlm: Chat, prompted: Prompted, visual: Mapping[str, str], prompt: str, part: str | None = None) -> range:
+def text_span(
+    lvlm: RunningLvlm, prompted: Prompted, visual: Mapping[str, str], prompt: str, part: str | None = None
+) -> range:
     """Positions, among the L tokens, of those that hold the prompt's text.
 
     A token that holds characters of the text and of the template counts as the text's.
@@ -46,7 +37,10 @@ def text_span(lvlm: Chat, prompted: Prompted, visual: Mapping[str, str], prompt:
     """
     if part is not None and part not in prompt:
         raise SampleError(f"the prompt does not hold '{part}'")
-    chat = lvlm.processor.apply_chat_template(lvlm.messages(visual, prompt), add_generation_prompt=True, tokenize=False)
+    family: Any = lvlm  # each builds its chat from its messages, through its processor
+    chat = family.processor.apply_chat_template(
+        family.messages(visual, prompt), add_generation_prompt=True, tokenize=False
+    )
     # Some templates trim the text.
     text = prompt if prompt in chat else prompt.strip()
     wanted = text if part is None else part
@@ -69,7 +63,7 @@ def text_span(lvlm: Chat, prompted: Prompted, visual: Mapping[str, str], prompt:
     return range(last - len(inside), last)
 
 
-def _altered(lvlm: Chat, what: str) -> PrerequisiteError:
+def _altered(lvlm: RunningLvlm, what: str) -> PrerequisiteError:
     return PrerequisiteError(
         f"The checkpoint's {what} changes the text of a prompt, so that its tokens cannot be found "
         f"({type(lvlm).__name__}).",

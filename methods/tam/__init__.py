@@ -1,0 +1,108 @@
+"""TAM: token activation maps, what in the picture an answer's word comes from.
+
+Paper: "Token Activation Map to Visually Explain Multimodal LLMs", arXiv 2506.23270. Code read for behaviour:
+xmed-lab/TAM at 7c7df1d. Used on videos as a baseline by DecAF (arXiv 2510.19592, Table 1): DecAF's object prompt, Qwen
+families only, attention masks only.
+
+A word's activation at a position is max(0, its logit there). The word's map is its activations at the visual tokens,
+less what earlier, different words of prompt and answer explain (their maps, weighted by the word's activations at
+their positions, scaled by least squares), min-max normalised together with its activations at the text, and denoised
+by a Gaussian over the ranks of 3x3 windows. Here every family whose visual tokens form a grid has maps; InternVL3's
+and LLaVA-OneVision's are put on one grid first (the code filters a grid as well).
+
+``version: released`` repeats what the code does at its first round. Asked for the first answer token, it explains the
+last prompt token's class (a newline) in its place, and then returns another map still: the one of the first prompt
+token, with the class predicted there and without interference. DecAF's answers are one word, often one token, so this
+may be what its 2 to 4 J&F measure; nobody says. ``fixed`` explains the answer's own token.
+
+Different from the code on purpose, in both versions:
+
+* words are compared by vocabulary id; the code decodes and tokenises the text again, and compares the pieces;
+* least squares in closed form (the code: a numeric search that finds the same);
+* windows of equal values keep their value (the code: 0 / 0), and a map without spread is 0;
+* only needed classes are projected, in float32 (the code: the whole vocabulary, in the model's type);
+* maps stay float32 until masks are cut (the code rounds them to 8 bits first);
+* an empty answer gives empty masks.
+
+Not said by DecAF and settings here: the token (``token``) and the view (``view``).
+
+Published by DecAF, J&F on Ref-DAVIS17 / ReasonVOS / ReVOS: Qwen2-VL-7B 2.5 / 2.8 / 2.8, Qwen2.5-VL-7B 3.5 / 3.7 / 4.0.
+"""
+
+from __future__ import annotations
+
+from harness.errors import PrerequisiteError
+from harness.pipeline.stages import Method, Stage, StageSpec
+from harness.settings import Settings
+from methods.lvlm.base import LvlmSettings
+from methods.lvlm.checkpoints import config_of, find, lvlm_settings
+from methods.lvlm.load import load_lvlm
+from methods.rollout.spec import RolloutSpec
+from methods.tam.settings import GroundSettings, SegmentSettings, TamSettings
+from methods.tam.stages import AttentionMasks, Ground
+
+
+def build_ground(settings: GroundSettings) -> Stage:
+    """The stage that generates and makes the maps; loads the vision-language model."""
+    return Ground(settings, load_lvlm(settings.lvlm))
+
+
+def build_segment(settings: SegmentSettings) -> Stage:
+    """The stage that cuts masks out of a map; loads nothing."""
+    return AttentionMasks(settings)
+
+
+class Tam:
+    """TAM as a registered method."""
+
+    name = "tam"
+    title = "TAM"
+    paper = "arXiv 2506.23270"
+    settings_type: type[Settings] = TamSettings
+    needs_lvlm = True
+
+    def stages(self, settings: Settings, lvlm: str | None) -> tuple[StageSpec, ...]:
+        """``ground``, ``segment``.
+
+        Raises:
+            PrerequisiteError: no model is named, its checkpoint is missing or unsupported, or it has no clip view.
+        """
+        assert isinstance(settings, TamSettings)
+        if lvlm is None:
+            raise PrerequisiteError("TAM needs a vision-language model.", "Name one under lvlms in the recipe.")
+        if settings.view == "clip" and find(lvlm).family == "llava":
+            raise PrerequisiteError(f"{lvlm} sees single images, not clips.", "Set view: frame.")
+        ground = GroundSettings(
+            lvlm_settings(lvlm, **vars(settings.lvlm)),
+            settings.keyframes,
+            settings.object_prompt,
+            settings.view,
+            settings.version,
+            settings.causal,
+        )
+        return (
+            StageSpec("ground", "methods.tam:build_ground", 1, ground),
+            StageSpec("segment", "methods.tam:build_segment", 1, SegmentSettings(settings.token), ("ground",)),
+        )
+
+    def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
+        """The model's memory for one view, in one sentence; imports torch."""
+        from methods.lvlm.estimate import RELEASED, estimate, in_words
+
+        assert isinstance(settings, TamSettings) and lvlm is not None
+        config = RELEASED.get(lvlm.partition("@")[0]) or config_of(lvlm)
+        # Views are answered one at a time, and no queries are captured.
+        model = LvlmSettings(checkpoint=lvlm, digest="", **{**vars(settings.lvlm), "frame_batch": 1})
+        frames = settings.keyframes if settings.view == "clip" else 1
+        need = estimate(config, model, RolloutSpec(), frames=frames, height=size[0], width=size[1])
+        length = need.clip_length if settings.view == "clip" else need.frame_length
+        view = f"A clip of {frames} frames" if settings.view == "clip" else "A frame"
+        return (
+            f"{lvlm}: {need.parameters / 1e6:,.0f} M parameters, {in_words(need.weight_bytes)} of weights in "
+            f"{model.dtype}. {view} of {size[1]}x{size[0]} is L {length}: {in_words(need.kv_bytes)} keys and values, "
+            f"{in_words(need.working_bytes)} temporaries, about {in_words(need.total_bytes - need.captured_bytes)} in "
+            "all."
+        )
+
+
+METHOD: Method = Tam()

@@ -1,0 +1,105 @@
+"""The two stages: ``ground`` (answers and maps of their tokens) and ``segment`` (one token's map, cut by Otsu).
+
+Shape legend: T keyframes, t time slots of a view, n answer tokens, h w token grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from harness.errors import PrerequisiteError
+from harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
+from harness.settings import Json
+from methods.decaf.prompts import object_prompt
+from methods.keyframes import keyframe_indices
+from methods.lvlm.base import Lvlm
+from methods.rollout.fusion import Float32, match_keyframes
+from methods.segmentation.artefacts import masks_from_map
+from methods.tam.settings import GroundSettings, SegmentSettings, Token
+
+
+class Ground:
+    """Asks for the object's name and maps every token of the answer.
+
+    Artefact: one array a view, ``view_000`` (the clip) or one for every keyframe, (n, t, h, w) float32 in [0, 1], in
+    the answer's order; ``meta`` ``keyframes``, ``prompt``, ``answers`` and ``tokens`` (view by view; an answer may be
+    empty, its array then has no map).
+    """
+
+    def __init__(self, settings: GroundSettings, lvlm: Lvlm) -> None:
+        # Here, so that planning a run imports no torch.
+        from methods.lvlm.running import RunningLvlm
+
+        if not isinstance(lvlm, RunningLvlm):
+            raise PrerequisiteError(
+                f"TAM cannot read the activations of a model of family '{lvlm.family}'.", "Use another model."
+            )
+        self.settings = settings
+        self.lvlm = lvlm
+
+    def run(self, video: VideoFrames, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
+        return one_by_one(requests, lambda request: self._maps(video, request.expression.text))
+
+    def _maps(self, video: VideoFrames, expression: str) -> Artefact:
+        from methods.lochead.attention import clip_grid
+        from methods.tam.explaining import explain
+        from methods.tam.maps import answer_maps
+
+        settings, lvlm = self.settings, self.lvlm
+        prompt = object_prompt(settings.object_prompt, expression)
+        keyframes = keyframe_indices(len(video), settings.keyframes)
+        views = []
+        if settings.view == "clip":
+            asked = lvlm.clip([video[index] for index in keyframes], prompt)
+            views.append(explain(lvlm, asked, {"type": "video"}, prompt))
+        else:
+            grid = clip_grid(lvlm, video[keyframes[0]])
+            for index in keyframes:
+                asked = lvlm.frame(video[index], prompt, grid)
+                views.append(explain(lvlm, asked, {"type": "image"}, prompt))
+        answers: list[Json] = [view.answer for view in views]
+        tokens: list[Json] = [list(view.tokens) for view in views]
+        return Artefact(
+            meta={"keyframes": list(keyframes), "prompt": prompt, "answers": answers, "tokens": tokens},
+            arrays={
+                f"view_{number:03d}": answer_maps(view.activations, settings.version, settings.causal)
+                for number, view in enumerate(views)
+            },
+        )
+
+
+class AttentionMasks:
+    """One token's map at the frames' size, Otsu's threshold on each; masks on keyframes only.
+
+    ``meta`` adds ``tokens``, what stands behind each view's map; null for an empty answer, which gives no mask.
+    """
+
+    def __init__(self, settings: SegmentSettings) -> None:
+        self.settings = settings
+
+    def run(self, video: VideoFrames, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
+        return one_by_one(requests, lambda request: self._masks(video.size, request.inputs["ground"]))
+
+    def _masks(self, size: tuple[int, int], ground: Artefact) -> Artefact:
+        keyframes, told = ground.meta["keyframes"], ground.meta["tokens"]
+        assert isinstance(keyframes, list) and isinstance(told, list)
+        maps, behind = [], []
+        for name, tokens in zip(sorted(ground.arrays), told, strict=True):
+            map_thw, which = chosen_map(np.asarray(ground.arrays[name], dtype=np.float32), self.settings.token)
+            maps.append(map_thw)
+            behind.append(None if which is None else "".join(tokens) if which < 0 else tokens[which])
+        map_Thw = match_keyframes(np.concatenate(maps), len(keyframes))
+        masks = masks_from_map(size, [int(index) for index in keyframes], map_Thw)
+        return Artefact(meta={**masks.meta, "tokens": behind}, arrays=masks.arrays)
+
+
+def chosen_map(maps_nthw: Float32, token: Token) -> tuple[Float32, int | None]:
+    """The map that makes masks, (t, h, w), and the token it is of: -1 for all, None where the answer is empty."""
+    if not len(maps_nthw):
+        return np.zeros(maps_nthw.shape[1:], dtype=np.float32), None
+    if token == "mean":
+        return maps_nthw.mean(0, dtype=np.float32), -1
+    index = {"first": 0, "last": len(maps_nthw) - 1, "strongest": int(maps_nthw.max((1, 2, 3)).argmax())}[token]
+    return maps_nthw[index], index
