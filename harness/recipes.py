@@ -103,7 +103,7 @@ class ServingChoice(_Model):
     """Servers for stages that ask one (a ``reason`` stage with ``engine: server``). Unused where no stage does."""
 
     endpoints: tuple[str, ...] = _runtime(())
-    """Base addresses of OpenAI-compatible servers that run already, e.g. http://10.0.0.3:8000; none: they are started."""
+    """Base addresses of servers that run already, e.g. http://10.0.0.3:8000; none: servers are started."""
     key_variable: str = _runtime("RVOSBENCH_SERVER_KEY")
     """Environment variable that holds the endpoints' API key, if they want one."""
     replicas: int | Literal["auto"] = _runtime("auto")
@@ -209,6 +209,18 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         PrerequisiteError: missing file, YAML error, unknown or wrong field; one sentence names file and key.
     """
     try:
+        return Recipe.model_validate(read_values(path, overrides))
+    except ValidationError as error:
+        raise PrerequisiteError(f"{path}: {describe(error)}.", "Correct the recipe or the --set value.") from error
+
+
+def read_values(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a recipe file of any kind says, with overrides applied, not validated.
+
+    Raises:
+        PrerequisiteError: missing file, YAML error, or an override that leads nowhere.
+    """
+    try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise PrerequisiteError(f"There is no recipe at {path}.", "See recipes/ for examples.") from error
@@ -220,10 +232,7 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         raise PrerequisiteError(f"{path} holds no recipe (a mapping is expected).", "See recipes/ for examples.")
     for override in overrides:
         apply_override(raw, override)
-    try:
-        return Recipe.model_validate(raw)
-    except ValidationError as error:
-        raise PrerequisiteError(f"{path}: {describe(error)}.", "Correct the recipe or the --set value.") from error
+    return raw
 
 
 def dump_recipe(recipe: Recipe) -> str:

