@@ -15,7 +15,7 @@ import pandas as pd
 
 from harness.data.cards import load_card
 from harness.errors import PrerequisiteError
-from leaderboard.published import AS_PUBLISHED, DATASETS
+from harness.published import AS_PUBLISHED, DATASETS
 from leaderboard.tables import KINDS, OURS
 
 MARKS = {

@@ -11,14 +11,14 @@ import pandas as pd
 
 from harness.data.cards import load_card
 from harness.errors import PrerequisiteError
-from harness.runs import Run, Score
-from leaderboard.published import (
+from harness.published import (
     DATASETS,
     display_lvlm,
     display_method,
     load_published,
     source_link,
 )
+from harness.runs import Run, Score
 
 Scope = Literal["main", "published", "everything"]
 SCOPES: Mapping[Scope, str] = {"main": "Main comparison", "published": "All published", "everything": "With ablations"}

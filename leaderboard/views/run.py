@@ -11,10 +11,10 @@ import yaml
 
 from harness.data.reader import Dataset
 from harness.errors import PrerequisiteError, SampleError
+from harness.published import display_lvlm
 from harness.runs import STATUSES, Run, read_frames, read_samples, status_counts
 from leaderboard.charts import frame_chart
 from leaderboard.overlays import MEANINGS, VIEWS, View, compose, hex_colour
-from leaderboard.published import display_lvlm
 from leaderboard.tables import OURS, board
 from leaderboard.ui import broken_notice, choose_run, duration, load_runs, page_title, plain, runs_root, swatches_html
 from leaderboard.viewer import SampleView, data_roots, find_dataset, open_sample, reasoning

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from harness.data.cards import load_card
-from leaderboard.published import (
+from harness.published import (
     AS_PUBLISHED,
     DATASETS,
     PATH,
