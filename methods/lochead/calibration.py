@@ -21,6 +21,7 @@ from scipy.ndimage import label
 from methods.lochead.settings import CalibrationSettings, Edge
 
 Float64 = NDArray[np.float64]
+_ROUNDING = 1e-12
 _NEIGHBOURS = np.zeros((3, 3, 3), dtype=np.int8)
 _NEIGHBOURS[1] = 1  # eight neighbours within a map, none in the maps beside it in the stack
 
@@ -51,7 +52,9 @@ def spatial_entropy(maps_Mhw: Float64, settings: CalibrationSettings) -> Float64
     One component gives 0, however it is weighed by area. A map without a component gives infinity: nothing stands out.
     """
     over_Mhw = np.maximum(maps_Mhw - settings.over_mean * maps_Mhw.mean((1, 2), keepdims=True), 0.0)
-    components_Mhw, count = label(over_Mhw > settings.cut, structure=_NEIGHBOURS)
+    # The mean of equal values may come out below them; such a map would be one component, and the best of all.
+    rounding_M11 = _ROUNDING * maps_Mhw.max((1, 2), keepdims=True)
+    components_Mhw, count = label(over_Mhw > np.maximum(settings.cut, rounding_M11), structure=_NEIGHBOURS)
     cells = np.flatnonzero(components_Mhw)
     component = components_Mhw.ravel()[cells] - 1
     by_area = settings.weight == "area"
@@ -63,8 +66,7 @@ def spatial_entropy(maps_Mhw: Float64, settings: CalibrationSettings) -> Float64
     whole_M = np.bincount(map_c, weight_c, minlength=heads) if by_area else over_Mhw.sum((1, 2))
     share_c = weight_c / whole_M[map_c]
     entropy_M = np.bincount(map_c, -share_c * np.log(share_c), minlength=heads)
-    entropy_M[np.bincount(map_c, minlength=heads) == 0] = np.inf
-    return np.asarray(entropy_M, dtype=np.float64)
+    return np.where(np.bincount(map_c, minlength=heads) > 0, entropy_M, np.inf)
 
 
 def elbow(values: Float64) -> int:
