@@ -82,13 +82,9 @@ def local_folder(settings: LvlmSettings) -> Path:
     if not at:
         raise _no_folder(settings.checkpoint)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        try:
-            cached = Path(snapshot_download(name, revision=commit, local_files_only=True))
-        except LocalEntryNotFoundError:
-            cached = None
+        cached = _cached(name, commit)
         if cached is not None and _complete(cached):
             return cached
         # Where the hub cannot be reached this returns the half copy, without a word.
@@ -98,6 +94,25 @@ def local_folder(settings: LvlmSettings) -> Path:
         return folder
     except Exception as error:  # the hub's HTTP library has error types of its own; the reason is passed on
         raise _not_downloadable(settings.checkpoint, error) from error
+
+
+def is_here(checkpoint: str, digest: str) -> bool:
+    """Whether a checkpoint that ``find`` found needs no download: a folder, or a whole copy in the hub's cache."""
+    if Path(checkpoint).expanduser().is_dir():
+        return True
+    name, _, commit = digest.partition("@")
+    cached = _cached(name, commit)
+    return cached is not None and _complete(cached)
+
+
+def _cached(name: str, commit: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=commit, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
 
 
 def _complete(folder: Path) -> bool:

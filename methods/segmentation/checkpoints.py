@@ -106,8 +106,12 @@ def _released(name: str) -> tuple[str, str]:
     return config, f"{version}_hiera_{size.replace('-', '_')}.pt"
 
 
-def resolve(checkpoint: str) -> Checkpoint:
+def resolve(checkpoint: str, *, download: bool = True) -> Checkpoint:
     """Finds a checkpoint; a released one that is nowhere on this machine is downloaded from the hub.
+
+    Args:
+        checkpoint: name, file or folder.
+        download: False finds what is here and downloads nothing.
 
     Raises:
         PrerequisiteError: nothing is there, the name is unknown, or the folder is malformed.
@@ -127,7 +131,28 @@ def resolve(checkpoint: str) -> Checkpoint:
             nearest_name(name, model_names()),
         )
     config, filename = _released(name)
-    return Checkpoint(config, (), _download(name, filename))
+    return Checkpoint(config, (), _download(name, filename) if download else _cached(name, filename))
+
+
+def require_on_hub(checkpoint: str) -> None:
+    """Asks the hub for a released checkpoint without downloading it.
+
+    Raises:
+        PrerequisiteError: it is no released one, or the hub does not answer; the reason is named.
+    """
+    name = checkpoint.removeprefix("facebook/")
+    if name not in model_names():
+        raise PrerequisiteError(f"There is no released SAM2 '{checkpoint}'.", nearest_name(name, model_names()))
+    filename = _released(name)[1]
+    try:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        get_hf_file_metadata(hf_hub_url(f"facebook/{name}", filename))
+    except Exception as error:  # the hub's HTTP library has error types of its own; the reason is passed on
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise PrerequisiteError(
+            f"SAM2 '{name}' is not on this machine and cannot be downloaded: {reason.rstrip('.')}.", _get(filename)
+        ) from error
 
 
 def digest(checkpoint: Checkpoint) -> str:
@@ -211,11 +236,20 @@ def _from_folder(folder: Path) -> Checkpoint:
     return Checkpoint(config.base, config.overrides, weights)
 
 
+def _cached(name: str, filename: str) -> Path:
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ModuleNotFoundError:
+        cached = None
+    else:
+        cached = try_to_load_from_cache(f"facebook/{name}", filename)
+    if not isinstance(cached, str):
+        raise PrerequisiteError(f"SAM2 '{name}' is not on this machine.", _get(filename))
+    return Path(cached)
+
+
 def _download(name: str, filename: str) -> Path:
-    fix = (
-        f"Go online, or put {filename} into a folder and point {FOLDER_VARIABLE} to it, "
-        "or set sam2.checkpoint to a file or folder."
-    )
+    fix = _get(filename)
     try:
         from huggingface_hub import hf_hub_download
     except ModuleNotFoundError as error:
@@ -226,3 +260,10 @@ def _download(name: str, filename: str) -> Path:
         return Path(hf_hub_download(repo_id=f"facebook/{name}", filename=filename))
     except OSError as error:  # the hub's connection, HTTP and cache errors all derive from it
         raise PrerequisiteError(f"SAM2 '{name}' is not on this machine and could not be downloaded.", fix) from error
+
+
+def _get(filename: str) -> str:
+    return (
+        f"Go online, or put {filename} into a folder and point {FOLDER_VARIABLE} to it, "
+        "or set sam2.checkpoint to a file or folder."
+    )

@@ -11,7 +11,14 @@ import pytest
 from harness.errors import PrerequisiteError
 from harness.settings import identity_of
 from methods.segmentation import checkpoints
-from methods.segmentation.checkpoints import Sam2Settings, digest, model_names, resolve, with_digest
+from methods.segmentation.checkpoints import (
+    Sam2Settings,
+    digest,
+    model_names,
+    require_on_hub,
+    resolve,
+    with_digest,
+)
 from tests.methods.segmentation.videos import boxes, moving_blocks
 
 
@@ -228,3 +235,26 @@ def test_devices_that_do_not_exist_are_refused() -> None:
         choose_device("tpu")
     with pytest.raises(PrerequisiteError, match=r"cuda:99.*GPUs"):
         choose_device("cuda:99")
+
+
+def test_looking_without_downloading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(PrerequisiteError, match="SAM2 'sam2-hiera-tiny' is not on this machine"):
+        resolve("sam2-hiera-tiny", download=False)
+    snapshot = tmp_path / "models--facebook--sam2-hiera-tiny" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "sam2_hiera_tiny.pt").write_bytes(b"weights")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    assert resolve("sam2-hiera-tiny", download=False).weights.read_bytes() == b"weights"
+
+
+def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(url: str) -> None:
+        raise RuntimeError("no route")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
+    with pytest.raises(PrerequisiteError, match="cannot be downloaded: no route"):
+        require_on_hub("facebook/sam2-hiera-tiny")
+    with pytest.raises(PrerequisiteError, match="no released SAM2 'mine'"):
+        require_on_hub("mine")
