@@ -133,7 +133,7 @@ def test_what_auto_means() -> None:
     assert resolved_prompt("auto", "llava") == "role_free"
     assert {resolved_prompt("auto", family) for family in FAMILIES[:3]} == {"expression"}
     assert resolved_prompt("object", "llava") == "object"
-    with pytest.raises(PrerequisiteError, match="role_free, which is LLaVA-1.5's"):
+    with pytest.raises(PrerequisiteError, match="role_free, which is LLaVA"):
         resolved_prompt("role_free", "qwen2_vl")
 
 

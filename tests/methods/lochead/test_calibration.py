@@ -1,4 +1,4 @@
-"""Loc-Head's calibration: entropy, elbow, selection and frequency, against cases worked by hand and slow definitions."""
+"""Calibration of Loc-Head: entropy, elbow, selection, frequency, against cases by hand and slow definitions."""
 
 from __future__ import annotations
 
