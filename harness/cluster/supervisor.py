@@ -1,4 +1,4 @@
-"""``python -m harness.cluster.supervisor COMMAND...``: runs a server and leaves nothing of it behind.
+"""``python -m harness.cluster.supervisor GRACE COMMAND...``: runs a server and leaves nothing of it behind.
 
 A server starts processes of its own (vLLM: an engine and workers that hold the GPU), and they survive when it is
 killed. Here two supervisors stand above it, one above the other. Each ends the whole tree below it when its standard
@@ -19,8 +19,6 @@ import sys
 import time
 from pathlib import Path
 
-GRACE_SECONDS = 10.0
-"""For a server to end by itself before it is killed."""
 _TICK_MILLISECONDS = 200
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -37,13 +35,13 @@ class _Ending:
         self.asked = True
 
 
-def main(command: list[str]) -> int:
-    """Runs the command; returns its exit code."""
+def main(command: list[str], grace: float) -> int:
+    """Runs the command; returns its exit code. It has ``grace`` seconds to end by itself before it is killed."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     above = os.getpid()
     below = os.fork()
     if below:
-        return _watch(below, GRACE_SECONDS + 5)
+        return _watch(below, grace + 5.0)
     _die_with_parent(above, signal.SIGTERM)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     inner = os.getpid()
@@ -51,7 +49,7 @@ def main(command: list[str]) -> int:
     server = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, preexec_fn=lambda: _die_with_parent(inner, signal.SIGKILL)
     )
-    return _watch(server.pid, GRACE_SECONDS, ending)
+    return _watch(server.pid, grace, ending)
 
 
 def _watch(child: int, grace: float, ending: _Ending | None = None) -> int:
@@ -70,9 +68,11 @@ def _watch(child: int, grace: float, ending: _Ending | None = None) -> int:
     while left := _descendants(os.getpid()):
         for pid in left:
             _kill(pid)
+        time.sleep(0.02)
         code = _reap(child)
         status = code if status is None else status
-        time.sleep(0.02)
+    if status is None:
+        status = _reap(child)
     return 0 if status is None else status
 
 
@@ -129,5 +129,5 @@ def _prctl(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
+    code = main(sys.argv[2:], float(sys.argv[1]))
     sys.exit(code if code >= 0 else 128 - code)

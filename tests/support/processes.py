@@ -37,25 +37,35 @@ class Command:
 
     def tree(self) -> dict[int, str]:
         """Living processes that carry the mark: pid -> command line."""
-        found = {}
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                environment = (entry / "environ").read_bytes()
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            except OSError:
-                continue  # it ended while we looked, or is not ours
-            if f"{MARK}={self.mark}".encode() in environment and command:
-                found[int(entry.name)] = command
-        return found
+        return marked(self.mark)
 
     def require_no_process_left(self, seconds: float = 30.0) -> None:
         """Fails when anything the command started still lives after a while."""
-        until = time.monotonic() + seconds
-        while (left := self.tree()) and time.monotonic() < until:
-            time.sleep(0.2)
-        assert not left, f"processes left behind: {left}"
+        require_none_marked(self.mark, seconds)
+
+
+def marked(mark: str) -> dict[int, str]:
+    """Living processes that carry a mark in their environment: pid -> command line."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes()
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue  # it ended while we looked, or is not ours
+        if f"{MARK}={mark}".encode() in environment and command:
+            found[int(entry.name)] = command
+    return found
+
+
+def require_none_marked(mark: str, seconds: float = 30.0) -> None:
+    """Fails when a process with the mark still lives after a while."""
+    until = time.monotonic() + seconds
+    while (left := marked(mark)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not left, f"processes left behind: {left}"
 
 
 def rvosbench(*arguments: str, folder: Path, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
