@@ -191,6 +191,12 @@ def points_above(fused_Thw: Float32, threshold: float) -> Points:
     )
 
 
+def highest(fused_Thw: Float32) -> Points:
+    """The cell with the largest value as a point at its centre; of equals the first in frame, row, column order."""
+    found = points_above(fused_Thw, float(fused_Thw.max()))
+    return Points(found.keyframe_n[:1], found.xy_n2[:1], found.value_n[:1])
+
+
 def top_cells(fused_Thw: Float32, keyframes: Sequence[int], count: int = 100) -> Float32:
     """The ``count`` highest cells as rows ``[frame index, y, x, value]``, highest first, (count, 4) float32.
 

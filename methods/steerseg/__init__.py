@@ -1,1 +1,207 @@
-"""SteerSeg: attention steering for reasoning video segmentation (arXiv 2605.14908)."""
+"""SteerSeg: attention steering for reasoning video segmentation, with soft prompts and chain-of-thought attributes.
+
+Paper: "SteerSeg: Attention Steering for Reasoning Video Segmentation", arXiv 2605.14908 v1.
+
+**This is a re-implementation with prompts of our own.** Of the paper, its abstract, project page, two figures and the
+authors' README are public; neither its equations and ablations nor its code, prompts or trained vectors are.
+
+Public: one reasoning call without soft prompts gives attributes and reasons, reasons are discarded, attributes stand
+before the question "What is the main object mentioned in the given expression using the attributes above?"; two soft
+prompts, one for frames and one for the clip, prepended to a frozen model's input and trained with BCE + Dice on the
+rollout of the response token on Ref-YouTube-VOS; points on keyframes, SAM2 tracklets, the best by weighted Pearson
+correlation over frame and video rollouts; no background subtraction; SAM 2.0 hiera-large.
+
+Inferred from names of files and folders: 64 tokens and one epoch (``n64_oneEpoch``), V-Max head weights (``hw``), the
+frame map's weight 0.30 (``wf0.30``). Everything else is DecAF's released way (its data, checkpoints and backbones are
+those of SteerSeg's README), or ours where DecAF has none.
+
+Decisions that are open, what is done here, and where it is set:
+
+ 1. position of the soft prompt: in front of everything. Setting ``position`` of the training recipe (front,
+    before_vision, after_vision), saved with the prompt.
+ 2. shared or separate prompts: separate, trained apart. Setting ``sharing`` of the training recipe.
+ 3. number of tokens: 64. Setting ``tokens`` of the training recipe; here by ``soft_prompts.folder``.
+ 4. initialisation: embeddings of random vocabulary tokens. Setting ``init`` of the training recipe.
+ 5. attributes in training prompts: cached ones, dropped half of the time. Setting of the training recipe.
+ 6. soft prompts during the reasoning call: off, always; its artefact is the same with and without them.
+ 7. rollout: V-Max over the upper half of the layers. Setting ``rollout``; gradients through head weights off: a setting
+    of the training recipe.
+ 8. response token: the last one of the prefill, always; nothing is generated to get the maps.
+ 9. map in the loss: standardised, then a sigmoid. Setting of the training recipe.
+10. training target: mask area in each cell, union of the expression's objects. Setting of the training recipe.
+11. points from: the fused map. Setting ``points_from`` (fused, frame).
+12. point rule: every cell at or above ``tau_point`` 0.8, an object for each; always.
+13. Pearson's domain: one correlation over all keyframes and cells on each map's own grid, maps smoothed and normalised.
+    Settings ``pearson_domain`` (clip, keyframe) and ``pearson_maps`` (normalised, raw). A time slot that holds two
+    keyframes counts for both; masks are pooled by area; a constant mask or map correlates -1.
+14. weights: ``w_f`` 0.30 for the frame map and 1 - ``w_f`` for the clip map, on every dataset. Setting ``w_f``.
+15. tracklets kept: the best alone. Setting ``keep`` (winner, near_best, threshold), ``keep_ratio``, ``tau_track``;
+    ReVOS and MeViS have expressions with several objects, so another value is another method: give it a label.
+16. SAM2 gives no mask: the highest cell of the fused map is the only point; if still none, empty masks. Setting
+    ``fallback`` (argmax, none); its use is counted in the run's summary. Where points come from the fused map that cell
+    is among them already, so the rule changes nothing there unless suppression is ``by_any``.
+17. seeds: a setting of the training recipe; report several.
+18. choice of checkpoint: the last step of the epoch. Setting of the training recipe.
+19. criteria of the paper's Figure 1 (a): not part of the method. Where we count as it does, a mask succeeds at a mean J
+    of at least 0.5 and reasoning where the object's class is named; neither enters a score.
+
+Fixed beside these: keyframes, resolutions, smoothing, suppression and mask prompts are DecAF's, with its defects as
+corrected there; where the reasoning call gives no attributes, the question is DecAF's (counted in the summary).
+
+Rows without attributes and soft prompts are DecAF's own computation, and their stages are DecAF's, artefacts included:
+``cot: false, soft: false`` rolls out by DecAF's ground stage (with ``background_prompt`` "none" its object maps alone,
+with "v0" those of its main row, so that raw and contrast rows share them); ``ranking: consistency, keep: threshold,
+fallback: none`` is DecAF's mask stage and ``masks: attention`` its Otsu masks, whatever the maps.
+
+Published, J&F on Ref-DAVIS17 / ReasonVOS / ReVOS: Qwen2.5-VL-7B 81.4 / 65.9 / 56.6 (the authors' README reports 80.3 /
+64.8 for the released code), Qwen2-VL-7B 77.8 / 63.6 / 53.8, InternVL3-8B 66.1 / 63.3 / 52.5, LLaVA-OneVision-7B 70.0 /
+58.6 / 49.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from harness.errors import PrerequisiteError
+from harness.pipeline.stages import Method, Stage, StageSpec
+from harness.settings import Settings
+from methods.decaf import METHOD as DECAF
+from methods.decaf.settings import DecafSettings
+from methods.lvlm.base import LvlmSettings
+from methods.lvlm.checkpoints import lvlm_settings
+from methods.lvlm.load import load_lvlm
+from methods.reasoning import reason_stage
+from methods.segmentation.artefacts import open_sam2
+from methods.segmentation.checkpoints import with_digest
+from methods.steerseg.grounding import Ground
+from methods.steerseg.masking import SamMasks
+from methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card
+from methods.steerseg.prompt_files import with_digest as with_prompts_digest
+from methods.steerseg.settings import GroundSettings, KeepSettings, RankingSettings, SegmentSettings, SteersegSettings
+
+USUAL_TOKENS = 64
+"""Of a soft prompt, for memory estimates."""
+
+
+def build_ground(settings: GroundSettings) -> Stage:
+    """The stage that rolls out attention; loads the vision-language model and the soft prompts."""
+    lvlm = load_lvlm(settings.lvlm)
+    soft = None if settings.soft_prompts is None else load_soft_prompts(settings.soft_prompts, lvlm)
+    return Ground(settings, lvlm, soft)
+
+
+def build_segment(settings: SegmentSettings) -> Stage:
+    """The stage that prompts, tracks and ranks; loads SAM2."""
+    return SamMasks(settings, open_sam2(settings.sam2))
+
+
+class Steerseg:
+    """SteerSeg as a registered method."""
+
+    name = "steerseg"
+    title = "SteerSeg"
+    paper = "arXiv 2605.14908"
+    settings_type: type[Settings] = SteersegSettings
+    needs_lvlm = True
+
+    def stages(self, settings: Settings, lvlm: str | None) -> tuple[StageSpec, ...]:
+        """``reason`` (only with attributes, or where a background prompt names the object), ``ground``, ``segment``.
+
+        Raises:
+            PrerequisiteError: no model is named, no soft prompts are given, or a checkpoint is missing or unsupported.
+        """
+        assert isinstance(settings, SteersegSettings)
+        if lvlm is None:
+            raise PrerequisiteError("SteerSeg needs a vision-language model.", "Name one under lvlms in the recipe.")
+        model = lvlm_settings(lvlm, **vars(settings.lvlm))
+        decaf = {spec.name: spec for spec in DECAF.stages(_as_decaf(settings), lvlm)}
+        if not settings.cot and not settings.soft:
+            before = tuple(decaf[name] for name in ("reason", "ground") if name in decaf)
+        else:
+            before = _steered(settings, model)
+        decafs_masks = (settings.ranking, settings.keep, settings.fallback) == ("consistency", "threshold", "none")
+        if settings.masks == "attention" or (decafs_masks and settings.points_from == "fused"):
+            return (*before, decaf["segment"])
+        return (*before, _segment(settings))
+
+    def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
+        """The model's memory for a clip of the keyframes, in one sentence; imports torch."""
+        from methods.lvlm.estimate import clip_memory
+
+        assert isinstance(settings, SteersegSettings) and lvlm is not None
+        tokens = USUAL_TOKENS if settings.soft else 0
+        return clip_memory(lvlm, settings.lvlm, settings.rollout, settings.keyframes, size, tokens)
+
+
+def _steered(settings: SteersegSettings, model: LvlmSettings) -> tuple[StageSpec, ...]:
+    ground = GroundSettings(
+        # Nothing is generated, so the longest answer must not enter the key.
+        replace(model, max_new_tokens=1),
+        settings.keyframes,
+        settings.rollout,
+        settings.prefix,
+        _soft_prompts(settings.soft_prompts, model) if settings.soft else None,
+    )
+    consumes = ("reason",) if settings.cot else ()
+    spec = StageSpec("ground", "methods.steerseg:build_ground", 1, ground, consumes)
+    return (reason_stage(settings.reasoning, model), spec) if settings.cot else (spec,)
+
+
+def _soft_prompts(settings: SoftPromptSettings | None, model: LvlmSettings) -> SoftPromptSettings:
+    if settings is None:
+        raise PrerequisiteError(
+            "SteerSeg needs soft prompts of the model, and the recipe gives none.",
+            "Set soft_prompts.folder to trained ones (rvosbench train steerseg RECIPE), or soft to false.",
+        )
+    found = with_prompts_digest(settings)
+    base = read_card(Path(settings.folder).expanduser()).base_model
+    # Loading them checks this too, but only when a worker has loaded the model.
+    if base.digest != model.digest:
+        raise PrerequisiteError(
+            f"The soft prompts in {settings.folder} were trained for {base.name}, not for {model.checkpoint}.",
+            "Give those of this model, or train them (rvosbench train steerseg RECIPE).",
+        )
+    return found
+
+
+def _segment(settings: SteersegSettings) -> StageSpec:
+    """What is without effect is left at one value, so that rows that differ in nothing else share their artefacts."""
+    ranking = None
+    if settings.ranking == "pearson":
+        weight = {"both": settings.w_f, "clip": 0.0, "frame": 1.0}[settings.views]
+        ranking = RankingSettings(weight, settings.pearson_domain, settings.pearson_maps)
+    value = {"winner": None, "near_best": settings.keep_ratio, "threshold": settings.tau_track}[settings.keep]
+    segment = SegmentSettings(
+        fusion=settings.fusion(),
+        points_from="fused" if settings.views == "frame" else settings.points_from,
+        tau_point=settings.tau_point,
+        fallback=settings.fallback,
+        nms_iou=settings.nms_iou,
+        nms_deletion=settings.nms_deletion,
+        ranking=ranking,
+        keep=KeepSettings(settings.keep, value),
+        sam2=with_digest(settings.sam2),
+    )
+    return StageSpec("segment", "methods.steerseg:build_segment", 1, segment, ("ground",))
+
+
+def _as_decaf(settings: SteersegSettings) -> DecafSettings:
+    """DecAF with the settings that both methods have."""
+    return DecafSettings(
+        keyframes=settings.keyframes,
+        background_prompt=settings.background_prompt,
+        lvlm=settings.lvlm,
+        rollout=settings.rollout,
+        prefix=settings.prefix,
+        fusion=settings.fusion(),
+        masks=settings.masks,
+        tau_point=settings.tau_point,
+        nms_iou=settings.nms_iou,
+        nms_deletion=settings.nms_deletion,
+        tau_track=settings.tau_track,
+        sam2=settings.sam2,
+    )
+
+
+METHOD: Method = Steerseg()
