@@ -201,7 +201,7 @@ class _Share:
                     asked: dict[str, list[Prompted]] = {}
                     for prompt in group:
                         try:
-                            asked[prompt] = [_completed(self.lvlm, head, tails[prompt]) for head in heads]
+                            asked[prompt] = [completed(self.lvlm, head, tails[prompt]) for head in heads]
                         except SampleError as error:
                             failed[prompt] = error
                     suffixes = [prefix.suffix(batch) for batch in asked.values()]
@@ -268,7 +268,7 @@ def _positions(lvlm: RunningLvlm, batch: Sequence[Prompted]) -> Tensor | None:
     return positions
 
 
-def _completed(lvlm: RunningLvlm, head: Prompted, tail: Tail) -> Prompted:
+def completed(lvlm: RunningLvlm, head: Prompted, tail: Tail) -> Prompted:
     """The view's prompt with the tail of another in place of its own.
 
     Raises:

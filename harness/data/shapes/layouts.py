@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco
 
 from harness.data import cards
 from harness.data.shapes.clip import Clip, make_clip
@@ -280,6 +279,9 @@ def _hashed(clip: Clip, batch: Batch, digits: int) -> str:
 
 def _rle(mask_HW: BoolHW) -> dict[str, Any]:
     """COCO RLE of a mask, also of an empty one."""
+    # Here, so that clips can be made where it is not installed.
+    from pycocotools import mask as coco
+
     rle = coco.encode(np.asfortranarray(mask_HW, dtype=np.uint8))
     return {"size": list(mask_HW.shape), "counts": rle["counts"].decode("ascii")}
 

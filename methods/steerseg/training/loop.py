@@ -1,0 +1,281 @@
+"""The training of one prompt: units in order, maps, losses, one step after the other.
+
+Needs torch and transformers only; Ray and MLflow stand around it.
+
+Shape legend: n soft tokens, D hidden size, t h w a map's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from harness.errors import PrerequisiteError
+from methods.lvlm.running import RunningLvlm
+from methods.lvlm.soft import SoftPrompt
+from methods.steerseg.prompt_files import Role
+from methods.steerseg.training.files import METRICS, STEPS, State, TrainingFolder
+from methods.steerseg.training.lessons import Lessons, Split, Unit, looked_at
+from methods.steerseg.training.losses import map_loss
+from methods.steerseg.training.passes import soft_maps, together
+from methods.steerseg.training.prepared import Call, Preparer, ahead, softened
+from methods.steerseg.training.recipe import TrainRecipe, View
+from methods.steerseg.training.targets import concentration, points_inside
+from methods.steerseg.training.workers import Workers
+
+Batch = dict[View, list[Call]]
+"""This worker's calls of one step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A prompt after its last step."""
+
+    soft: SoftPrompt
+    steps: int
+    losses: dict[str, float]
+    """First and last of the training, and the held-out figures without and with the prompt."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the held-out calls of a view gave, means over them."""
+
+    loss: float
+    concentration: float
+    pointing: float
+    calls: int
+
+
+class PromptTraining:
+    """Trains one prompt on the calls it enters."""
+
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        role: Role,
+        lvlm: RunningLvlm,
+        preparer: Preparer,
+        split: Split,
+        workers: Workers,
+    ) -> None:
+        self.recipe = recipe
+        self.role: Role = role
+        self.views = recipe.prompts[role]
+        self.lvlm = lvlm
+        self.preparer = preparer
+        self.workers = workers
+        self.lessons = {view: Lessons(recipe, split.trained, view) for view in self.views}
+        self.held_out = looked_at(recipe, split.held_out)
+        self.steps = max(lessons.steps for lessons in self.lessons.values())
+        self.soft = SoftPrompt(self._first_vectors().requires_grad_(True), recipe.position)
+        optimiser = recipe.optimiser
+        self.optimiser = torch.optim.AdamW(
+            [self.soft.vectors_nD], lr=optimiser.rate, weight_decay=optimiser.weight_decay
+        )
+
+    def run(self, folder: TrainingFolder, fingerprint: str) -> Trained:
+        """Trains from the folder's last state, or from the start.
+
+        Raises:
+            PrerequisiteError: the loss is not finite, or the data is damaged; the last state is kept.
+        """
+        state = folder.load(self.role, fingerprint)
+        losses: dict[str, float] = {}
+        start = 0
+        if state is not None:
+            start, losses = state.step, dict(state.losses)
+            with torch.no_grad():
+                self.soft.vectors_nD.copy_(state.vectors_nD)
+            self.optimiser.load_state_dict(dict(state.optimiser))
+            if self.workers.first:
+                folder.rewind(self.role, start)
+        else:
+            if self.workers.first:
+                folder.rewind(self.role, -1)
+            losses |= self._look(folder, 0, None) | self._look(folder, 0, self.soft)
+            self._save(folder, 0, losses, fingerprint)
+        batches = ahead(islice(self._units(start), self.steps - start), self._prepared)
+        with self._ready():
+            for step, batch in enumerate(batches, start + 1):
+                line = self._step(step, batch)
+                losses["last"] = float(line["loss"])
+                losses.setdefault("first", losses["last"])
+                if self.workers.first:
+                    folder.append(STEPS, {"prompt": self.role, "step": step, **line})
+                every = self.recipe.evaluate_every
+                if step == self.steps or (every is not None and step % every == 0):
+                    losses |= self._look(folder, step, self.soft)
+                if step == self.steps or step % self.recipe.checkpoint_every == 0:
+                    self._save(folder, step, losses, fingerprint)
+        return Trained(self.soft, self.steps, losses)
+
+    def look(self, view: View, soft: SoftPrompt | None) -> Figures:
+        """The held-out figures of a view, over all workers."""
+        choice = self.recipe.loss
+        totals = torch.zeros(4, dtype=torch.float64)
+        keyframes = self.recipe.optimiser.frames_per_sample
+        for sample in self.workers.share(self.held_out):
+            calls = self.preparer.looked_at(sample, view, keyframes)
+            for call, map_thw in zip(calls, self.maps(calls, soft), strict=True):
+                bce, dice = map_loss(map_thw, torch.from_numpy(call.shares_thw).to(map_thw.device), choice)
+                found = map_thw.cpu().numpy()
+                values = [
+                    float(choice.bce * bce + choice.dice * dice),
+                    concentration(found, call.shares_thw),
+                    float(points_inside(found, call.masks_THW)),
+                    1.0,
+                ]
+                totals += torch.tensor(values, dtype=torch.float64)
+        totals = self.workers.sum(totals.to(self.lvlm.model.device)).cpu()
+        loss, mass, inside, calls_done = totals.tolist()
+        if not calls_done:
+            raise PrerequisiteError(
+                "No held-out expression has its object on a keyframe.", "Give more videos, or another data.held_out."
+            )
+        return Figures(loss / calls_done, mass / calls_done, inside / calls_done, int(calls_done))
+
+    @torch.no_grad()
+    def maps(self, calls: Sequence[Call], soft: SoftPrompt | None) -> list[Tensor]:
+        """The calls' maps without gradients."""
+        made: dict[int, Tensor] = {}
+        items = softened(self.lvlm, calls, soft)
+        for keys in together(items, self.lvlm.settings.frame_batch):
+            found = soft_maps(self.lvlm, [items[key] for key in keys], self.recipe.rollout)
+            made.update(zip(keys, found, strict=True))
+        return [made[index] for index in range(len(calls))]
+
+    def _units(self, start: int) -> Iterator[dict[View, list[Unit]]]:
+        streams = {view: lessons.units(start) for view, lessons in self.lessons.items()}
+        while True:
+            yield {view: next(units) for view, units in streams.items()}
+
+    def _prepared(self, units: dict[View, list[Unit]]) -> Batch:
+        return {view: self.preparer.calls(self.workers.share(own), self.lessons[view]) for view, own in units.items()}
+
+    def _step(self, step: int, batch: Batch) -> dict[str, float]:
+        """One step of the optimiser, and its figures over all workers."""
+        recipe, vectors_nD = self.recipe, self.soft.vectors_nD
+        counts = torch.tensor([len(batch[view]) for view in self.views], dtype=torch.float64)
+        counts = self.workers.sum(counts.to(vectors_nD.device)).cpu()
+        self.optimiser.zero_grad(set_to_none=True)
+        sums = torch.zeros(len(self.views), 2, dtype=torch.float64, device=vectors_nD.device)
+        bad: list[str] = []
+        for index, view in enumerate(self.views):
+            calls = batch[view]
+            items = softened(self.lvlm, calls, self.soft)
+            for keys in together(items, self.lvlm.settings.frame_batch):
+                maps = soft_maps(
+                    self.lvlm,
+                    [items[key] for key in keys],
+                    recipe.rollout,
+                    weight_gradient=recipe.weight_gradient,
+                )
+                parts = self._losses([calls[key] for key in keys], maps)
+                finite = parts.isfinite().all(1).tolist()
+                bad += [calls[key].name for key, fine in zip(keys, finite, strict=True) if not fine]
+                weights = parts.new_tensor([recipe.loss.bce, recipe.loss.dice])
+                torch.autograd.backward((parts * weights).sum() / float(counts[index]))
+                sums[index] += parts.detach().double().sum(0)
+        gradient_nD = vectors_nD.grad if vectors_nD.grad is not None else torch.zeros_like(vectors_nD)
+        vectors_nD.grad = self.workers.sum(gradient_nD)
+        sums = self.workers.sum(sums).cpu() / counts.clamp_min(1.0).unsqueeze(1)
+        norm = float(torch.nn.utils.clip_grad_norm_([vectors_nD], recipe.optimiser.clip_norm))
+        total = recipe.loss.bce * float(sums[:, 0].sum()) + recipe.loss.dice * float(sums[:, 1].sum())
+        if not torch.isfinite(torch.tensor([total, norm])).all():
+            self._refuse(step, self.workers.gather(bad or [call.name for calls in batch.values() for call in calls]))
+        rate = recipe.optimiser.rate * recipe.optimiser.factor(step - 1, self.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        require_frozen(self.lvlm)
+        parts_line = {
+            f"{view}_{name}": value
+            for view, values in zip(self.views, sums.tolist(), strict=True)
+            for name, value in zip(("bce", "dice"), values, strict=True)
+        }
+        return {"loss": total, **parts_line, "rate": rate, "norm": norm}
+
+    def _losses(self, calls: Sequence[Call], maps: Sequence[Tensor]) -> Tensor:
+        """BCE and Dice of each call, (calls, 2)."""
+        rows = [
+            torch.stack(map_loss(map_thw, torch.from_numpy(call.shares_thw).to(map_thw.device), self.recipe.loss))
+            for call, map_thw in zip(calls, maps, strict=True)
+        ]
+        return torch.stack(rows)
+
+    def _refuse(self, step: int, names: Sequence[str]) -> None:
+        shown = "; ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        raise PrerequisiteError(
+            f"The loss of the {self.role} prompt is not finite at step {step}, in the batch with {shown}.",
+            "The last state is kept. Lower optimiser.rate, set options.dtype to float32, or leave the video out.",
+        )
+
+    def _look(self, folder: TrainingFolder, step: int, soft: SoftPrompt | None) -> dict[str, float]:
+        """Looks at the held-out videos and writes it down."""
+        found: dict[str, float] = {}
+        for view in self.views:
+            figures = self.look(view, soft)
+            if self.workers.first:
+                line = {"prompt": self.role, "view": view, "step": step, "soft": soft is not None, **vars(figures)}
+                folder.append(METRICS, line)
+            moment = "without" if soft is None else "at first" if step == 0 else "held out"
+            found |= {f"{view} {name}, {moment}": value for name, value in vars(figures).items() if name != "calls"}
+        return found
+
+    def _save(self, folder: TrainingFolder, step: int, losses: dict[str, float], fingerprint: str) -> None:
+        if self.workers.first:
+            state = State(step, self.soft.vectors_nD, self.optimiser.state_dict(), dict(losses))
+            folder.save(self.role, state, fingerprint)
+
+    def _first_vectors(self) -> Tensor:
+        """(n, D) float32 on the model's device, from the seed alone."""
+        table_VD = self.lvlm.text_model.get_input_embeddings().weight
+        shape = (self.recipe.tokens, int(table_VD.shape[1]))
+        # The two prompts of a training begin apart.
+        generator = torch.Generator().manual_seed(2 * self.recipe.seed + (self.role == "frame"))
+        if self.recipe.init == "normal":
+            vectors_nD = 0.02 * torch.randn(shape, generator=generator)
+        else:
+            ids_n = torch.randint(int(table_VD.shape[0]), shape[:1], generator=generator)
+            vectors_nD = table_VD[ids_n.to(table_VD.device)].detach().float()
+        return vectors_nD.to(self.lvlm.model.device)
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """The language model computes its layers again in the backward pass, where that is asked for.
+
+        Raises:
+            PrerequisiteError: the device ran out of memory.
+        """
+        text_model = self.lvlm.text_model
+        if self.recipe.activation_checkpointing:
+            text_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            # What it hangs on; dropout, the other thing that does, is 0 in these models.
+            text_model.train()
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise PrerequisiteError(
+                "The device ran out of memory.", "Lower options.frame_batch, or set activation_checkpointing to true."
+            ) from error
+        finally:
+            if self.recipe.activation_checkpointing:
+                text_model.gradient_checkpointing_disable()
+                text_model.eval()
+
+
+def require_frozen(lvlm: RunningLvlm) -> None:
+    """Nothing of the model learns.
+
+    Raises:
+        RuntimeError: a parameter would, or did, get a gradient.
+    """
+    for name, parameter in lvlm.model.named_parameters():
+        if parameter.requires_grad or parameter.grad is not None:
+            raise RuntimeError(f"'{name}' of the frozen model gets a gradient")

@@ -1,0 +1,226 @@
+"""Where training clips come from: a dataset card with masks, or the bundled world made in memory.
+
+No torch, and no package that only scoring or clusters need: a GPU machine may have neither.
+
+Shape legend: T keyframes, H W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.types import FrameHW3, Video
+from harness.errors import PrerequisiteError, SampleError
+from methods.keyframes import keyframe_indices
+from methods.steerseg.training.recipe import DataChoice
+
+if TYPE_CHECKING:
+    from harness.data.reader import Dataset
+
+BoolTHW = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """An expression with a target."""
+
+    id: str
+    text: str
+
+
+class Source(Protocol):
+    """Clips with expressions and masks, as keyframes."""
+
+    @property
+    def videos(self) -> Sequence[str]:
+        """Names, in order."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of frames, expressions and masks."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was left out, one sentence each."""
+        ...
+
+    def expressions(self, video: str) -> Sequence[Spoken]: ...
+
+    def frames(self, video: str) -> list[FrameHW3]:
+        """The keyframes. Raises SampleError naming an unreadable file."""
+        ...
+
+    def masks(self, video: str, expression: str) -> BoolTHW:
+        """The target on the keyframes; all False where it is absent. Raises SampleError naming an unreadable file."""
+        ...
+
+
+def open_source(choice: DataChoice, data_root: Path, index: Path, keyframes: int) -> Source:
+    """The clips of a recipe.
+
+    Args:
+        choice: what the recipe asks for.
+        data_root: the folder that holds the benchmark's folder.
+        index: folder in which digests of frames are remembered.
+        keyframes: of every clip.
+
+    Raises:
+        PrerequisiteError: the data is not there, or has no masks.
+    """
+    if choice.generate is not None:
+        return ShapesSource(choice.generate, choice.split, choice.seed, keyframes)
+    return CardSource(choice, data_root, index, keyframes)
+
+
+class CardSource:
+    """A split of a dataset card, on disk."""
+
+    def __init__(self, choice: DataChoice, data_root: Path, index: Path, keyframes: int) -> None:
+        from harness.data.reader import open_dataset
+
+        dataset = open_dataset(choice.name, data_root, choice.split, needs="frames")
+        truth = dataset.ground_truth
+        where = f"{dataset.card.title}, split {dataset.split},"
+        if truth is None:
+            raise PrerequisiteError(
+                f"{where} has no masks in {data_root}, so no prompts can be trained on it.",
+                "Choose a split whose masks are public and on disk, such as ref_youtube_vos: train.",
+            )
+        notes = list(dataset.notes)
+        spoken = {video.name: _spoken(video) for video in dataset.videos}
+        videos = [video for video in dataset.videos if spoken[video.name]]
+        complete = [video for video in videos if truth.absence(video) is None]
+        if not complete:
+            why = f": {videos[0].name} has {truth.absence(videos[0])}" if videos else ": no expression has a target"
+            raise PrerequisiteError(
+                f"{where} has no video with all its masks{why}.", "Get the masks too (rvosbench datasets verify)."
+            )
+        if len(complete) < len(videos):
+            notes.append(f"{len(videos) - len(complete)} of {len(videos)} videos lack masks and are left out.")
+        chosen = complete if choice.limit_videos is None else complete[: choice.limit_videos]
+        self.notes: Sequence[str] = notes
+        self._truth = truth
+        self._keyframes = keyframes
+        self._videos = {video.name: video for video in chosen}
+        self._spoken = {name: spoken[name] for name in self._videos}
+        self.videos: Sequence[str] = list(self._videos)
+        self.digest = _card_digest(dataset, chosen, index)
+
+    def expressions(self, video: str) -> Sequence[Spoken]:
+        return self._spoken[video]
+
+    def frames(self, video: str) -> list[FrameHW3]:
+        from harness.data.frames import DecodedFrames
+
+        decoded = DecodedFrames(self._videos[video])
+        return [decoded[index] for index in self._indices(video)]
+
+    def masks(self, video: str, expression: str) -> BoolTHW:
+        entry = self._videos[video]
+        [said] = [said for said in entry.expressions if said.id == expression]
+        scored = set(self._truth.scored_frames(entry, said))
+        missing = [index for index in self._indices(video) if index not in scored]
+        if missing:
+            raise SampleError(f"keyframe {entry.frames[missing[0]]} of '{video}' has no mask to train on")
+        return np.stack([self._truth.mask(entry, said, index) for index in self._indices(video)])
+
+    def _indices(self, video: str) -> tuple[int, ...]:
+        return keyframe_indices(len(self._videos[video].frames), self._keyframes)
+
+
+class ShapesSource:
+    """Clips of the bundled world, made in memory; the same numbers give the same clips on any machine."""
+
+    def __init__(self, count: int, split: str, seed: int, keyframes: int) -> None:
+        from harness.data.shapes.clip import SPLITS
+        from harness.data.shapes.write import VERSION
+
+        if split not in SPLITS:
+            raise PrerequisiteError(f"The bundled world has no split '{split}'.", f"Known: {', '.join(SPLITS)}.")
+        make = partial(_shapes_clip, seed, split, keyframes)
+        workers = min(8, (os.cpu_count() or 1) // 2)
+        if workers > 1 and count > 16:
+            # Spawned, not forked: this process may hold a GPU.
+            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+                made = list(pool.map(make, range(count), chunksize=8))
+        else:
+            made = [make(index) for index in range(count)]
+        self._clips = {clip.name: clip for clip in made if clip.spoken}
+        self.videos: Sequence[str] = list(self._clips)
+        self.notes: Sequence[str] = ()
+        self.digest = hashlib.sha256(f"shapes {VERSION} {split} {seed} {count} {keyframes}".encode()).hexdigest()
+
+    def expressions(self, video: str) -> Sequence[Spoken]:
+        return list(self._clips[video].spoken)
+
+    def frames(self, video: str) -> list[FrameHW3]:
+        return list(self._clips[video].frames_THW3)
+
+    def masks(self, video: str, expression: str) -> BoolTHW:
+        clip = self._clips[video]
+        targets = next(targets for spoken, targets in clip.spoken.items() if spoken.id == expression)
+        return np.isin(clip.ids_THW, targets)
+
+
+@dataclass(frozen=True, eq=False)
+class _ShapesClip:
+    name: str
+    frames_THW3: NDArray[np.uint8]
+    ids_THW: NDArray[np.uint8]
+    spoken: Mapping[Spoken, tuple[int, ...]]
+
+
+def _shapes_clip(seed: int, split: str, keyframes: int, index: int) -> _ShapesClip:
+    from harness.data.shapes.clip import make_clip
+
+    clip = make_clip(seed, split, index)
+    kept = list(keyframe_indices(len(clip.ids_THW), keyframes))
+    spoken = {
+        Spoken(str(number), sentence.text): tuple(sentence.targets)
+        for number, sentence in enumerate(clip.sentences)
+        if sentence.targets
+    }
+    return _ShapesClip(clip.name, np.stack(list(clip.pictures(kept))), clip.ids_THW[kept], spoken)
+
+
+def _spoken(video: Video) -> list[Spoken]:
+    return [Spoken(said.id, said.text) for said in video.expressions if said.targets]
+
+
+def _card_digest(dataset: Dataset, videos: Sequence[Video], index: Path) -> str:
+    """Of the videos' frames, expressions and masks; where they lie does not enter.
+
+    Raises:
+        PrerequisiteError: a file cannot be read.
+    """
+    from harness.data.digests import MediaIndex
+
+    media = MediaIndex(index)
+    truth = dataset.ground_truth
+    assert truth is not None, "checked by the caller"
+    whole = hashlib.sha256()
+    try:
+        for video in videos:
+            said = [
+                [expression.id, expression.text, truth.digest(video, expression)]
+                for expression in video.expressions
+                if expression.targets
+            ]
+            whole.update(json.dumps([video.name, media.video(video), said]).encode())
+    except SampleError as error:
+        raise PrerequisiteError(f"The training data is damaged: {error}.", "Restore the file.") from error
+    return whole.hexdigest()
