@@ -61,11 +61,12 @@ def write_small(folder: Path, seed: int, *, base: str = SMALL_BASE, overrides: S
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build(base, everything)
-        _redraw(network)
+        redraw(network)
     return write_folder(folder, base, everything, network.state_dict())
 
 
-def _redraw(network: Any) -> None:
+def redraw(network: Any) -> None:
+    """Draws the matrices of a fresh SAM2 again from torch's global generator, in place; see the top of the file."""
     with torch.no_grad():
         for name, weight in sorted(network.named_parameters()):
             if weight.ndim >= 2:

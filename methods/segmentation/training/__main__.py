@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 
 DATA_SEED = 0
@@ -53,8 +55,10 @@ def main(arguments: list[str] | None = None) -> None:
             batch=plan.batch,
             learning_rate=plan.learning_rate,
         )
-        clips = rendered_clips(DATA_SEED, "train", IMAGE_SIZE, plan.clips, given.workers)
-        print(train(plan, clips, card, report=lambda line: print(line, flush=True)))
+        # Ended from outside, the run still ends its rendering processes.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        with closing(rendered_clips(DATA_SEED, "train", IMAGE_SIZE, plan.clips, given.workers)) as clips:
+            print(train(plan, clips, card, report=lambda line: print(line, flush=True)))
     except PrerequisiteError as error:
         sys.exit(str(error))
 

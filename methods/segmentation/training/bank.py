@@ -1,7 +1,7 @@
 """Rendered clips in device memory, and the batches of clip windows that training draws from them.
 
-Shape legend: K windows, M objects of a window, B = K * M, T frames of a window, F frames of all clips, S side of the
-network's input.
+Shape legend: C clips, N things of a clip, F frames of all clips; K windows, M objects of a window, B = K * M, T
+frames of a window, n candidates for windows; S side of the network's input.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from methods.segmentation.training.rendering import RenderedClip
 
 LONGEST_CLIP = 40
 """Frames; the most a clip of the bundled world has."""
+MOST_THINGS = 12
+"""More than any clip of the bundled world has."""
 LEAST_AREA = 12
 """Pixels of the network's input; a prompt is given on a frame that shows at least this much of the object."""
 MOST_STRIDE = 6
@@ -27,6 +29,8 @@ BACKGROUND_SHARE = 0.05
 """Objects that are the background: methods also click beside objects, and SAM2 then segments what is there."""
 VANISHING_WEIGHT = 3.0
 """How much likelier than others an object is drawn that is out of sight on some frame of the window."""
+STEADY_SHARE = 0.4
+"""Of the windows in which no object goes out of sight, this share is used."""
 _TRIES = 1000
 
 
@@ -63,14 +67,16 @@ class Bank:
         shape = (capacity * LONGEST_CLIP, size, size)
         self._frames_FSS3 = torch.empty((*shape, 3), dtype=torch.uint8, device=device)
         self._ids_FSS = torch.empty(shape, dtype=torch.uint8, device=device)
-        self._areas_TN: list[NDArray[np.int64]] = []
-        self._first: list[int] = []
+        self._area_CTN = np.zeros((capacity, LONGEST_CLIP, MOST_THINGS), dtype=np.int64)
+        self._length_C = np.zeros(capacity, dtype=np.int64)
+        self._first_C = np.zeros(capacity, dtype=np.int64)
+        self._count = self._used = 0
         self._digest = hashlib.sha256()
         self._mean = torch.tensor(MEAN, device=device)[:, None, None]
         self._std = torch.tensor(STD, device=device)[:, None, None]
 
     def __len__(self) -> int:
-        return len(self._first)
+        return self._count
 
     @property
     def digest(self) -> str:
@@ -90,13 +96,17 @@ class Bank:
             self._add(clip)
 
     def _add(self, clip: RenderedClip) -> None:
-        first = self._first[-1] + len(self._areas_TN[-1]) if self._first else 0
-        length, things = len(clip.ids_TSS), clip.things
-        here = slice(first, first + length)
+        length = len(clip.ids_TSS)
+        if length > LONGEST_CLIP or clip.things > MOST_THINGS:
+            raise ValueError(f"a clip has {length} frames and {clip.things} things")
+        here = slice(self._used, self._used + length)
         self._frames_FSS3[here] = torch.from_numpy(clip.frames_TSS3).to(self._frames_FSS3.device)
         self._ids_FSS[here] = torch.from_numpy(clip.ids_TSS).to(self._ids_FSS.device)
-        self._areas_TN.append(np.stack([np.bincount(ids.ravel(), minlength=things + 1) for ids in clip.ids_TSS]))
-        self._first.append(first)
+        for t, ids in enumerate(clip.ids_TSS):
+            self._area_CTN[self._count, t] = np.bincount(ids.ravel(), minlength=MOST_THINGS + 1)[1:]
+        self._length_C[self._count], self._first_C[self._count] = length, self._used
+        self._count += 1
+        self._used += length
         self._digest.update(clip.digest().encode())
 
     def draw(self, rng: np.random.Generator, available: int, windows: int, objects: int, length: int) -> Windows:
@@ -114,34 +124,40 @@ class Bank:
         """
         self.fill(available)
         prompt = int(rng.integers(length))
-        frame_KT = np.empty((windows, length), dtype=np.int64)
-        object_KM = np.empty((windows, objects), dtype=np.int64)
-        for k in range(windows):
-            frame_KT[k], object_KM[k] = self._window(rng, available, objects, length, prompt)
-        return Windows(frame_KT, object_KM, prompt)
-
-    def _window(
-        self, rng: np.random.Generator, available: int, objects: int, length: int, prompt: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        drawn: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        count = 0
         for _ in range(_TRIES):
-            clip = int(rng.integers(available))
-            areas_TN = self._areas_TN[clip]
-            if len(areas_TN) < length:
-                continue
-            most = MOST_STRIDE if length == 1 else min(MOST_STRIDE, (len(areas_TN) - 1) // (length - 1))
-            stride = int(rng.integers(1, most + 1))
-            start = int(rng.integers(len(areas_TN) - stride * (length - 1)))
-            frame_T = start + stride * np.arange(length)
-            if rng.random() < 0.5:
-                frame_T = frame_T[::-1]
-            seen = np.flatnonzero(areas_TN[frame_T[prompt], 1:] >= LEAST_AREA) + 1
-            if not len(seen):
-                continue
-            weight = np.where((areas_TN[frame_T][:, seen] == 0).any(axis=0), VANISHING_WEIGHT, 1.0)
-            object_M = rng.choice(seen, size=objects, replace=len(seen) < objects, p=weight / weight.sum())
-            object_M[rng.random(objects) < BACKGROUND_SHARE] = 0
-            return self._first[clip] + frame_T, object_M
+            drawn.append(self._candidates(rng, available, 2 * windows, objects, length, prompt))
+            count += len(drawn[-1][0])
+            if count >= windows:
+                frame_KT, object_KM = (np.concatenate(parts)[:windows] for parts in zip(*drawn, strict=True))
+                return Windows(frame_KT, object_KM, prompt)
         raise ValueError(f"no window of {length} frames shows an object on its prompted frame")
+
+    def _candidates(
+        self, rng: np.random.Generator, available: int, count: int, objects: int, length: int, prompt: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Random windows, n of them, at most ``count``: those that fit their clip and show an object."""
+        clip_n = rng.integers(available, size=count)
+        clip_n = clip_n[self._length_C[clip_n] >= length]
+        length_n = self._length_C[clip_n]
+        most_n = np.minimum(MOST_STRIDE, (length_n - 1) // max(1, length - 1))
+        stride_n = rng.integers(1, np.maximum(1, most_n) + 1)
+        start_n = rng.integers(length_n - stride_n * (length - 1))
+        frame_nT = start_n[:, None] + stride_n[:, None] * np.arange(length)
+        frame_nT = np.where(rng.random((len(clip_n), 1)) < 0.5, frame_nT[:, ::-1], frame_nT)
+        area_nTN = self._area_CTN[clip_n[:, None], frame_nT]
+        seen_nN = area_nTN[:, prompt] >= LEAST_AREA
+        # The first M of a random order of what is in sight, and again from its front where there are fewer than M.
+        vanishing_nN = seen_nN & (area_nTN == 0).any(axis=1)
+        weight_nN = np.where(vanishing_nN, VANISHING_WEIGHT, 1.0)
+        key_nN = np.where(seen_nN, rng.exponential(size=seen_nN.shape) / weight_nN, np.inf)
+        place_nM = np.arange(objects) % np.maximum(1, seen_nN.sum(axis=1, keepdims=True))
+        object_nM = np.take_along_axis(key_nN.argsort(axis=1), place_nM, axis=1) + 1
+        object_nM[rng.random(object_nM.shape) < BACKGROUND_SHARE] = 0
+        wanted_n = vanishing_nN.any(axis=1) | (length == 1) | (rng.random(len(clip_n)) < STEADY_SHARE)
+        fits_n = seen_nN.any(axis=1) & wanted_n
+        return (self._first_C[clip_n, None] + frame_nT)[fits_n], object_nM[fits_n]
 
     def gather(self, windows: Windows, generator: torch.Generator) -> Batch:
         """The pixels, masks and clicks of windows; ``generator`` (of the device) draws the clicks."""

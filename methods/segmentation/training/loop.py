@@ -32,19 +32,34 @@ from methods.segmentation.training.unroll import unroll
 
 OBJECTS_PER_WINDOW = 3
 """They share the window's encoded frames."""
-MOST_OBJECTS = 512
-WARM_UP_STEPS = 100
+MOST_OBJECTS = 768
+WARM_UP_STEPS = 150
 AVERAGING_DECAY = 0.998
 FIRST_CLIPS = 64
-"""Training starts when so many clips are rendered, and draws on one more with every step."""
+"""Training starts when so many clips are rendered, and draws on one more with every second step."""
 OWN_MASK_SHARE = 0.5
 """Trackers prompted with the mask that the click gave, as methods do it; the others get the true mask."""
 VIDEO_LENGTHS = (8, 41)
 """Range of the number of frames the network is told a video has."""
 LOG_EVERY = 25
 
-CURRICULUM: tuple[tuple[float, tuple[int, ...]], ...] = ((0.3, (1,)), (0.5, (3,)), (1.0, (1, 4, 8, 8, 12)))
-"""Up to this share of the run, window lengths drawn from these."""
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the curriculum; it ends when a measure is good enough, at the latest after a share of the run."""
+
+    lengths: tuple[int, ...]
+    """Window lengths, drawn from with equal chances."""
+    until: float = 1.0
+    measure: str = ""
+    goal: float = 1.0
+
+
+CURRICULUM = (
+    Stage((1,), 0.45, "click_iou", 0.8),
+    Stage((3,), 0.65, "track_iou", 0.7),
+    Stage((1, 4, 8, 8, 12)),
+)
 
 
 @dataclass(frozen=True)
@@ -117,9 +132,10 @@ class Trainer:
         self._generator = torch.Generator(device).manual_seed(plan.seed)
         self.bank = Bank(clips, plan.clips, IMAGE_SIZE, device)
         self.network = build_trainable().to(device)
-        self._average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING_DECAY))
-        self._optimizer = torch.optim.AdamW(_groups(self.network, plan.weight_decay), betas=(0.9, 0.98))
-        self.steps = 0
+        averaging = get_ema_multi_avg_fn(AVERAGING_DECAY)  # type: ignore[no-untyped-call]
+        self._average = AveragedModel(self.network, multi_avg_fn=averaging)
+        self._optimizer = torch.optim.AdamW(_groups(self.network, plan.weight_decay), betas=(0.9, 0.98), fused=True)
+        self.steps = self._stage = 0
         self.latest: dict[str, float] = {}
         """Losses and measures at the last report, means over the steps since the one before."""
         self._since: list[torch.Tensor] = []
@@ -154,10 +170,13 @@ class Trainer:
         return state
 
     def _batch(self, share: float) -> Batch:
-        lengths = next(lengths for until, lengths in CURRICULUM if share < until)
-        length = int(self._rng.choice(lengths))
+        stage = CURRICULUM[self._stage]
+        if share >= stage.until or self.latest.get(stage.measure, 0.0) >= stage.goal:
+            self._stage += 1
+            stage = CURRICULUM[self._stage]
+        length = int(self._rng.choice(stage.lengths))
         windows = max(1, min(MOST_OBJECTS, self._plan.batch // length) // OBJECTS_PER_WINDOW)
-        available = min(self._plan.clips, FIRST_CLIPS + self.steps)
+        available = min(self._plan.clips, FIRST_CLIPS + self.steps // 2)
         return self.bank.gather(
             self.bank.draw(self._rng, available, windows, OBJECTS_PER_WINDOW, length), self._generator
         )

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Iterator
+import os
+import threading
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -45,16 +47,28 @@ def render_clip(seed: int, split: str, size: int, index: int) -> RenderedClip:
     return RenderedClip(np.stack(frames), np.stack(ids))
 
 
-def rendered_clips(seed: int, split: str, size: int, count: int, workers: int) -> Iterator[RenderedClip]:
-    """Clips 0..count-1 in order, rendered ahead of their use by ``workers`` processes."""
+def rendered_clips(seed: int, split: str, size: int, count: int, workers: int) -> Generator[RenderedClip, None, None]:
+    """Clips 0..count-1 in order, rendered ahead of their use by ``workers`` processes; close it to end them early."""
     render = partial(render_clip, seed, split, size)
     # Fork would copy the parent's threads and, on a GPU, its CUDA context.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
     try:
         yield from pool.map(render, range(count), chunksize=2)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers, and they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _resized_ids(ids_HW: NDArray[np.uint8], things: int, size: int) -> NDArray[np.uint8]:
@@ -67,4 +81,4 @@ def _resized_ids(ids_HW: NDArray[np.uint8], things: int, size: int) -> NDArray[n
             for id in range(things + 1)
         ]
     )
-    return shares.argmax(axis=0).astype(np.uint8)
+    return np.asarray(shares.argmax(axis=0), dtype=np.uint8)
