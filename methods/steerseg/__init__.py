@@ -15,20 +15,23 @@ Inferred from names of files and folders: 64 tokens and one epoch (``n64_oneEpoc
 frame map's weight 0.30 (``wf0.30``). Everything else is DecAF's released way (its data, checkpoints and backbones are
 those of SteerSeg's README), or ours where DecAF has none.
 
-Decisions that are open, what is done here, and where it is set:
+Decisions that are open, what is done here, and where it is set ("training's": in recipes of ``rvosbench train
+steerseg``, see ``methods.steerseg.training.recipe``):
 
- 1. position of the soft prompt: in front of everything. Setting ``position`` of the training recipe (front,
-    before_vision, after_vision), saved with the prompt.
- 2. shared or separate prompts: separate, trained apart. Setting ``sharing`` of the training recipe.
- 3. number of tokens: 64. Setting ``tokens`` of the training recipe; here by ``soft_prompts.folder``.
- 4. initialisation: embeddings of random vocabulary tokens. Setting ``init`` of the training recipe.
- 5. attributes in training prompts: cached ones, dropped half of the time. Setting of the training recipe.
+ 1. position of the soft prompt: in front of everything. Training's ``position`` (front, before_vision, after_vision),
+    saved with the prompt.
+ 2. shared or separate prompts: separate, trained apart. Training's ``sharing`` (separate, shared).
+ 3. number of tokens: 64. Training's ``tokens``; here chosen by ``soft_prompts.folder``.
+ 4. initialisation: embeddings of random vocabulary tokens. Training's ``init`` (vocabulary, normal).
+ 5. attributes in training prompts: dropped half of the time, where training asks for them. Training's
+    ``attributes.source`` (none, file, reason) and ``attributes.drop``.
  6. soft prompts during the reasoning call: off, always; its artefact is the same with and without them.
- 7. rollout: V-Max over the upper half of the layers. Setting ``rollout``; gradients through head weights off: a setting
-    of the training recipe.
+ 7. rollout: V-Max over the upper half of the layers. Setting ``rollout``; no gradients through head weights: training's
+    ``weight_gradient``.
  8. response token: the last one of the prefill, always; nothing is generated to get the maps.
- 9. map in the loss: standardised, then a sigmoid. Setting of the training recipe.
-10. training target: mask area in each cell, union of the expression's objects. Setting of the training recipe.
+ 9. map in the loss: standardised, then a sigmoid. Training's ``loss.normalisation`` (standardised, min_max).
+10. training target: mask area in each cell, union of the expression's objects. Training's ``loss.target`` (area,
+    binary).
 11. points from: the fused map. Setting ``points_from`` (fused, frame).
 12. point rule: every cell at or above ``tau_point`` 0.8, an object for each; always.
 13. Pearson's domain: one correlation over all keyframes and cells on each map's own grid, maps smoothed and normalised.
@@ -40,8 +43,8 @@ Decisions that are open, what is done here, and where it is set:
 16. SAM2 gives no mask: the highest cell of the fused map is the only point; if still none, empty masks. Setting
     ``fallback`` (argmax, none); its use is counted in the run's summary. Where points come from the fused map that cell
     is among them already, so the rule changes nothing there unless suppression is ``by_any``.
-17. seeds: a setting of the training recipe; report several.
-18. choice of checkpoint: the last step of the epoch. Setting of the training recipe.
+17. seeds: training's ``seed``; train with several and report their spread.
+18. choice of checkpoint: the last step, always; held-out videos are looked at, but choose nothing.
 19. criteria of the paper's Figure 1 (a): not part of the method. Where we count as it does, a mask succeeds at a mean J
     of at least 0.5 and reasoning where the object's class is named; neither enters a score.
 

@@ -26,11 +26,11 @@ def write_prompts(folder: Path, lvlm: str, count: int, seed: int = 0) -> str:
     checkpoint = find(lvlm)
     save_soft_prompts(
         folder,
-        both,  # type: ignore[arg-type]
+        both,
         base_model=BaseModelFacts(
             name=lvlm, digest=checkpoint.digest, family=checkpoint.family, width=width, dtype="float32"
         ),
-        training=dict.fromkeys(both, ("random", 0, {})),  # type: ignore[arg-type]
+        training=dict.fromkeys(both, ("random", 0, {})),
         data=DataFacts(dataset="none", split="none", digest="0", videos=0, held_out_videos=0, samples=0),
         seed=seed,
         recipe={},
