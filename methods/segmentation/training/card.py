@@ -25,8 +25,14 @@ _PACKAGES = ("torch", "sam2", "numpy", "pillow", "opencv-python-headless", "safe
 
 
 def package_versions() -> dict[str, str]:
-    """Python and what training and data depend on."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
+    """Python and what training and data depend on; "unknown" for what was put on the path without being installed."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
 
 
 @dataclass(frozen=True)
