@@ -24,8 +24,8 @@ class Ground:
     """Asks for the object's name and maps every token of the answer.
 
     Artefact: one array a view, ``view_000`` (the clip) or one for every keyframe, (n, t, h, w) float32 in [0, 1], in
-    the answer's order; ``meta`` ``keyframes``, ``prompt``, ``answers`` and ``tokens`` (view by view; an answer may be
-    empty, its array then has no map).
+    the answer's order; ``meta`` ``keyframes``, ``prompt``, ``answers`` and ``tokens`` (view by view), and ``fallback``:
+    how many answers are empty and give no map, or "".
     """
 
     def __init__(self, settings: GroundSettings, lvlm: Lvlm) -> None:
@@ -61,8 +61,15 @@ class Ground:
                 views.append(explain(lvlm, asked, {"type": "image"}, prompt))
         answers: list[Json] = [view.answer for view in views]
         tokens: list[Json] = [list(view.tokens) for view in views]
+        empty = sum(not view.tokens for view in views)
         return Artefact(
-            meta={"keyframes": list(keyframes), "prompt": prompt, "answers": answers, "tokens": tokens},
+            meta={
+                "keyframes": list(keyframes),
+                "prompt": prompt,
+                "answers": answers,
+                "tokens": tokens,
+                "fallback": f"{empty} of {len(views)} answers are empty" if empty else "",
+            },
             arrays={
                 f"view_{number:03d}": answer_maps(view.activations, settings.version, settings.causal)
                 for number, view in enumerate(views)
