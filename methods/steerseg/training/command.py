@@ -1,5 +1,75 @@
+"""``rvosbench train steerseg RECIPE``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from harness.errors import PrerequisiteError
 
+if TYPE_CHECKING:
+    from methods.steerseg.training.recipe import TrainRecipe
 
-def train() -> None:
-    raise PrerequisiteError("Not built yet.")
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A training recipe, e.g. recipes/train_steerseg.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value (dotted key).")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="Copy the prompts to this folder too, which must be new or theirs.")
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be trained and the memory; train nothing.")
+    ] = False,
+) -> None:
+    """Train SteerSeg's soft prompts; continues where an interrupted training of the same recipe stopped."""
+    # Here, as every other command of rvosbench loads this file too.
+    from methods.steerseg.training.recipe import load_recipe
+
+    loaded = load_recipe(recipe, tuple(overrides or ()))
+    if plan:
+        from methods.steerseg.training.plan import planned
+
+        for line in planned(loaded):
+            typer.echo(line)
+        return
+    if target is not None:
+        _check_target(target)
+    from methods.steerseg.training.files import PROMPTS
+    from methods.steerseg.training.launch import folder_of, launch
+    from methods.steerseg.training.report import report
+
+    path = folder_of(loaded)
+    try:
+        launch(loaded, typer.echo)
+    finally:
+        # Of a training that stopped too, as far as it came.
+        _mirror(loaded, path)
+    for line in report(path):
+        typer.echo(line)
+    prompts = path / PROMPTS
+    if target is not None:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(prompts, target)
+        prompts = target
+    typer.echo(f"Prompts: {prompts}")
+
+
+def _mirror(recipe: TrainRecipe, path: Path) -> None:
+    from methods.steerseg.training.files import STEPS
+    from methods.steerseg.training.report import mirror
+
+    if not recipe.tracking.enabled or not (path / STEPS).is_file():
+        return
+    reason = mirror(recipe, path)
+    if reason is not None:
+        typer.echo(f"Not mirrored to MLflow: {reason} The training is unharmed.")
+
+
+def _check_target(target: Path) -> None:
+    if target.exists() and not (target / "card.json").is_file() and any(target.iterdir()):
+        raise PrerequisiteError(f"--out {target} holds something else than soft prompts.", "Choose another folder.")

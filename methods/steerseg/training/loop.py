@@ -107,7 +107,7 @@ class PromptTraining:
                 losses["last"] = float(line["loss"])
                 losses.setdefault("first", losses["last"])
                 if self.workers.first:
-                    folder.append(STEPS, {"prompt": self.role, "step": step, **line})
+                    folder.append(STEPS, {"prompt": self.role, "step": step, "of": self.steps, **line})
                 every = self.recipe.evaluate_every
                 if step == self.steps or (every is not None and step % every == 0):
                     losses |= self._look(folder, step, self.soft)

@@ -1,0 +1,36 @@
+"""``python -m methods.steerseg.training RECIPE [KEY=VALUE ...]``: the training alone.
+
+For machines with torch and transformers but without Ray, MLflow and the command line's packages: one worker, nothing
+mirrored. Resumes like ``rvosbench train steerseg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness.errors import PrerequisiteError
+from methods.steerseg.training.launch import folder_of, launch
+from methods.steerseg.training.recipe import load_recipe
+from methods.steerseg.training.report import report
+
+
+def main() -> int:
+    """Trains; 2 for what the user must fix."""
+    parser = argparse.ArgumentParser(prog="python -m methods.steerseg.training", description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    given = parser.parse_args()
+    try:
+        recipe = load_recipe(given.recipe, (*given.overrides, "workers.executor=inprocess", "workers.count=1"))
+        launch(recipe, print)
+    except PrerequisiteError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(*report(folder_of(recipe)), f"Prompts: {folder_of(recipe) / 'prompts'}", sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
