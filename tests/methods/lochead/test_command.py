@@ -57,17 +57,20 @@ def test_the_command_is_plugged_in() -> None:
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava"])
 def test_heads_of_a_benchmark_s_frames(root: Path, run: Run, checkpoints: dict[str, str], family: str) -> None:
     arguments = ("--lvlm", checkpoints[family], "--dataset", "shapes", "--samples", "3", "--trials", "2", *SMALL)
-    # On a map of 25 cells no single one is a sink for having 5% of the attention.
+    # On a map of 25 cells no single one is a sink for having 5% of the attention. The small models have 8 heads behind
+    # layer 1, of which fewer than 3 may pass the threshold.
     arguments += ("--set", "calibration.sink_above=0.9")
     result = run(*arguments, "--out", "heads/one.json")
     assert result.exit_code == 0, result.output
     found = read_heads(root / "heads/one.json")
     model = lvlm_settings(checkpoints[family])
     assert found.model.digest == model.digest and found.model.family == family
-    assert len(found.heads) == 3 and all(2 <= layer < 4 and 0 <= head < 4 for layer, head in found.heads)
+    count = len(found.heads)
+    assert 2 <= count <= 3 and all(2 <= layer < 4 and 0 <= head < 4 for layer, head in found.heads)
+    assert (f"Only {count} heads were ever selected." in result.output) == (count < 3)
     frequencies = [entry.frequency for entry in found.frequencies]
     assert frequencies == sorted(frequencies, reverse=True) and frequencies[0] <= 1
-    assert tuple((one.layer, one.head) for one in found.frequencies[:3]) == found.heads
+    assert tuple((one.layer, one.head) for one in found.frequencies[:count]) == found.heads
     assert all(one.frequency == pytest.approx(np.mean(one.by_trial)) for one in found.frequencies)
     assert len(found.thresholds) == 2 and all(0 < one < 1 for one in found.thresholds if one is not None)
     assert found.data["pairs_per_trial"] == [3, 3] and found.data["dataset"] == "shapes"

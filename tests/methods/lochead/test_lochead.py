@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import clips
 import numpy as np
 import pytest
+from small_lvlms import run_all
 
 from harness.data.frames import DecodedFrames
 from harness.data.masks import decode
@@ -19,7 +20,7 @@ from harness.data.types import Video
 from harness.errors import PrerequisiteError, SampleError
 from harness.pipeline.artefacts import to_bytes
 from harness.pipeline.keys import artefact_key
-from harness.pipeline.stages import Artefact, Request, StageSpec
+from harness.pipeline.stages import Artefact, Request
 from harness.pipeline.tracks import mask_track
 from harness.recipes import method_settings
 from harness.registry import load_method
@@ -42,18 +43,6 @@ SETTINGS = LocHeadSettings(
 def sam2(tmp_path_factory: pytest.TempPathFactory) -> Sam2Settings:
     folder = write_small_sam2(tmp_path_factory.mktemp("sam2"), seed=0)
     return Sam2Settings(checkpoint=str(folder), device="cpu")
-
-
-def run_all(specs: Sequence[StageSpec], video: Video, groups: Sequence[Sequence[int]]) -> list[dict[str, Artefact]]:
-    done: list[dict[str, Artefact]] = [{} for _ in video.expressions]
-    for spec in specs:
-        stage = spec.build()
-        for group in groups:
-            requests = [Request(video.expressions[i], {name: done[i][name] for name in spec.consumes}) for i in group]
-            for position, outcome in stage.run(DecodedFrames(video), requests):
-                assert isinstance(outcome, Artefact), outcome
-                done[group[position]][spec.name] = outcome
-    return done
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision", "internvl", "llava"])

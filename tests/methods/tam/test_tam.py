@@ -14,13 +14,14 @@ import clips
 import numpy as np
 import pytest
 import torch
+from small_lvlms import run_all
 
 from harness.data.frames import DecodedFrames
 from harness.data.types import Video
 from harness.errors import PrerequisiteError, SampleError
 from harness.pipeline.artefacts import to_bytes
 from harness.pipeline.keys import artefact_key
-from harness.pipeline.stages import Artefact, Request, StageSpec
+from harness.pipeline.stages import Artefact, Request
 from harness.pipeline.tracks import mask_track
 from harness.recipes import method_settings
 from harness.registry import load_method
@@ -106,21 +107,6 @@ def test_maps_of_a_generation_are_those_of_whole_logits(checkpoints: dict[str, s
         np.testing.assert_allclose(maps, expected, atol=1e-4)
         assert maps.max() > 0.05
     assert not np.allclose(*(answer_maps(acts, v, causal=True)[0] for v in ("fixed", "released")), atol=0.05)  # type: ignore[arg-type]
-
-
-Outcomes = list[dict[str, Artefact]]
-
-
-def run_all(specs: Sequence[StageSpec], video: Video, groups: Sequence[Sequence[int]]) -> Outcomes:
-    done: Outcomes = [{} for _ in video.expressions]
-    for spec in specs:
-        stage = spec.build()
-        for group in groups:
-            requests = [Request(video.expressions[i], {name: done[i][name] for name in spec.consumes}) for i in group]
-            for position, outcome in stage.run(DecodedFrames(video), requests):
-                assert isinstance(outcome, Artefact), outcome
-                done[group[position]][spec.name] = outcome
-    return done
 
 
 @pytest.mark.parametrize(("family", "view", "slots"), [("qwen2_5_vl", "clip", 2), ("internvl", "frame", 1)])
