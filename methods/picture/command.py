@@ -27,7 +27,7 @@ def picture(
     """Draw where a method looked: frames, attention maps, prompts, masks and ground truth of one sample."""
     # Here, as every other command of rvosbench loads this file too.
     from harness.runs import read_run
-    from methods.picture.decaf import decaf_sheet
+    from methods.picture.rows import sample_sheet
     from methods.picture.samples import Wanted, find_sample
 
     if target.suffix.lower() != ".png":
@@ -36,7 +36,7 @@ def picture(
         raise PrerequisiteError(f"There is no run folder at {run_dir}.", "rvosbench run prints where it writes.")
     found = find_sample(read_run(run_dir), Wanted(video, expression, dataset, split, method, lvlm))
     try:
-        sheet = decaf_sheet(found, data_root, columns)
+        sheet = sample_sheet(found, data_root, columns)
     except SampleError as error:
         raise PrerequisiteError(f"{found.name.capitalize()} cannot be drawn: {error}.") from error
     write_png(sheet, target)

@@ -26,7 +26,6 @@ from harness.data.masks import track_from_masks
 from harness.pipeline.artefacts import ArtefactStore
 from harness.pipeline.stages import Artefact
 from harness.pipeline.tracks import segment_artefact
-from methods.picture.decaf import PREDICTED, TRUE
 from methods.picture.painting import (
     CHOSEN,
     HEAT,
@@ -40,6 +39,7 @@ from methods.picture.painting import (
     paint_mask,
     paint_points,
 )
+from methods.picture.rows import PREDICTED, TRUE
 from methods.picture.sheet import (
     EMPTY,
     PAPER,

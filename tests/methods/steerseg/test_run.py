@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 from rich.console import Console
 
 from harness.data.shapes import write_shapes
@@ -28,12 +29,13 @@ from harness.pipeline.tracks import mask_track
 from harness.recipes import Recipe
 from harness.run_schema import FallbackUse
 from harness.runs import read_run
+from methods.picture import picture
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 ABLATIONS = yaml.safe_load((RECIPES / "steerseg_ablations.yaml").read_text())["methods"]
 VIDEOS, FRAMES = 2, 4
-RUN_ROWS = ("raw", "contrast", "SP", "CoT", "SP+CoT", "contrast, consistency", "clip only", "w_f 0.0", "from layer 7",
-            "16 tokens", "several tracklets", "attention masks")  # fmt: skip
+RUN_ROWS = ("raw", "SP", "CoT", "SP+CoT", "contrast, consistency", "clip only", "w_f 0.0", "from layer 7", "16 tokens",
+            "attention masks")  # fmt: skip
 """Of the ablation recipe: one of each kind."""
 
 
@@ -113,6 +115,7 @@ def test_the_ablation_recipe_shares_every_artefact_it_can(world: Any, folder: Pa
 class Ended:
     """A finished run."""
 
+    folder: Path
     said: str
     samples: pd.DataFrame
     stages: Mapping[str, tuple[int, int]]
@@ -142,7 +145,8 @@ def execute(world: Any, folder: Path) -> Execute:
         assert info is not None
         stages = {name: (time.computed or 0, time.reused or 0) for name, time in info.stages.items()}
         samples = pd.read_parquet(run_folder.path / "samples.parquet")
-        return Ended(said.getvalue(), samples, stages, info.fallbacks, ArtefactStore(folder / "runs" / "artefacts"))
+        store = ArtefactStore(folder / "runs" / "artefacts")
+        return Ended(run_folder.path, said.getvalue(), samples, stages, info.fallbacks, store)
 
     return run
 
@@ -159,16 +163,16 @@ def same_maps(first: Artefact, second: Artefact) -> bool:
 def test_what_did_not_change_is_reused_and_the_count_is_shown(ended: Ended, execute: Execute) -> None:
     rows = len(RUN_ROWS)
     assert (ended.samples["status"] == "scored").all() and len(ended.samples) == rows * VIDEOS
-    # Attributes in 8 rows, names in 3; 6 different rollouts.
+    # Attributes in 7 rows, names in 2; 6 different rollouts.
     assert ended.stages == {
-        "reason": (2 * VIDEOS, 9 * VIDEOS),
-        "ground": (6 * VIDEOS, 6 * VIDEOS),
+        "reason": (2 * VIDEOS, 7 * VIDEOS),
+        "ground": (6 * VIDEOS, 4 * VIDEOS),
         "segment": (rows * VIDEOS, 0),
         "score": (rows * VIDEOS, 0),
     }
-    assert f"Artefacts: {32 * VIDEOS} computed, {15 * VIDEOS} reused." in ended.said
+    assert f"Artefacts: {28 * VIDEOS} computed, {11 * VIDEOS} reused." in ended.said
     again = execute()
-    assert f"Artefacts: 0 computed, {47 * VIDEOS} reused." in again.said
+    assert f"Artefacts: 0 computed, {39 * VIDEOS} reused." in again.said
     seconds = [name for name in ended.samples if name.startswith("seconds_")]
     assert again.samples.drop(columns=seconds).equals(ended.samples.drop(columns=seconds))
 
@@ -182,7 +186,7 @@ def test_soft_prompts_move_the_maps_and_attributes_that_are_missing_do_not(ended
         assert cot[index].meta["attributes"] == []
         assert same_maps(raw[index], cot[index]) and same_maps(soft[index], both[index])
     used = {use.method: use for use in ended.fallbacks if use.stage == "reason"}
-    assert sorted(used) == sorted(set(RUN_ROWS) - {"raw", "contrast", "contrast, consistency", "SP"})
+    assert sorted(used) == sorted(set(RUN_ROWS) - {"raw", "contrast, consistency", "SP"})
     assert {(use.used, use.of) for use in used.values()} == {(VIDEOS, VIDEOS)}
     assert f"SP+CoT on lvlm: {VIDEOS} of {VIDEOS} samples used the fallback of reason." in ended.said
 
@@ -202,3 +206,12 @@ def test_masks_cover_every_frame_and_the_winner_has_the_best_score(ended: Ended)
         assert all("rho_frame" not in one for one in artefact.meta["tracklets"])
     for artefact in ended.artefacts("segment", "attention masks"):
         assert mask_track(artefact).frames == (0, 1, 3), "keyframes only"
+
+
+@pytest.mark.parametrize("method", ["raw", "contrast, consistency", "SP+CoT", "clip only", "attention masks"])
+def test_every_kind_of_row_has_its_picture(ended: Ended, tmp_path: Path, method: str) -> None:
+    row = ended.samples[ended.samples["method"] == method].iloc[0]
+    target = tmp_path / "sheet.png"
+    picture(ended.folder, row["video"], row["expression"], target, method=method)
+    with Image.open(target) as image:
+        assert image.format == "PNG" and image.width >= 1000

@@ -1,4 +1,4 @@
-"""Reads DecAF's artefacts of one sample into the rows of a sheet. Nothing is computed but smoothing and normalising.
+"""Reads one sample's artefacts into the rows of a sheet. Nothing is computed but smoothing and normalising.
 
 Shape legend: T keyframes, t time slots of the clip map, H W pixels, h w map cells, n points.
 """
@@ -14,14 +14,12 @@ from harness.data.images import read_rgb
 from harness.data.masks import decode
 from harness.data.types import BoolHW, FrameHW3, MaskTrack, Video
 from harness.errors import PrerequisiteError, nearest_name
-from harness.pipeline.stages import Artefact, Method
+from harness.pipeline.stages import Artefact
 from harness.pipeline.tracks import mask_track
-from harness.recipes import MethodChoice, Recipe, load_recipe, method_settings
-from harness.registry import load_method
-from harness.runs import RECIPE, Run, read_frames
+from harness.runs import read_frames
 from harness.settings import Json
-from methods.decaf.settings import DecafSettings
 from methods.keyframes import keyframe_indices
+from methods.picture.looks import Look, look_of
 from methods.picture.painting import Colour
 from methods.picture.samples import Found
 from methods.picture.sheet import Heading, HeatRow, MaskRow, Points, Row, draw_sheet
@@ -31,6 +29,8 @@ PREDICTED: Colour = (240, 120, 50)
 TRUE: Colour = (66, 120, 230)
 """The two stay apart for colour-blind readers."""
 _OTHER_DATA = "Give the data root that the run was made with: --data-root FOLDER."
+_SCORES = ("rho_frame", "rho_clip", "score", "consistency", "final_score")
+"""Of a tracklet, as methods name them."""
 _FUSED = {
     "both": "average of both, 0 to 1 over the clip",
     "clip": "the clip map alone",
@@ -38,7 +38,7 @@ _FUSED = {
 }
 
 
-def decaf_sheet(found: Found, data_root: Path | None, columns: int) -> FrameHW3:
+def sample_sheet(found: Found, data_root: Path | None, columns: int) -> FrameHW3:
     """The sheet of one sample, (H, W, 3) uint8.
 
     Args:
@@ -46,10 +46,10 @@ def decaf_sheet(found: Found, data_root: Path | None, columns: int) -> FrameHW3:
         columns: at most this many keyframes, evenly chosen.
 
     Raises:
-        PrerequisiteError: not a DecAF run, an artefact is missing, or the data is not the run's.
+        PrerequisiteError: a method whose artefacts cannot be read, one is missing, or the data is not the run's.
         SampleError: a frame or a mask cannot be read.
     """
-    settings = settings_of(found.run, str(found.row["method"]), found.row["lvlm"])
+    look = look_of(found.run, str(found.row["method"]), found.row["lvlm"])
     ground, segment = found.artefact("ground"), found.artefact("segment")
     video, expression, ground_truth = found.data(data_root)
     keyframes, track = integers(segment.meta["keyframes"]), mask_track(segment)
@@ -60,7 +60,7 @@ def decaf_sheet(found: Found, data_root: Path | None, columns: int) -> FrameHW3:
     chosen = keyframe_indices(len(keyframes), columns)
     indices = [keyframes[position] for position in chosen]
     frames = [read_rgb(video.frame_paths[index]) for index in indices]
-    rows: list[Row] = [*heat_rows(ground, segment, settings, chosen), mask_row(track, indices)]
+    rows: list[Row] = [*heat_rows(ground, segment, look, chosen), mask_row(track, indices)]
     truths: list[BoolHW | None] = []
     if ground_truth is not None:
         scored = ground_truth.scored_frames(video, expression)
@@ -74,83 +74,63 @@ def decaf_sheet(found: Found, data_root: Path | None, columns: int) -> FrameHW3:
                 _OTHER_DATA,
             )
     names = [f"frame {video.frames[index]}" for index in indices]
-    return draw_sheet(heading(found, video, ground, segment, settings, len(chosen)), frames, names, rows)
+    return draw_sheet(heading(found, video, ground, segment, look, len(chosen)), frames, names, rows)
 
 
-def settings_of(run: Run, label: str, lvlm: str | None) -> DecafSettings:
-    """DecAF's settings behind a row of the tables.
-
-    Raises:
-        PrerequisiteError: the run has no recipe, or the method is not DecAF.
-    """
-    if run.info is None:
-        raise PrerequisiteError(
-            f"{run.folder} holds scores of finished masks, not a run.", "Pictures need the folder of a run."
-        )
-    recipe = load_recipe(run.folder / RECIPE)
-    for choice in recipe.methods:
-        method = load_method(choice.method)
-        if (choice.label or method.title) != label or lvlm not in _lvlms(choice, recipe, method):
-            continue
-        settings = method_settings(method.settings_type, choice.settings, choice.method)
-        if isinstance(settings, DecafSettings):
-            return settings
-        raise PrerequisiteError(
-            f"'{label}' is the method {choice.method}, whose maps this command cannot read.",
-            "It reads those of decaf. Others can call methods.picture.sheet.draw_sheet.",
-        )
-    raise PrerequisiteError(
-        f"{run.folder / RECIPE} has no method '{label}'" + (f" on {lvlm}." if lvlm else "."),
-        "The tables belong to another recipe: run it again.",
-    )
-
-
-def _lvlms(choice: MethodChoice, recipe: Recipe, method: Method) -> set[str | None]:
-    """LVLMs of a recipe's entry as tables print them."""
-    if not method.needs_lvlm:
-        return {None}
-    named = recipe.lvlms if choice.lvlms is None else choice.lvlms
-    return {name.rstrip("/").rpartition("/")[2] for name in named}
-
-
-def heat_rows(ground: Artefact, segment: Artefact, settings: DecafSettings, chosen: Sequence[int]) -> list[Row]:
+def heat_rows(ground: Artefact, segment: Artefact, look: Look, chosen: Sequence[int]) -> list[Row]:
     """Clip map, frame map and fused map on the chosen keyframes (positions in the list of keyframes).
 
     Raises:
         PrerequisiteError: an artefact lacks its maps.
     """
     maps = rollout_maps(ground)
-    how = settings.fusion
+    how = look.fusion
     what = "object minus background" if how.subtract_background else "object"
     frame_Thw = fusion.normalise_frames(fusion.contrast_frame(maps, how))
     clip_Thw = fusion.match_keyframes(fusion.normalise_clip(fusion.contrast_clip(maps, how)), len(frame_Thw))
     fused_Thw = _array(segment, "segment", "fused")
-    points = prompt_points(fused_Thw, segment, settings)
-    pick = list(chosen)
-    fused_note = _FUSED[how.views]
-    captions = list(_highest(fused_Thw[pick]))
-    if points:
-        fused_note += f"; points at {settings.tau_point:g} or more"
-        captions = [f"{text} · {_count(points[k])}" for k, text in zip(pick, captions, strict=True)]
-    return [
-        HeatRow("clip map", f"{what}, 0 to 1 over the clip", clip_Thw[pick], _highest(clip_Thw[pick])),
-        HeatRow("frame map", f"{what}, 0 to 1 in each frame", frame_Thw[pick], _highest(frame_Thw[pick])),
-        HeatRow("fused map", fused_note, fused_Thw[pick], tuple(captions), tuple(points[k] for k in pick if points)),
-    ]
+    points = prompt_points(fused_Thw, segment, look)
+    rows: list[Row] = []
+    for name, note, map_Thw in (
+        ("clip", f"{what}, 0 to 1 over the clip", clip_Thw),
+        ("frame", f"{what}, 0 to 1 in each frame", frame_Thw),
+        ("fused", _FUSED[how.views], fused_Thw),
+    ):
+        shown_Thw = map_Thw[list(chosen)]
+        captions, on_it = _highest(shown_Thw), tuple(points[k] for k in chosen if points)
+        if points and name == look.points_from:
+            note += f"; {_rule(segment, look)}"
+            captions = tuple(f"{text} · {_count(here)}" for text, here in zip(captions, on_it, strict=True))
+            rows.append(HeatRow(f"{name} map", note, shown_Thw, captions, on_it))
+        else:
+            rows.append(HeatRow(f"{name} map", note, shown_Thw, captions))
+    return rows
 
 
-def prompt_points(fused_Thw: fusion.Float32, segment: Artefact, settings: DecafSettings) -> tuple[Points, ...]:
-    """The points that prompted SAM2, per keyframe; those whose tracklet made the result are chosen. Empty for Otsu."""
-    if settings.masks == "attention":
+def _rule(segment: Artefact, look: Look) -> str:
+    return "its highest cell prompted" if segment.meta.get("fallback") else f"points at {look.tau_point:g} or more"
+
+
+def prompt_points(fused_Thw: fusion.Float32, segment: Artefact, look: Look) -> tuple[Points, ...]:
+    """The points that prompted SAM2, per keyframe; those whose tracklet made the result are chosen. Empty for Otsu.
+
+    An artefact that does not list them has them where the fused map reaches the threshold.
+    """
+    if look.masks == "attention":
         return ()
     keyframes = integers(segment.meta["keyframes"])
     tracklets = segment.meta["tracklets"]
     assert isinstance(tracklets, list)
     selected = {(one["frame"], *one["point"]) for one in tracklets if one["selected"]}
-    found = fusion.points_above(fused_Thw, settings.tau_point)
+    if "points" in segment.arrays:
+        listed_n4 = _array(segment, "segment", "points")
+        frame_n, all_n2 = listed_n4[:, 0].astype(np.int64), listed_n4[:, 2:0:-1]
+    else:
+        found = fusion.points_above(fused_Thw, look.tau_point)
+        frame_n, all_n2 = np.asarray(keyframes)[found.keyframe_n], found.xy_n2
     per_keyframe = []
-    for position, frame in enumerate(keyframes):
-        xy_n2 = found.xy_n2[found.keyframe_n == position]
+    for frame in keyframes:
+        xy_n2 = all_n2[frame_n == frame]
         chosen = [(frame, float(x), float(y)) in selected for x, y in xy_n2]
         per_keyframe.append(Points(xy_n2, np.array(chosen, dtype=bool)))
     return tuple(per_keyframe)
@@ -189,27 +169,56 @@ def frame_scores(found: Found) -> dict[str, tuple[float, float]]:
     return {str(name): (float(j), float(f)) for name, j, f in zip(table["frame"], table["J"], table["F"], strict=True)}
 
 
-def heading(
-    found: Found, video: Video, ground: Artefact, segment: Artefact, settings: DecafSettings, shown: int
-) -> Heading:
+def heading(found: Found, video: Video, ground: Artefact, segment: Artefact, look: Look, shown: int) -> Heading:
     """Title, facts and legend; facts are about all keyframes, shown or not."""
     row, keyframes = found.row, integers(segment.meta["keyframes"])
     who = [str(row["method"]), *([row["lvlm"]] if row["lvlm"] else []), f"{row['dataset']}/{row['split']}", found.name]
     if row["status"] == "scored" and row["J_and_F"] is not None:
-        over = "keyframes" if settings.masks == "attention" else "frames"
+        over = "keyframes" if look.masks == "attention" else "frames"
         score = f"J&F {percent(row['J_and_F'])} (J {percent(row['J'])}, F {percent(row['F'])}) over "
         score += f"{int(row['num_frames'])} {over}"
     else:
         score = f"{row['status']}, without a score"
-    name = ground.meta["object_name"]
-    said = f"object “{name}”" if name is not None else "object not named"
-    facts = [" · ".join(who), " · ".join([score, said, f"{shown} of {len(keyframes)} keyframes shown"])]
+    facts = [" · ".join(who), " · ".join([score, _said(ground), f"{shown} of {len(keyframes)} keyframes shown"])]
+    facts += _reasoned(found)
     title = f"“{str(row['text']).strip()}”"
-    if settings.masks == "attention":
+    if look.masks == "attention":
         return Heading(title, tuple(facts))
-    points = prompt_points(_array(segment, "segment", "fused"), segment, settings)
+    points = prompt_points(_array(segment, "segment", "fused"), segment, look)
     facts.append(_prompts(points, [video.frames[index] for index in keyframes]))
+    facts += _ranked(segment)
     return Heading(title, tuple(facts), "point that prompted SAM2", "point whose tracklet is in the result")
+
+
+def _said(ground: Artefact) -> str:
+    """What the prompt was told of the object, or what the model called it."""
+    attributes = ground.meta.get("attributes")
+    if isinstance(attributes, list):
+        return f"attributes “{'; '.join(map(str, attributes))}”" if attributes else "no attributes"
+    name = ground.meta.get("object_name")
+    return f"object “{name}”" if name is not None else "object not named"
+
+
+def _reasoned(found: Found) -> list[str]:
+    """What the reasoning call gave beside attributes, where there was one."""
+    if found.row.get("key_reason") is None:
+        return []
+    meta = found.artefact("reason").meta
+    said = {"Reasons": meta.get("reasons"), "No attributes because": meta.get("fallback")}
+    return [f"{name}: {text}" for name, text in said.items() if isinstance(text, str) and text]
+
+
+def _ranked(segment: Artefact) -> list[str]:
+    """How well each tracklet of the result did, and what was done where none was found at first."""
+    tracklets = segment.meta["tracklets"]
+    assert isinstance(tracklets, list)
+    facts = []
+    for number, one in enumerate(tracklets, start=1):
+        scores = [f"{name} {one[name]:.2f}" for name in _SCORES if name in one]
+        if one["selected"] and scores:
+            facts.append(f"Kept tracklet {number} of {len(tracklets)}: {', '.join(scores)}")
+    fallback = segment.meta.get("fallback")
+    return [*facts, f"Fallback: {fallback}"] if fallback else facts
 
 
 def _prompts(points: Sequence[Points], names: Sequence[str]) -> str:
