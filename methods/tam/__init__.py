@@ -12,8 +12,9 @@ and LLaVA-OneVision's are put on one grid first (the code filters a grid as well
 
 ``version: released`` repeats what the code does at its first round. Asked for the first answer token, it explains the
 last prompt token's class (a newline) in its place, and then returns another map still: the one of the first prompt
-token, with the class predicted there and without interference. DecAF's answers are one word, often one token, so this
-may be what its 2 to 4 J&F measure; nobody says. ``fixed`` explains the answer's own token.
+token, with the class predicted there in place of its own and without interference. Later tokens hold these two maps
+against the picture. DecAF's answers are one word, often one token, so this may be what its 2 to 4 J&F measure; nobody
+says. ``fixed`` explains every token by its own class.
 
 Different from the code on purpose, in both versions:
 

@@ -48,9 +48,10 @@ class Activations:
 def answer_maps(found: Activations, version: Version, causal: bool) -> Float32:
     """The map of every answer token, (answer, t, h, w) float32 in [0, 1].
 
-    "released" repeats the code's two slips at its first round: what it returns for the first answer token is the map
-    of the first prompt token with the class predicted there, without interference; and what later tokens hold against
-    the first one is the map of the last prompt token's class.
+    "released" repeats what the code does at its first round: what it returns for the first answer token is the map of
+    the first prompt token with the class predicted there, without interference; and what later tokens hold against
+    those two is that same map, for the first prompt token, and for the first answer token the map of the last prompt
+    token's class. In "fixed" every token has the map of its own class.
     """
     maps = [_answer_map(found, index, version, causal) for index in range(found.answer)]
     if not maps:
@@ -65,6 +66,7 @@ def _answer_map(found: Activations, index: int, version: Version, causal: bool) 
     earlier_Mthw = found.visual_Mthw[:at]
     if version == "released":
         earlier_Mthw = earlier_Mthw.copy()
+        earlier_Mthw[0] = found.first_thw
         earlier_Mthw[found.prompt] = found.last_thw
     own_thw = found.visual_Mthw[at]
     text_m = found.text_MM[at, :at]

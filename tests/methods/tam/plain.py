@@ -57,7 +57,8 @@ def plain_maps(
         if released and index == 0:
             word = int(logits_SV[prompt[0]].argmax())
             own, text = relu[visual, word], [relu[p, word] for p in prompt]
-            # What the code keeps of this round is the last prompt token's map.
+            # What the code keeps of this round: this map, and the last prompt token's for the answer's first.
+            maps[0] = own
             maps[at] = relu[visual, ids_S[length - 1]]
         else:
             word = words[at]

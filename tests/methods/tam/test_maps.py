@@ -88,7 +88,7 @@ def test_the_released_first_token_is_another_one() -> None:
     assert not np.array_equal(answer_maps(other, "fixed", causal=True)[0, 0], fixed)
 
 
-def test_later_tokens_hold_the_newline_against_the_first_in_the_released_code() -> None:
+def test_what_later_tokens_hold_against_the_picture_in_the_released_code() -> None:
     grid = (1, 1, 4)
     maps = np.array([[0, 0, 0, 0], [4, 0, 0, 0], [4, 4, 4, 0]], dtype=float).reshape(3, *grid)
     text = np.array([[0, 0, 0], [0, 0, 0], [0, 1.0, 0]])
