@@ -22,7 +22,9 @@ from methods.rollout.spec import RolloutSpec
 
 TYPICAL_TEXT = 105
 """Tokens of DecAF's object prompt with its chat frame, for an expression of usual length."""
-_BLOCK_ROWS = 256
+BLOCK_ROWS = 256
+"""Of a rollout on a GPU."""
+"""Of a rollout on a GPU."""
 
 _QWEN_7B_TEXT: dict[str, Any] = {
     "hidden_size": 3584,
@@ -99,7 +101,7 @@ class Estimate:
 
 def count_parameters(config: Mapping[str, Any]) -> int:
     """Parameters of the model a config.json describes; tied tensors count once."""
-    return sum(parameter.numel() for parameter in _meta_model(config).parameters())
+    return sum(parameter.numel() for parameter in meta_model(config).parameters())
 
 
 def estimate(
@@ -121,7 +123,7 @@ def estimate(
         frames, height, width: of the sampled clip, in pixels.
         text_tokens: everything that is not visual.
     """
-    model = _meta_model(config)
+    model = meta_model(config)
     text, vision = model.config.get_text_config(), model.config.vision_config
     width_bytes = getattr(torch, settings.dtype).itemsize
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -143,7 +145,7 @@ def estimate(
     # A gated MLP holds three tensors of its inner width; beside it stand the residual, the norm, q, k, v and output.
     vision_bytes = patches * (3 * wide + 6 * tower) * width_bytes
     text_bytes = tokens * (3 * text.intermediate_size + 6 * text.hidden_size) * width_bytes
-    block = spec.block or _BLOCK_ROWS
+    block = spec.block or BLOCK_ROWS
     rollout_bytes = 2 * text.num_attention_heads * block * max(clip_length, frame_length) * 4
     return Estimate(
         parameters=parameters,
@@ -157,7 +159,8 @@ def estimate(
     )
 
 
-def _meta_model(config: Mapping[str, Any]) -> Any:
+def meta_model(config: Mapping[str, Any]) -> Any:
+    """The model a config.json describes, without weights."""
     values = dict(config)
     described: Any = AutoConfig.for_model(values.pop("model_type"), **values)
     factory: Any = AutoModelForImageTextToText

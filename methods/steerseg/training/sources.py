@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -118,7 +118,16 @@ class CardSource:
         self._videos = {video.name: video for video in chosen}
         self._spoken = {name: spoken[name] for name in self._videos}
         self.videos: Sequence[str] = list(self._videos)
-        self.digest = _card_digest(dataset, chosen, index)
+        self._dataset, self._index = dataset, index
+
+    @cached_property
+    def digest(self) -> str:
+        """Reads every file once; frames' digests are remembered.
+
+        Raises:
+            PrerequisiteError: a file cannot be read.
+        """
+        return _card_digest(self._dataset, list(self._videos.values()), self._index)
 
     def expressions(self, video: str) -> Sequence[Spoken]:
         return self._spoken[video]

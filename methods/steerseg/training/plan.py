@@ -1,0 +1,75 @@
+"""What a training recipe would do, and what memory it takes; nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.errors import PrerequisiteError
+from methods.lvlm.checkpoints import config_of
+from methods.lvlm.estimate import RELEASED, in_words
+from methods.lvlm.training_memory import step_memory
+from methods.steerseg.training.lessons import Lessons, Split, looked_at, split
+from methods.steerseg.training.recipe import TrainRecipe, View
+from methods.steerseg.training.sources import Source, open_source
+
+USUAL_SIZE = (480, 854)
+"""(H, W) in pixels, of videos that are not there to ask."""
+
+
+def planned(recipe: TrainRecipe) -> Iterator[str]:
+    """Lines for the reader.
+
+    Raises:
+        PrerequisiteError: the model's configuration is not to be had.
+    """
+    size = USUAL_SIZE
+    try:
+        source = open_source(recipe.data, recipe.data_root, recipe.runs / "media-index", recipe.keyframes)
+        parts = split(recipe, source, {})
+    except PrerequisiteError as error:
+        yield f"Data: {error}"
+    else:
+        yield from _counted(recipe, source, parts)
+        height, width = source.frames(source.videos[0])[0].shape[:2]
+        size = height, width
+    for role, views in recipe.prompts.items():
+        for view in views:
+            yield f"{role} prompt, {_memory(recipe, view, size)}"
+
+
+def _counted(recipe: TrainRecipe, source: Source, parts: Split) -> Iterator[str]:
+    trained, held_out = parts.videos(parts.trained), parts.videos(parts.held_out)
+    yield (
+        f"{recipe.data.name}, split {recipe.data.split}: {trained} videos with {len(parts.trained)} expressions to "
+        f"train on, {held_out} held out, {len(looked_at(recipe, parts.held_out))} of their expressions looked at"
+    )
+    yield from source.notes
+    for role, views in recipe.prompts.items():
+        lessons = [Lessons(recipe, parts.trained, view) for view in views]
+        steps = max(own.steps for own in lessons)
+        batches = " and ".join(f"{own.batch} {own.view} calls" for own in lessons)
+        yield f"{role} prompt: {recipe.tokens} tokens at {recipe.position}, {steps} steps of {batches}"
+
+
+def _memory(recipe: TrainRecipe, view: View, size: tuple[int, int]) -> str:
+    config = RELEASED.get(recipe.lvlm.partition("@")[0]) or config_of(recipe.lvlm)
+    optimiser = recipe.optimiser
+    height, width = size
+    need = step_memory(
+        config,
+        recipe.options,
+        recipe.rollout,
+        view,
+        calls=-(-(optimiser.clips if view == "clip" else optimiser.frames) // recipe.workers.count),
+        tokens=recipe.tokens,
+        frames=recipe.keyframes,
+        height=height,
+        width=width,
+        checkpointing=recipe.activation_checkpointing,
+    )
+    return (
+        f"{view} calls, {need.calls} to a pass, {recipe.keyframes} keyframes of {width}x{height} (L {need.length}): "
+        f"{in_words(need.weight_bytes)} weights, {in_words(need.kept_bytes)} kept for the backward pass, "
+        f"{in_words(need.rollout_bytes)} rollout, {in_words(need.working_bytes)} temporaries "
+        f"({in_words(need.vision_bytes)} of the vision tower, before), about {in_words(need.total_bytes)} in all"
+    )
