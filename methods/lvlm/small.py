@@ -96,6 +96,12 @@ class SmallShape:
     max_positions: int = 4096
     tied: bool = False
     """Whether input and output embeddings are one tensor, as in the released 2B and 3B models."""
+    tile_patches: int | None = None
+    """Patches along one side of the square pictures of LLaVA and InternVL; None: 5 and 8."""
+    window: int = 8
+    """Side of Qwen2.5-VL's vision windows in patches."""
+    corpus: str = CORPUS
+    """Text that the byte-pair merges are learnt from."""
 
     @property
     def head_dim(self) -> int:
@@ -130,7 +136,7 @@ def write_qwen2_5_vl(folder: Path, seed: int, shape: SmallShape) -> None:
             "hidden_size": shape.vision_hidden,
             "intermediate_size": 2 * shape.vision_hidden,
             "out_hidden_size": shape.hidden,
-            "window_size": 8 * shape.patch,
+            "window_size": shape.window * shape.patch,
             "fullatt_block_indexes": [shape.vision_depth - 1],
             "tokens_per_second": 2,
         },
@@ -172,8 +178,8 @@ def small_families() -> list[str]:
     return sorted(_WRITERS)
 
 
-def byte_level_bpe(vocabulary: int, specials: Sequence[str]) -> Tokenizer:
-    """Trained on ``CORPUS``, of at most ``vocabulary`` tokens: any text encodes, without unknown tokens."""
+def byte_level_bpe(vocabulary: int, specials: Sequence[str], corpus: str) -> Tokenizer:
+    """Trained on ``corpus``, of at most ``vocabulary`` tokens: any text encodes, without unknown tokens."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -183,13 +189,13 @@ def byte_level_bpe(vocabulary: int, specials: Sequence[str]) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(CORPUS.splitlines(), trainer)
+    bpe.train_from_iterator(corpus.splitlines(), trainer)
     return bpe
 
 
 def small_tokenizer(shape: SmallShape) -> Any:
     """A tokenizer with Qwen's special tokens."""
-    bpe = byte_level_bpe(shape.vocabulary, _SPECIALS)
+    bpe = byte_level_bpe(shape.vocabulary, _SPECIALS, shape.corpus)
     fast: Any = PreTrainedTokenizerFast
     tokenizer = fast(
         tokenizer_object=bpe,

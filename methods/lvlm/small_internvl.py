@@ -1,6 +1,6 @@
 """Writes a small random InternVL3 checkpoint, laid out like the released ones.
 
-Its tiles have the patch size asked for and 4 x 4 visual tokens instead of 16 x 16.
+Its tiles have the patch size asked for and, unless the shape says otherwise, 4 x 4 visual tokens instead of 16 x 16.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from methods.lvlm.small import SmallShape, save, small_tokenizer
 
 _TILE_PATCHES = 8
 _DOWNSAMPLE = 0.5
-_TILE_TOKENS = int(_TILE_PATCHES * _DOWNSAMPLE) ** 2
 
 _TOKENS = {
     "start_image_token": "<img>",
@@ -54,7 +53,8 @@ _TEMPLATE = """\
 def write_internvl(folder: Path, seed: int, shape: SmallShape) -> None:
     """A small InternVL3."""
     tokenizer = _tokenizer(shape)
-    tile = _TILE_PATCHES * shape.patch
+    patches = shape.tile_patches or _TILE_PATCHES
+    tile, tokens = patches * shape.patch, int(patches * _DOWNSAMPLE) ** 2
     config = InternVLConfig(
         text_config={
             "model_type": "qwen2",
@@ -82,12 +82,12 @@ def write_internvl(folder: Path, seed: int, shape: SmallShape) -> None:
             "patch_size": [shape.patch, shape.patch],
         },
         image_token_id=tokenizer.convert_tokens_to_ids(_TOKENS["context_image_token"]),
-        image_seq_length=_TILE_TOKENS,
+        image_seq_length=tokens,
         downsample_ratio=_DOWNSAMPLE,
         tie_word_embeddings=shape.tied,
     )
     model: Any = InternVLForConditionalGeneration
-    save(folder, seed, model(config), small_processor(tile, _TILE_TOKENS, tokenizer))
+    save(folder, seed, model(config), small_processor(tile, tokens, tokenizer))
 
 
 def _tokenizer(shape: SmallShape) -> Any:

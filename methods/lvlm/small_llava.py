@@ -28,7 +28,7 @@ from transformers import (
 from methods.lvlm.small import SmallShape, byte_level_bpe, save
 
 _PATCHES = 5
-"""Along one side of the picture."""
+"""Along one side of the picture, unless the shape says otherwise."""
 _TILES = 6
 """Resolutions are 1 to this many tiles high and wide, as in the released LLaVA-OneVision."""
 
@@ -59,7 +59,8 @@ def write_llava_onevision(folder: Path, seed: int, shape: SmallShape) -> None:
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
     tokenizer = _tokenizer(shape, specials, tokens, {"image_token": "<image>", "video_token": "<video>"})
     # Less than half a patch is left over, as in the released 384 = 27 x 14 + 6.
-    side = _PATCHES * shape.patch + shape.patch // 2 - 1
+    patches = shape.tile_patches or _PATCHES
+    side = patches * shape.patch + shape.patch // 2 - 1
     resolutions = [[side * i, side * j] for i in range(1, _TILES + 1) for j in range(1, _TILES + 1)]
     config = LlavaOnevisionConfig(
         text_config=Qwen2Config(**_text_config(shape, tokenizer), max_window_layers=shape.layers),
@@ -77,7 +78,7 @@ def write_llava_onevision(folder: Path, seed: int, shape: SmallShape) -> None:
         image_processor=LlavaOnevisionImageProcessor(**pixels, image_grid_pinpoints=resolutions),
         video_processor=LlavaOnevisionVideoProcessor(**pixels),
         tokenizer=tokenizer,
-        num_image_tokens=_PATCHES**2,
+        num_image_tokens=patches**2,
         vision_feature_select_strategy="full",
         chat_template=_ONEVISION_TEMPLATE,
     )
@@ -89,7 +90,7 @@ def write_llava(folder: Path, seed: int, shape: SmallShape) -> None:
     """A small LLaVA-1.5: CLIP and Llama."""
     tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     tokenizer = _tokenizer(shape, ["<unk>", "<s>", "</s>", "<image>", "<pad>"], tokens, {"image_token": "<image>"})
-    side = _PATCHES * shape.patch
+    side = (shape.tile_patches or _PATCHES) * shape.patch
     config = LlavaConfig(
         text_config=LlamaConfig(**_text_config(shape, tokenizer)),
         vision_config=CLIPVisionConfig(**_vision_config(shape, side), projection_dim=shape.vision_hidden),
@@ -111,7 +112,7 @@ def write_llava(folder: Path, seed: int, shape: SmallShape) -> None:
 
 def _tokenizer(shape: SmallShape, specials: list[str], tokens: dict[str, str], extra: dict[str, str]) -> Any:
     """A byte-level BPE tokenizer; with a ``bos_token``, every text starts with it, as in Llama's."""
-    bpe = byte_level_bpe(shape.vocabulary, specials)
+    bpe = byte_level_bpe(shape.vocabulary, specials, shape.corpus)
     if "bos_token" in tokens:
         start = tokens["bos_token"]
         bpe.post_processor = processors.TemplateProcessing(

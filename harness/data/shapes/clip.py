@@ -6,7 +6,7 @@ Shape legend: T frames, N things, H W pixels.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,9 +51,9 @@ class Clip:
         """Union of the targets' visible masks on a frame, (H, W) bool."""
         return np.isin(self.ids_THW[frame], targets)
 
-    def pictures(self) -> Iterator[FrameHW3]:
-        """The frames in order, (H, W, 3) uint8 RGB."""
-        return render.pictures(self.scene)
+    def pictures(self, frames: Iterable[int] | None = None) -> Iterator[FrameHW3]:
+        """The frames in order, all or the ones named, (H, W, 3) uint8 RGB."""
+        return render.pictures(self.scene, frames)
 
 
 def make_clip(seed: int, split: str, index: int) -> Clip:

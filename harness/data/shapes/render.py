@@ -8,7 +8,7 @@ Shape legend: T frames, H W pixels, 3 RGB.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -44,10 +44,10 @@ def id_maps(scene: Scene) -> NDArray[np.uint8]:
     return maps_THW
 
 
-def pictures(scene: Scene) -> Iterator[FrameHW3]:
-    """The frames of a scene in order, each (H, W, 3) uint8 RGB."""
+def pictures(scene: Scene, frames: Iterable[int] | None = None) -> Iterator[FrameHW3]:
+    """The frames of a scene in order, all or the ones named, each (H, W, 3) uint8 RGB."""
     ground_HW3 = backdrop(scene.backdrop, scene.height, scene.width)
-    for frame in range(scene.frames):
+    for frame in range(scene.frames) if frames is None else frames:
         canvas_HW3 = ground_HW3.copy()
         for thing in scene.back_to_front():
             _shade(canvas_HW3, thing, frame)
