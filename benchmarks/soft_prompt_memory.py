@@ -142,8 +142,18 @@ def main() -> None:
                 activation_checkpointing=not given.keep,
             )
             seconds, peak = measured(lvlm, recipe, view)
-            need = step_memory(config, options, recipe.rollout, view, calls=calls, tokens=given.tokens, frames=KEYFRAMES,
-                               height=HEIGHT, width=WIDTH, checkpointing=not given.keep)  # fmt: skip
+            need = step_memory(
+                config,
+                options,
+                recipe.rollout,
+                view,
+                calls=calls,
+                tokens=given.tokens,
+                frames=KEYFRAMES,
+                height=HEIGHT,
+                width=WIDTH,
+                checkpointing=not given.keep,
+            )
             words = f"estimated {need.total_bytes / 2**30:.2f} GiB"
             if peak:
                 words = f"measured {peak / 2**30:.2f} GiB, {words} ({need.total_bytes / peak:.2f} of it)"

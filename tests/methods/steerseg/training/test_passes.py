@@ -1,0 +1,133 @@
+"""Training passes against inference, in every family: the same maps from padded batches, gradients for vectors alone.
+
+Shape legend: n soft tokens, D hidden size, t h w a map's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from methods.lvlm.running import RunningLvlm
+from methods.lvlm.soft import SoftPrompt, with_soft
+from methods.rollout.spec import RolloutSpec
+from methods.steerseg.prompts import attention_prompt
+from methods.steerseg.training.lessons import Sample
+from methods.steerseg.training.loop import require_frozen
+from methods.steerseg.training.passes import padded, soft_maps, together
+from methods.steerseg.training.prepared import Preparer, ahead
+from methods.steerseg.training.sources import ShapesSource
+
+from .conftest import FAMILIES
+
+SPEC = RolloutSpec(start_layer=1)
+Loaded = Callable[[str], RunningLvlm]
+
+
+@pytest.fixture(scope="module")
+def source() -> ShapesSource:
+    return ShapesSource(1, "train", 0, 3)
+
+
+def asked(source: ShapesSource, count: int = 3) -> list[Sample]:
+    [video] = source.videos
+    return [Sample(video, said.id, said.text) for said in source.expressions(video)[:count]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_maps_of_a_padded_batch_are_those_of_inference(family: str, loaded: Loaded, source: ShapesSource) -> None:
+    lvlm, soft = loaded(family), SoftPrompt(torch.randn(4, 128, generator=torch.Generator().manual_seed(0)))
+    preparer = Preparer(lvlm, source, 2**28)
+    samples = asked(source)
+    for make in (preparer.clip, lambda sample, prompt: preparer.frame(sample, 1, prompt)):
+        calls = [make(sample, attention_prompt(sample.text, ["red"] * index)) for index, sample in enumerate(samples)]
+        items = {index: with_soft(lvlm, call.prompted, soft) for index, call in enumerate(calls)}
+        assert list(together(items, 8)) == [[0, 1, 2]] and list(together(items, 2)) == [[0, 1], [2]]
+        batch = list(items.values())
+        assert len({item.length for item in batch}) > 1
+        assert not padded(batch)[1].all()
+        with torch.no_grad():
+            maps = soft_maps(lvlm, batch, SPEC)
+        for item, found in zip(batch, maps, strict=True):
+            expected = lvlm.rollout(item, SPEC)
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6 * expected.max())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_put_together_prompts_are_the_processors_own(family: str, loaded: Loaded, source: ShapesSource) -> None:
+    lvlm = loaded(family)
+    preparer = Preparer(lvlm, source, 2**28)
+    frames = source.frames(source.videos[0])
+    grid = lvlm.clip(frames, "x").grid
+    assert grid is not None
+    for sample in asked(source):
+        prompt = attention_prompt(sample.text, ["red", "on the left"])
+        pairs = [
+            (preparer.clip(sample, prompt), lvlm.clip(frames, prompt)),
+            (preparer.frame(sample, 2, prompt), lvlm.frame(frames[2], prompt, grid)),
+        ]
+        for call, own in pairs:
+            assert set(call.prompted.inputs) == set(own.inputs)
+            for name, value in own.inputs.items():
+                assert torch.equal(call.prompted.inputs[name], value), name
+            assert torch.equal(call.prompted.visual_L, own.visual_L) and call.prompted.grid == own.grid
+            assert call.shares_thw.shape == own.grid
+
+
+@pytest.mark.parametrize(("head_weights", "weight_gradient"), [("vmax", True), ("mean", False)])
+def test_gradients_are_the_slopes_and_the_model_gets_none(
+    head_weights: str, weight_gradient: bool, loaded: Loaded, source: ShapesSource
+) -> None:
+    spec = RolloutSpec(start_layer=1, head_weights=head_weights)  # type: ignore[arg-type]
+    lvlm = loaded("qwen2_5_vl")
+    call = Preparer(lvlm, source, 2**28).clip(asked(source)[0], "the dog? ")
+    vectors_nD = torch.randn(4, 128, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    prompted = with_soft(lvlm, call.prompted, SoftPrompt(vectors_nD, "before_vision"))
+
+    def mass() -> torch.Tensor:
+        [map_thw] = soft_maps(lvlm, [prompted], spec, weight_gradient=weight_gradient)
+        return (map_thw * torch.from_numpy(call.shares_thw)).sum()
+
+    mass().backward()  # type: ignore[no-untyped-call]
+    require_frozen(lvlm)
+    slope_nD = vectors_nD.grad
+    assert slope_nD is not None and bool((slope_nD.norm(dim=1) > 0).all())
+    step_nD = slope_nD / slope_nD.norm()
+    with torch.no_grad():
+        moved = []
+        for side in (1.0, -1.0):
+            vectors_nD += side * 0.1 * step_nD
+            moved.append(float(mass()))
+            vectors_nD -= side * 0.1 * step_nD
+    assert (moved[0] - moved[1]) / 0.2 == pytest.approx(float(slope_nD.norm()), rel=2e-2)
+
+
+def test_a_model_that_learns_is_noticed(loaded: Loaded) -> None:
+    lvlm = loaded("qwen2_vl")
+    name, parameter = next(iter(lvlm.model.named_parameters()))
+    parameter.requires_grad_(True)
+    try:
+        with pytest.raises(RuntimeError, match=name):
+            require_frozen(lvlm)
+    finally:
+        parameter.requires_grad_(False)
+
+
+def test_the_next_batch_is_made_ahead_in_order() -> None:
+    made: list[int] = []
+
+    def make(item: int) -> int:
+        made.append(item)
+        return item * item
+
+    stream = ahead(iter(range(4)), make)
+    assert next(stream) == 0 and list(stream) == [1, 4, 9] and made == [0, 1, 2, 3]
+
+    def broken(item: int) -> int:
+        raise ValueError(f"item {item}")
+
+    with pytest.raises(ValueError, match="item 0"):
+        list(ahead(iter(range(2)), broken))
