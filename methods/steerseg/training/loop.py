@@ -7,6 +7,7 @@ Shape legend: n soft tokens, D hidden size, t h w a map's grid.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,8 +117,13 @@ class PromptTraining:
         return Trained(self.soft, self.steps, losses)
 
     def look(self, view: View, soft: SoftPrompt | None) -> Figures:
-        """The held-out figures of a view, over all workers."""
+        """The held-out figures of a view, over all workers.
+
+        Raises:
+            PrerequisiteError: a map is not finite, or no held-out object is to be seen.
+        """
         choice = self.recipe.loss
+        bad: list[str] = []
         totals = torch.zeros(4, dtype=torch.float64)
         keyframes = self.recipe.optimiser.frames_per_sample
         for sample in self.workers.share(self.held_out):
@@ -132,8 +138,11 @@ class PromptTraining:
                     1.0,
                 ]
                 totals += torch.tensor(values, dtype=torch.float64)
+                bad += [call.name] if not math.isfinite(values[0]) else []
         totals = self.workers.sum(totals.to(self.lvlm.model.device)).cpu()
         loss, mass, inside, calls_done = totals.tolist()
+        if not math.isfinite(loss):
+            self._refuse("on held-out videos", self.workers.gather(bad))
         if not calls_done:
             raise PrerequisiteError(
                 "No held-out expression has its object on a keyframe.", "Give more videos, or another data.held_out."
@@ -187,8 +196,10 @@ class PromptTraining:
         sums = self.workers.sum(sums).cpu() / counts.clamp_min(1.0).unsqueeze(1)
         norm = float(torch.nn.utils.clip_grad_norm_([vectors_nD], recipe.optimiser.clip_norm))
         total = recipe.loss.bce * float(sums[:, 0].sum()) + recipe.loss.dice * float(sums[:, 1].sum())
-        if not torch.isfinite(torch.tensor([total, norm])).all():
-            self._refuse(step, self.workers.gather(bad or [call.name for calls in batch.values() for call in calls]))
+        if not math.isfinite(total + norm):
+            self._refuse(
+                f"at step {step}", self.workers.gather(bad or [call.name for calls in batch.values() for call in calls])
+            )
         rate = recipe.optimiser.rate * recipe.optimiser.factor(step - 1, self.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -209,10 +220,10 @@ class PromptTraining:
         ]
         return torch.stack(rows)
 
-    def _refuse(self, step: int, names: Sequence[str]) -> None:
+    def _refuse(self, when: str, names: Sequence[str]) -> None:
         shown = "; ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         raise PrerequisiteError(
-            f"The loss of the {self.role} prompt is not finite at step {step}, in the batch with {shown}.",
+            f"The loss of the {self.role} prompt is not finite {when}, in the batch with {shown}.",
             "The last state is kept. Lower optimiser.rate, set options.dtype to float32, or leave the video out.",
         )
 

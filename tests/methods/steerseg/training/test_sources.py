@@ -101,7 +101,7 @@ def test_a_damaged_frame_is_named(root: Path, tmp_path: Path) -> None:
 def test_choices_are_checked() -> None:
     with pytest.raises(PrerequisiteError, match="not generated"):
         DataChoice(name="mevis", generate=3)
-    with pytest.raises(PrerequisiteError, match="held_out is 1.0"):
+    with pytest.raises(PrerequisiteError, match="held_out is 1"):
         DataChoice(name="shapes", held_out=1.0)
     with pytest.raises(PrerequisiteError, match="no split 'nowhere'"):
         open_source(DataChoice(name="shapes", generate=3, split="nowhere"), Path(), Path(), 4)
