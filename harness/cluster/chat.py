@@ -169,7 +169,7 @@ class ChatServers:
         except (ValueError, LookupError, TypeError, AttributeError):
             return None
         if model != self._servers.model:
-            raise _another_model(url, [str(model)], self._servers.model)
+            raise PrerequisiteError(f"{url} serves {model}, not {self._servers.model}.", _SAME_MODEL)
         return text if isinstance(text, str) else ""
 
     def _refused(self, url: str, response: httpx.Response) -> PrerequisiteError | SampleError:
@@ -184,12 +184,13 @@ class ChatServers:
         return SampleError(f"the server refused the request ({status}): {message}")
 
 
-def require_model(servers: Servers, seconds: float = _CONNECT_SECONDS) -> None:
-    """Makes sure that every endpoint serves the model.
+def serving_model(servers: Servers, seconds: float = _CONNECT_SECONDS) -> tuple[str, ...]:
+    """The endpoints that serve the model; a recipe with several models lists the servers of all.
 
     Raises:
-        PrerequisiteError: one cannot be reached, wants another key, or serves another model.
+        PrerequisiteError: one cannot be reached or wants another key, or all serve other models.
     """
+    found, others = [], []
     with http_client(servers, seconds) as client:
         for url in servers.endpoints:
             try:
@@ -203,8 +204,13 @@ def require_model(servers: Servers, seconds: float = _CONNECT_SECONDS) -> None:
                     f"There is no OpenAI-compatible server at {url} ({_said(error)}).",
                     "Start it, or correct serving.endpoints (without /v1).",
                 ) from error
-            if servers.model not in names:
-                raise _another_model(url, names, servers.model)
+            if servers.model in names:
+                found.append(url)
+            else:
+                others.append(f"{url} serves {', '.join(names) or 'nothing'}")
+    if not found:
+        raise PrerequisiteError(f"{'; '.join(others)}, not {servers.model}.", _SAME_MODEL)
+    return tuple(found)
 
 
 def http_client(servers: Servers, seconds: float) -> httpx.Client:
@@ -230,11 +236,6 @@ _SAME_MODEL = (
     "Serve the recipe's checkpoint under that name (--served-model-name), or give the server's name as "
     "reasoning.served_name if it is the same checkpoint."
 )
-
-
-def _another_model(url: str, names: Sequence[str], wanted: str) -> PrerequisiteError:
-    served = ", ".join(names) or "nothing"
-    return PrerequisiteError(f"{url} serves {served}, not {wanted}.", _SAME_MODEL)
 
 
 def _key_refused(url: str) -> PrerequisiteError:

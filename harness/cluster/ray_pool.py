@@ -37,6 +37,8 @@ _RAY_ENVIRONMENT = {
 }
 _LOAD_DEATHS = 3
 """Workers that may die in a row while loading before the run stops."""
+_STARTED_TOO_LATE = "timed out during startup"
+"""In the message of the bare exception that Ray raises then."""
 _ASKERS_PER_SERVER = 4
 """Workers that ask model servers, per server, where their number is "auto": each asks about one video at a time."""
 
@@ -152,6 +154,13 @@ class RayExecutor:
         except ConnectionError as error:
             raise PrerequisiteError(
                 f"No Ray cluster answers at {address}.", "Start one (ray up ray_cluster.yaml) or unset RAY_ADDRESS."
+            ) from error
+        except Exception as error:
+            if _STARTED_TOO_LATE not in str(error):
+                raise
+            raise PrerequisiteError(
+                "Ray did not start within its half minute: this machine is too busy.",
+                "Run the same command again when it is less so, or with --set executor.kind=inprocess.",
             ) from error
 
     def _local_cpus(self) -> int:

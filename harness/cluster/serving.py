@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from harness.cluster.chat import require_model
+from harness.cluster.chat import serving_model
 from harness.cluster.replica import Status
 from harness.cluster.vllm import Launch, launch_of
 from harness.errors import PrerequisiteError
@@ -98,7 +98,7 @@ def serving(
         say: tells the user what is started and what ended.
 
     Raises:
-        PrerequisiteError: no server can be had, or a given one serves another model.
+        PrerequisiteError: no server can be had, or none of the given ones serves the model.
     """
     asked = Servers(
         need.served_name,
@@ -111,7 +111,8 @@ def serving(
         endpoints = tuple(url.rstrip("/").removesuffix("/v1") for url in choice.endpoints)
         key = os.environ.get(choice.key_variable, "")
         given = replace(asked, endpoints=endpoints, key=key, patience_seconds=_GIVEN_PATIENCE_SECONDS)
-        require_model(given)
+        given = replace(given, endpoints=serving_model(given))
+        say(f"{need.served_name} is served at {', '.join(given.endpoints)}")
         yield ServerPool(given)
         return
     key = secrets.token_hex(16)
@@ -130,7 +131,7 @@ def serving(
         # A dead replica needs at most this long to answer again.
         servers = replace(asked, endpoints=endpoints, key=key, owned=True, patience_seconds=choice.start_seconds)
         pool = ServerPool(servers, keepers)
-        require_model(replace(servers, endpoints=(next(keeper.url for keeper in keepers if keeper.ready),)))
+        serving_model(replace(servers, endpoints=(next(keeper.url for keeper in keepers if keeper.ready),)))
         try:
             yield pool
         except PrerequisiteError:
@@ -192,6 +193,8 @@ class _Keeper(threading.Thread):
             self.problem = f"{self._log.stem} {why}\nAll of its output: {self._log}"
         except PrerequisiteError as error:
             self.problem = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever ends this thread, the driver must not wait for it
+            self.problem = f"{self._log.stem}: {type(error).__name__}: {error}"
         finally:
             self._replica.stop()
 

@@ -19,11 +19,10 @@ import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from harness.cluster.chat import ChatServers
 from harness.data.types import FrameHW3
 from harness.errors import PrerequisiteError, SampleError
 from harness.pipeline.servers import ModelServer
@@ -33,6 +32,9 @@ from methods.lvlm.sizes import token_grid
 from methods.reasoning.parser import schema
 from methods.reasoning.settings import CotSettings
 from methods.reasoning.stage import Answer
+
+if TYPE_CHECKING:
+    from harness.cluster.chat import ChatServers
 
 _QWEN = ("qwen2_vl", "qwen2_5_vl")
 _TEXT_TOKENS = 2048

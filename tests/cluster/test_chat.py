@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fake_server import ANSWER, FakeServer, Reply, completion
 
-from harness.cluster.chat import ChatServers, rendezvous, require_model
+from harness.cluster.chat import ChatServers, rendezvous, serving_model
 from harness.errors import PrerequisiteError, SampleError
 from harness.pipeline.servers import Servers
 
@@ -29,6 +29,12 @@ def chat(*urls: str, pauses: list[float] | None = None, **options: Any) -> ChatS
     return ChatServers(Servers("small", urls, owned=True, **options), sleep=noted.append)
 
 
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only server is asked again at once."""
+    monkeypatch.setattr("harness.cluster.chat._COOL_DOWN_SECONDS", 0.0)
+
+
 def scripted(*replies: Reply | None) -> FakeServer:
     left = list(replies)
     return FakeServer(lambda body: left.pop(0) if left else completion(ANSWER))
@@ -43,24 +49,16 @@ def test_what_is_sent() -> None:
 
 
 @pytest.mark.parametrize("failure", [(500, {}), (503, "no JSON"), (429, {}), None, (200, "no JSON"), (200, {})])
-def test_what_passes_is_tried_again(failure: Reply | None) -> None:
+def test_what_passes_is_tried_again(failure: Reply | None, restless: None) -> None:
     pauses: list[float] = []
     with scripted(failure, failure) as server:
-        # A dropped connection rests the endpoint too; the noted pause did not pass, so let it rest no time.
-        servers = chat(server.url, pauses=pauses)
-        servers._resting = _Forgetful()
-        assert ask(servers) == ANSWER
+        assert ask(chat(server.url, pauses=pauses)) == ANSWER
         assert len(server.bodies) == 3
     first, second = pauses
     assert 0.25 <= first <= 0.5 <= second <= 1.0, "pauses grow, and are drawn from a range"
 
 
-class _Forgetful(dict[str, float]):
-    def __setitem__(self, key: str, value: float) -> None:
-        """Keeps nothing."""
-
-
-def test_attempts_end() -> None:
+def test_attempts_end(restless: None) -> None:
     with scripted(*[(500, {"error": {"message": "EngineCore died"}})] * 9) as server:
         with pytest.raises(SampleError, match=r"failed 3 times; the last time .* answered 500: EngineCore died$"):
             ask(chat(server.url, attempts=3))
@@ -99,9 +97,12 @@ def test_a_refused_request_is_not_tried_again() -> None:
 def test_another_model_is_refused_in_one_sentence() -> None:
     with FakeServer(model="big") as server:
         with pytest.raises(PrerequisiteError) as caught:
-            require_model(Servers("small", (server.url,)))
+            serving_model(Servers("small", (server.url,)))
         assert caught.value.problem == f"{server.url} serves big, not small."
         assert "--served-model-name" in caught.value.fix
+        with FakeServer() as right:
+            both = Servers("small", (server.url, right.url))
+            assert serving_model(both) == (right.url,), "the servers of several models may be listed together"
     with (
         scripted((404, {"error": {"message": "The model `small` does not exist."}})) as server,
         pytest.raises(PrerequisiteError, match="does not serve small"),
@@ -117,9 +118,9 @@ def test_another_model_is_refused_in_one_sentence() -> None:
 def test_the_key_is_sent_and_a_wrong_one_named() -> None:
     with FakeServer(key="secret") as server:
         right, wrong = Servers("small", (server.url,), key="secret"), Servers("small", (server.url,), key="guess")
-        require_model(right)
+        serving_model(right)
         assert ask(ChatServers(right)) == ANSWER
-        for attempt in (lambda: require_model(wrong), lambda: ask(ChatServers(wrong))):
+        for attempt in (lambda: serving_model(wrong), lambda: ask(ChatServers(wrong))):
             with pytest.raises(PrerequisiteError, match="refuses the API key"):
                 attempt()
     assert "secret" not in repr(right)
@@ -127,7 +128,7 @@ def test_the_key_is_sent_and_a_wrong_one_named() -> None:
 
 def test_no_server_at_all() -> None:
     with pytest.raises(PrerequisiteError, match=r"no OpenAI-compatible server at http://127\.0\.0\.1:9"):
-        require_model(Servers("small", (_NOWHERE,)))
+        serving_model(Servers("small", (_NOWHERE,)))
     with pytest.raises(PrerequisiteError, match=r"No server of small was to be reached .* takes no connection"):
         ask(chat(_NOWHERE, patience_seconds=0.0))
 

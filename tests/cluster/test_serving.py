@@ -93,6 +93,10 @@ def ask(pool: ServerPool, text: str = "what?", affinity: str = "video") -> str:
     return ChatServers(pool.servers).complete(messages, affinity=affinity, max_tokens=7)
 
 
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -131,6 +135,23 @@ def test_a_server_that_cannot_start_is_told_with_the_end_of_its_output(world: Wo
     assert str(world.folder / "logs" / "small-0.log") in caught.value.problem
     assert len(world.starts()) == 1, "what never answered is not started again"
     require_none_marked(world.mark, 0.0)
+
+
+def test_a_command_that_does_not_exist_is_told(world: World, here: InProcessExecutor) -> None:
+    with pytest.raises(PrerequisiteError, match=r"(?s)did not start.*No such file.*/no/such/program") as caught:
+        world.serving(here, command=("/no/such/program",)).__enter__()
+    assert "serving" in caught.value.fix
+
+
+def test_an_error_nobody_foresaw_ends_the_wait(world: World) -> None:
+    class Broken(InProcessExecutor):
+        def place(self, *arguments: object) -> Any:
+            replica = super().place(*arguments)  # type: ignore[arg-type]
+            replica.start = lambda: 1 / 0
+            return replica
+
+    with pytest.raises(PrerequisiteError, match="ZeroDivisionError"), world.serving(Broken(world.folder)):
+        pytest.fail("it is not up")
 
 
 def test_a_server_that_never_answers_is_given_up(world: World, here: InProcessExecutor) -> None:
@@ -223,7 +244,7 @@ def test_a_killed_actor_takes_its_server_along_and_both_come_back(world: World, 
         assert ask(pool) == ANSWER
         until(lambda: world.servers())
         before = set(marked(world.mark))
-        (actor,) = _actors()
+        (actor,) = {parent(pid) for pid in before} - before
         os.kill(actor, signal.SIGKILL)
         until(lambda: not before & set(marked(world.mark)))
         assert ask(pool) == ANSWER, "at the old address"
@@ -251,16 +272,3 @@ def test_a_hung_server_is_started_again(world: World, here: InProcessExecutor, m
         until(lambda: len(world.starts()) == 2)
         assert ask(pool) == ANSWER
     require_none_marked(world.mark, 0.0)
-
-
-def _actors() -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if line.startswith(b"ray::_ServerProcess"):
-                found.append(int(entry.name))
-    return found

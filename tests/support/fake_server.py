@@ -1,10 +1,10 @@
 """A stand-in for a model server: vLLM's arguments and the OpenAI interface, up in a moment, misbehaving on request.
 
 As a program it takes the launcher's arguments and, like vLLM, starts an engine process that outlives it. The variable
-``FAKE_SERVER`` names a folder: a line goes to ``starts`` for each start (with arguments and GPUs) and one to ``requests``
+``FAKE_SERVER`` names a folder: a line goes to ``starts`` for each start (with arguments and GPUs) and to ``requests``
 for each question (server's port, digest of the clip, text). A file in it changes what it does: ``refuse`` (says why and
-ends), ``model`` (the name it serves). Words in a question do too: "die", "busy", "broken", "long".
-In a test's own process ``FakeServer`` answers from a script instead.
+ends), ``model`` (the name it serves), ``delay`` (seconds to each answer). So do the words "die" and "long" in a
+question. In a test's own process ``FakeServer`` answers from a script instead.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -132,13 +133,10 @@ def main() -> None:
         shown, asked = question(body)
         with (folder / "requests").open("a") as file:
             file.write(f"{given.port} {hashlib.sha256(shown.encode()).hexdigest()[:8]} {asked.splitlines()[0]}\n")
+        time.sleep(float((folder / "delay").read_text()) if (folder / "delay").is_file() else 0.0)
         if "die" in asked and not (folder / "died").exists():
             (folder / "died").touch()
             os._exit(1)
-        if "busy" in asked:
-            return 429, {"error": {"message": "too many requests"}}
-        if "broken" in asked:
-            return 500, {"error": {"message": "EngineCore encountered an issue."}}
         if "long" in asked:
             return 400, {"error": {"message": "This model's maximum context length is 64 tokens."}}
         return completion(ANSWER, model)
