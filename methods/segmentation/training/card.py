@@ -58,6 +58,10 @@ class Card:
     """False for a run that was cut off."""
     losses: dict[str, float] = field(default_factory=dict)
     """Means over the last steps, on training data."""
+    averaged: dict[str, float] = field(default_factory=dict)
+    """The same measured with the weights that are written."""
+    start: dict[str, Any] = field(default_factory=dict)
+    """The card of the checkpoint that the run continued from."""
 
     def write(self, folder: Path, state: Mapping[str, torch.Tensor]) -> None:
         """Writes the checkpoint folder: configuration, weights rounded to float16, card. Each file is replaced whole.
@@ -86,20 +90,31 @@ class Card:
                 (fresh / name).replace(folder / name)
 
 
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of a checkpoint folder.
+
+    Raises:
+        PrerequisiteError: there is no card, or it was written for other weights.
+    """
+    path = folder / CARD_FILE
+    if not (path.is_file() and (folder / WEIGHTS_FILE).is_file()):
+        raise PrerequisiteError(f"{folder} holds no {CARD_FILE} or no weights.", "Give a folder that training wrote.")
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    if content.get("weights_sha256") != digest:
+        raise PrerequisiteError(f"{path} was written for other weights.", "Train again, or restore the folder.")
+    return content
+
+
 def add_quality(folder: Path, quality: Mapping[str, Any]) -> None:
     """Writes what was measured into the card of a checkpoint folder.
 
     Raises:
         PrerequisiteError: there is no card, or it was written for other weights.
     """
-    path = folder / CARD_FILE
-    if not path.is_file():
-        raise PrerequisiteError(f"{folder} holds no {CARD_FILE}.", "Evaluate a folder that training wrote.")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
-    if content.get("weights_sha256") != digest:
-        raise PrerequisiteError(f"{path} was written for other weights.", "Train again, or restore the folder.")
+    content = read_card(folder)
     content["quality"] = dict(quality)
+    path = folder / CARD_FILE
     temporary = path.with_name(f".{CARD_FILE}.{os.getpid()}")
     temporary.write_text(_dump(content), encoding="utf-8")
     temporary.replace(path)

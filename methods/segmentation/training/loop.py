@@ -1,15 +1,17 @@
 """The training loop: first clicks on single frames, then short windows, then long ones.
 
-A run ends after a number of steps or of seconds; the learning rate falls to nothing by then. Weights are averaged over
-the last steps (exponentially) and written as they stand every so often, so that a run that is cut off leaves a
-checkpoint that works. With ``steps`` equal seeds give equal runs on one machine; with ``seconds`` the machine's speed
-decides how many steps there are.
+A run starts afresh or from the checkpoint of an earlier one, and ends after a number of steps or of seconds; the
+learning rate falls to nothing by then. Weights are averaged over the last twentieth of the steps so far, and written
+every so often and when the run is told to stop, so that a run that is cut off leaves a checkpoint that works. With
+``steps`` equal seeds give equal runs on one machine; with ``seconds`` the machine's speed decides how many steps there
+are.
 
 Shape legend: B objects of a batch, T frames of a window.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from harness.errors import PrerequisiteError
 from methods.segmentation.model import choose_device
-from methods.segmentation.training.architecture import IMAGE_SIZE, build_trainable
+from methods.segmentation.training.architecture import IMAGE_SIZE, build_trainable, load_trainable
 from methods.segmentation.training.bank import Bank, Batch
 from methods.segmentation.training.card import Card
 from methods.segmentation.training.losses import NAMES, losses
@@ -34,9 +35,13 @@ OBJECTS_PER_WINDOW = 3
 """They share the window's encoded frames."""
 MOST_OBJECTS = 768
 WARM_UP_STEPS = 150
-AVERAGING_DECAY = 0.998
+AVERAGING_POWER = 20
+"""Step s of n has weight about (s / n) ** 20 in the average of weights. What a curriculum's stage starts to train must
+not be averaged with what it was before: a fixed horizon of 500 steps halved J of a run with 300 steps of tracking."""
 FIRST_CLIPS = 64
-"""Training starts when so many clips are rendered, and draws on one more with every second step."""
+"""Training starts when so many clips are rendered, and draws on one more with every step."""
+CHECKED_LENGTH, CHECKED_WINDOWS = 8, 32
+"""The averaged weights are measured on such windows whenever they are written."""
 OWN_MASK_SHARE = 0.5
 """Trackers prompted with the mask that the click gave, as methods do it; the others get the true mask."""
 VIDEO_LENGTHS = (8, 41)
@@ -60,6 +65,8 @@ CURRICULUM = (
     Stage((3,), 0.65, "track_iou", 0.7),
     Stage((1, 4, 8, 8, 12)),
 )
+CONTINUATION = (Stage((1, 3), 0.06), Stage((1, 4, 8, 8, 12), 0.6), Stage((1, 8, 12, 16)))
+"""For a network that segments and tracks already."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,10 @@ class Plan:
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     device: str = "auto"
-    save_every: float = 60.0
+    save_every: float = 30.0
     """Seconds between checkpoints."""
+    start: Path | None = None
+    """Checkpoint folder of an earlier run to continue from; may be ``folder``."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.seconds is None):
@@ -89,7 +98,13 @@ class Plan:
                 raise PrerequisiteError(f"--{name.replace('_', '-')} is {value}.", "Give a number above 0.")
 
 
-def train(plan: Plan, clips: Iterator[RenderedClip], card: Card, report: Callable[[str], None] = print) -> Path:
+def train(
+    plan: Plan,
+    clips: Iterator[RenderedClip],
+    card: Card,
+    report: Callable[[str], None] = print,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Path:
     """Trains, and writes the checkpoint folder ``plan.folder`` again and again, the last time at the end.
 
     Args:
@@ -97,23 +112,29 @@ def train(plan: Plan, clips: Iterator[RenderedClip], card: Card, report: Callabl
         clips: at least ``plan.clips`` of them.
         card: what is known of the run beforehand.
         report: takes lines for people.
+        stopped: asked after every step; a run that is told to stop writes its checkpoint and returns.
 
     Raises:
-        PrerequisiteError: there is no such device, or the loss is not a number; the last checkpoint stays.
+        PrerequisiteError: there is no such device, ``plan.start`` does not fit, or the loss is not a number; the last
+            checkpoint stays.
     """
     trainer = Trainer(plan, clips)
+    report(f"training starts from {plan.start or 'fresh weights'}")
     began = saved = time.monotonic()
-    share = 0.0
-    while share < 1:
+    share, stop = 0.0, False
+    while share < 1 and not stop:
         trainer.step(share)
+        stop = stopped()
         elapsed = time.monotonic() - began
         share = trainer.steps / plan.steps if plan.steps is not None else elapsed / (plan.seconds or 1)
-        if trainer.steps % LOG_EVERY == 0 or share >= 1:
+        if trainer.steps % LOG_EVERY == 0 or share >= 1 or stop:
             report(f"{elapsed:6.1f}s {share:5.1%} " + trainer.measures())
-        if share >= 1 or time.monotonic() - saved > plan.save_every:
+        if share >= 1 or stop or time.monotonic() - saved > plan.save_every:
+            averaged = trainer.check()
+            report("averaged weights: " + _words(averaged))
             described = replace(
                 card, steps=trainer.steps, seconds=round(elapsed, 1), clips=len(trainer.bank),
-                data_digest=trainer.bank.digest, complete=share >= 1, losses=trainer.latest,
+                data_digest=trainer.bank.digest, complete=share >= 1, losses=trainer.latest, averaged=averaged,
             )  # fmt: skip
             described.write(plan.folder, trainer.weights())
             saved = time.monotonic()
@@ -131,9 +152,10 @@ class Trainer:
         self._rng = np.random.default_rng(plan.seed)
         self._generator = torch.Generator(device).manual_seed(plan.seed)
         self.bank = Bank(clips, plan.clips, IMAGE_SIZE, device)
-        self.network = build_trainable().to(device)
-        averaging = get_ema_multi_avg_fn(AVERAGING_DECAY)  # type: ignore[no-untyped-call]
-        self._average = AveragedModel(self.network, multi_avg_fn=averaging)
+        network = build_trainable() if plan.start is None else load_trainable(plan.start)
+        self.network = network.to(device)
+        self._curriculum = CURRICULUM if plan.start is None else CONTINUATION
+        self._average = copy.deepcopy(self.network).requires_grad_(False)
         self._optimizer = torch.optim.AdamW(_groups(self.network, plan.weight_decay), betas=(0.9, 0.98), fused=True)
         self.steps = self._stage = 0
         self.latest: dict[str, float] = {}
@@ -160,23 +182,35 @@ class Trainer:
             )
         self._since.clear()
         # track_iou is NaN in steps without a tracked frame.
-        means = values_n7.nanmean(dim=0).tolist()
-        self.latest = {name: round(value, 4) for name, value in zip(NAMES, means, strict=True) if value == value}
-        return f"step {self.steps:5d} " + " ".join(f"{name} {value:.3f}" for name, value in self.latest.items())
+        self.latest = _named(values_n7.nanmean(dim=0))
+        return f"step {self.steps:5d} " + _words(self.latest)
+
+    @torch.no_grad()
+    def check(self) -> dict[str, float]:
+        """Losses and measures of the averaged weights on the same windows of training clips every time."""
+        rng = np.random.default_rng(self._plan.seed)
+        windows = min(CHECKED_WINDOWS, max(1, self._plan.batch // CHECKED_LENGTH // OBJECTS_PER_WINDOW))
+        available = min(self._plan.clips, FIRST_CLIPS)
+        drawn = self.bank.draw(rng, available, windows, OBJECTS_PER_WINDOW, CHECKED_LENGTH)
+        device = self._generator.device
+        batch = self.bank.gather(drawn, torch.Generator(device).manual_seed(self._plan.seed))
+        own_mask_B = torch.arange(windows * OBJECTS_PER_WINDOW, device=device) % 2 == 0
+        steps = unroll(self._average, batch, own_mask_B, VIDEO_LENGTHS[1] - 1)
+        return _named(losses(steps, batch.masks_TBSS).values().cpu().double())
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The averaged weights."""
-        state: dict[str, torch.Tensor] = self._average.module.state_dict()
+        state: dict[str, torch.Tensor] = self._average.state_dict()
         return state
 
     def _batch(self, share: float) -> Batch:
-        stage = CURRICULUM[self._stage]
+        stage = self._curriculum[self._stage]
         if share >= stage.until or self.latest.get(stage.measure, 0.0) >= stage.goal:
             self._stage += 1
-            stage = CURRICULUM[self._stage]
+            stage = self._curriculum[self._stage]
         length = int(self._rng.choice(stage.lengths))
         windows = max(1, min(MOST_OBJECTS, self._plan.batch // length) // OBJECTS_PER_WINDOW)
-        available = min(self._plan.clips, FIRST_CLIPS + self.steps // 2)
+        available = min(self._plan.clips, FIRST_CLIPS + self.steps)
         return self.bank.gather(
             self.bank.draw(self._rng, available, windows, OBJECTS_PER_WINDOW, length), self._generator
         )
@@ -193,8 +227,23 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
-        self._average.update_parameters(self.network)
+        self.average()
         self._since.append(found.values())
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Takes the network's weights into the average of those of ``steps`` steps before; the first replace it."""
+        newest = (AVERAGING_POWER + 1) / (self.steps + AVERAGING_POWER + 1)
+        torch._foreach_lerp_(list(self._average.parameters()), list(self.network.parameters()), newest)
+
+
+def _named(values_7: torch.Tensor) -> dict[str, float]:
+    """What is a number, rounded, by name."""
+    return {name: round(value, 4) for name, value in zip(NAMES, values_7.tolist(), strict=True) if value == value}
+
+
+def _words(measures: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in measures.items())
 
 
 def _rate(share: float, step: int) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +17,7 @@ import yaml
 torch = pytest.importorskip("torch")
 pytest.importorskip("sam2")
 
+from safetensors.torch import load_file  # noqa: E402
 from torch.nn.functional import interpolate  # noqa: E402
 
 from harness.data.shapes import make_clip  # noqa: E402
@@ -21,12 +25,13 @@ from harness.errors import PrerequisiteError  # noqa: E402
 from methods.segmentation.checkpoints import Sam2Settings  # noqa: E402
 from methods.segmentation.frames import preprocess  # noqa: E402
 from methods.segmentation.model import load  # noqa: E402
+from methods.segmentation.small import write_small  # noqa: E402
 from methods.segmentation.tracking import Sam2Video  # noqa: E402
 from methods.segmentation.training import bank as bank_module  # noqa: E402
 from methods.segmentation.training import loop  # noqa: E402
 from methods.segmentation.training.architecture import IMAGE_SIZE, build_trainable  # noqa: E402
 from methods.segmentation.training.bank import Bank, Batch, Windows  # noqa: E402
-from methods.segmentation.training.card import Card, add_quality  # noqa: E402
+from methods.segmentation.training.card import Card, add_quality, read_card  # noqa: E402
 from methods.segmentation.training.evaluate import cell_centres, evaluate_clip, interior  # noqa: E402
 from methods.segmentation.training.losses import losses  # noqa: E402
 from methods.segmentation.training.rendering import RenderedClip, render_clip, rendered_clips  # noqa: E402
@@ -223,7 +228,7 @@ def test_the_curriculum_moves_on_when_a_measure_is_good_or_time_is_up(
 ) -> None:
     trainer = loop.Trainer(plan(tmp_path), iter(clips))
     stages = (loop.Stage((1,), 0.5, "click_iou", 0.8), loop.Stage((2,), 0.7), loop.Stage((3,)))
-    monkeypatch.setattr(loop, "CURRICULUM", stages)
+    monkeypatch.setattr(trainer, "_curriculum", stages)
 
     def length(share: float) -> int:
         return trainer._batch(share).images_KT3SS.shape[1]
@@ -233,10 +238,74 @@ def test_the_curriculum_moves_on_when_a_measure_is_good_or_time_is_up(
     assert [length(0.4), length(0.69), length(0.7), length(0.99)] == [2, 2, 3, 3]
 
 
+def test_the_average_follows_what_a_late_stage_starts_to_train(
+    clips: list[RenderedClip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory weights first move after three quarters of a run; at its end nothing is left of what they were before."""
+    trainer = loop.Trainer(plan(tmp_path), iter(clips))
+    network = torch.nn.Linear(1, 1, bias=False)
+    averaged = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
+    expected: float | None = None
+    for step in range(400):
+        value = -5.0 if step < 300 else 1.0 + step / 400
+        network.weight.data.fill_(value)
+        if expected is None:
+            expected = value
+            averaged.weight.fill_(100.0)
+        newest = 21 / (step + 21)
+        expected = (1 - newest) * expected + newest * value
+        monkeypatch.setattr(trainer, "network", network)
+        monkeypatch.setattr(trainer, "_average", averaged)
+        monkeypatch.setattr(trainer, "steps", step)
+        trainer.average()
+    assert float(averaged.weight) == pytest.approx(expected, rel=1e-4)
+    # The plain mean of the last twentieth is 1.974; the average lags by a twenty-first of the run.
+    assert float(averaged.weight) == pytest.approx(1.95, abs=0.04)
+
+
+def test_a_run_continues_from_a_checkpoint(clips: list[RenderedClip], tmp_path: Path) -> None:
+    first = loop.train(plan(tmp_path / "first"), iter(clips), CARD, lambda line: None)
+    start = load_file(first / "model.safetensors")
+    trainer = loop.Trainer(plan(tmp_path, start=first), iter(clips))
+    for name, tensor in trainer.weights().items():
+        torch.testing.assert_close(tensor, start[name].float(), rtol=0, atol=0)
+    # No first stage of clicks alone: windows of both kinds from the start.
+    assert {trainer._batch(0.0).images_KT3SS.shape[1] for _ in range(12)} == {1, 3}
+    before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
+    trainer.step(0.5)
+    assert any(not torch.equal(p, before[name]) for name, p in trainer.network.named_parameters())
+
+    other = write_small(tmp_path / "other", 0)
+    with pytest.raises(PrerequisiteError, match="another architecture"):
+        loop.Trainer(plan(tmp_path, start=other), iter(clips))
+    with pytest.raises(PrerequisiteError, match=r"no card\.yaml"):
+        read_card(other)
+
+
+def test_a_run_that_is_terminated_leaves_its_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "sam2"
+    command = [
+        sys.executable, "-m", "methods.segmentation.training", str(folder), "--steps", "100000", "--clips", "2",
+        "--batch", "3", "--workers", "1", "--device", "cpu",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "training starts from fresh weights\n"
+        run.send_signal(signal.SIGTERM)
+        run.stdout.read()
+    assert run.returncode == 128 + signal.SIGTERM
+    card = read_card(folder)
+    assert card["complete"] is False
+    assert card["steps"] >= 1
+    assert set(card["averaged"]) >= {"click_iou", "track_iou"}
+    load(Sam2Settings(checkpoint=str(folder), device="cpu"))
+
+
 def test_a_trained_folder_is_a_checkpoint_with_a_card(clips: list[RenderedClip], tmp_path: Path) -> None:
     lines: list[str] = []
     folder = loop.train(plan(tmp_path / "sam2"), iter(clips), CARD, lines.append)
-    assert "step     4" in lines[-1]
+    assert "step     4" in lines[-2]
+    assert lines[-1].startswith("averaged weights: loss ")
     card = yaml.safe_load((folder / "card.yaml").read_text())
     assert (card["steps"], card["complete"], card["clips"]) == (4, True, 6)
     assert card["data_digest"] == filled(clips).digest
