@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -49,8 +50,7 @@ def steerseg_table(
         write_data(chosen, root)
     jobs = plan(chosen, root, runs)
     if dry_run:
-        for part in report.plan_tables(jobs, chosen):
-            console.print(part, soft_wrap=True)
+        report.show(report.plan_tables(jobs, chosen), console)
         return
     if all(job.recipe is None for job in jobs):
         lacks = next(job for job in jobs if job.missing)
@@ -58,9 +58,10 @@ def steerseg_table(
             f"Nothing of the table can be run; the first thing that is missing: {lacks.missing[0].problem}",
             f"{lacks.missing[0].fix} The complete list: --dry-run.",
         )
+    # A cluster that ends a job sends this; the runs then end as with Ctrl-C, in order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     outcome = run_all(jobs, console)
-    for part in report.tables(outcome.cells, chosen):
-        console.print(part, soft_wrap=True)
+    report.show(report.tables(outcome.cells, chosen), console)
     folder = target or runs
     _write(folder, (report.to_csv(outcome.cells), report.to_markdown(outcome.cells, chosen)))
     console.print(f"Table: {folder / _FILES[0]}, {folder / _FILES[1]}", highlight=False, soft_wrap=True, markup=False)

@@ -124,9 +124,11 @@ class Pieces:
 
     def _heads(self, lvlm: str) -> Piece:
         what, model = f"localization heads of {lvlm}", self.world.lvlms[lvlm]
+        where = model.heads or "HEADS.json"
+        command = f"rvosbench calibrate lochead --lvlm {model.checkpoint} --dataset NAME"
+        fix = f"Find them: {command} --out {where if where.endswith('.json') else f'{where}/{lvlm}.json'}"
         if model.heads is None:
-            fix = f"Find them with rvosbench calibrate lochead --lvlm {model.checkpoint} and name them in the world."
-            return Piece(what, f"The world names no heads for {lvlm}.", fix)
+            return Piece(what, f"The world names no heads for {lvlm}.", f"{fix}; then name them in the world.")
         found = self._found(lvlm)
         try:
             if not isinstance(found, PrerequisiteError):
@@ -134,13 +136,10 @@ class Pieces:
             elif model.heads.endswith(".json"):
                 # Of which checkpoint they are cannot be seen without it.
                 read_heads(Path(model.heads).expanduser())
-            elif model.heads != "known" and not any(Path(model.heads).expanduser().glob("*.json")):
-                command = f"rvosbench calibrate lochead --lvlm {model.checkpoint} --dataset NAME"
-                return Piece(
-                    what, f"There are no heads files in {model.heads}.", f"{command} --out {model.heads}/NAME.json"
-                )
+            elif "/" in model.heads and not any(Path(model.heads).expanduser().glob("*.json")):
+                return Piece(what, f"There are no heads files in {model.heads}.", fix)
         except PrerequisiteError as error:
-            return Piece(what, error.problem, error.fix)
+            return Piece(what, error.problem, fix)
         return Piece(what)
 
     def _prompts(self, lvlm: str) -> Piece:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,9 +23,11 @@ LEGEND = (
     "? the published number is suspect; ° it stands in another paper too, so who ran it is doubtful; * others ran it"
 )
 HEADINGS = ("method", "LVLM", "published", "reproduced", "95% interval", "difference", "scored", "note")
+_SHORT = ("method", "LVLM", "published", "here", "95% interval", "diff.", "scored", "notes")
 CSV_COLUMNS = (
     "method", "lvlm", "training", "dataset", "subset",
     "published_J_and_F", "published_J", "published_F", "published_protocol", "published_by", "published_flag",
+    "published_elsewhere",
     "reproduced_J_and_F", "reproduced_J", "reproduced_F", "low", "high", "protocol", "coverage",
     "attempted", "scored", "failed", "missing",
     "difference_J_and_F", "difference_J", "difference_F", "why_not_reproduced", "notes", "run",
@@ -34,8 +37,9 @@ CSV_COLUMNS = (
 class Sheet:
     """One column of the published table: a benchmark or a subset of it, all lines that say anything of it."""
 
-    def __init__(self, column: Column, cells: Sequence[Cell], notes: Notes) -> None:
+    def __init__(self, column: Column, cells: Sequence[Cell], notes: Notes, whole: bool) -> None:
         self.column = column
+        self._whole = whole
         self.cells = [cell for cell in cells if cell.published is not None or cell.score is not None]
         self._notes = notes
 
@@ -48,22 +52,28 @@ class Sheet:
         return f"{self.column.title} ({', '.join(dict.fromkeys([*protocols, *coverage]))})"
 
     def rows(self) -> Iterator[tuple[str, ...]]:
-        """Text under ``HEADINGS``."""
+        """Text under ``HEADINGS``: J&F, J and F where the sheet is whole, else J&F alone."""
         for cell in self.cells:
             starred = "*" if cell.published is not None and cell.published.run_by else ""
             mark = MARKS.get(cell.published.flag, "") if cell.published is not None else ""
-            printed = None if cell.published is None else (cell.published.J_and_F, cell.published.J, cell.published.F)
+            published = cell.published
+            printed = None if published is None else (published.J_and_F, published.J, published.F)
             counts = cell.score.counts if cell.score is not None else None
             yield (
                 cell.line.method + starred,
                 cell.line.lvlm,
-                "-" if printed is None else triple(printed) + mark,
-                triple(cell.reproduced) if cell.reproduced is not None else "-",
+                self._number(printed) + mark,
+                self._number(cell.reproduced),
                 _interval(cell),
-                triple(cell.difference, sign="+") if cell.difference is not None else "-",
+                self._number(cell.difference, sign="+"),
                 f"{counts.scored}/{counts.attempted}" if counts is not None else "-",
-                ", ".join(map(str, self._notes.of(cell))),
+                ", ".join(map(str, self._notes.of(cell, self._whole))),
             )
+
+    def _number(self, values: Triple | None, sign: str = "") -> str:
+        if values is None:
+            return "-"
+        return " / ".join(f"{value:{sign}.1f}" for value in (values if self._whole else values[:1]))
 
 
 class Notes:
@@ -72,40 +82,51 @@ class Notes:
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    def of(self, cell: Cell) -> list[int]:
-        """The numbers of a cell's notes."""
+    def of(self, cell: Cell, whole: bool) -> list[int]:
+        """The numbers of a cell's notes; with those on what other sources print, where ``whole``."""
         texts = [*cell.notes, *([f"not reproduced: {cell.why}"] if cell.why else [])]
+        if whole and cell.published is not None and cell.published.elsewhere:
+            texts.append(f"printed elsewhere: {cell.published.elsewhere}")
         self.texts += [text for text in dict.fromkeys(texts) if text not in self.texts]
         return sorted(self.texts.index(text) + 1 for text in dict.fromkeys(texts))
 
 
-def sheets(cells: Sequence[Cell]) -> tuple[list[Sheet], Notes]:
+def sheets(cells: Sequence[Cell], whole: bool) -> tuple[list[Sheet], Notes]:
     """A sheet for every column of the table, and the notes they count up."""
     notes = Notes()
     columns = dict.fromkeys(cell.column for cell in cells)
-    return [Sheet(column, [cell for cell in cells if cell.column == column], notes) for column in columns], notes
+    pages = [Sheet(column, [cell for cell in cells if cell.column == column], notes, whole) for column in columns]
+    return pages, notes
 
 
 def tables(cells: Sequence[Cell], world: World) -> Iterator[Table | Text]:
-    """For the terminal: a table per column, then legend and notes."""
-    pages, notes = sheets(cells)
+    """For the terminal, 80 columns do: a table of J&F per column, then legend and notes."""
+    pages, notes = sheets(cells, whole=False)
     for sheet in pages:
-        table = Table(title=Text(sheet.heading, "bold"), title_justify="left", title_style="", box=box.SIMPLE_HEAD)
-        for heading in HEADINGS:
-            numeric = heading not in ("method", "LVLM", "note")
-            table.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric)
+        title = Text(sheet.heading, "bold")
+        table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for heading in _SHORT:
+            words = heading in ("method", "LVLM", "notes")
+            table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "notes")
         for row in sheet.rows():
             table.add_row(*map(Text, row))
         yield table
-    yield Text(_explained(world))
+    yield Text(f"J&F in percent, differences in points. {_explained(world)} J and F are in the files.")
     for number, note in enumerate(notes.texts, start=1):
         yield Text(f"{number:3}  {note}", "dim")
 
 
+def show(parts: Iterable[Table | Text], console: Console) -> None:
+    """Prints tables as wide as the terminal, and text as it is."""
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
 def to_markdown(cells: Sequence[Cell], world: World) -> str:
     """The same as Markdown."""
-    pages, notes = sheets(cells)
-    out = [f"# {world.name}", "", _md(_explained(world)), ""]
+    pages, notes = sheets(cells, whole=True)
+    explained = f"J&F / J / F in percent, reproduced minus published in points. {_explained(world)}"
+    out = [f"# {world.name}", "", _md(explained), ""]
     for sheet in pages:
         out += [f"## {_md(sheet.heading)}", "", _line(HEADINGS), f"|{'---|' * 2}{'---:|' * 5}---|"]
         out += [_line(map(_md, row)) for row in sheet.rows()]
@@ -131,7 +152,7 @@ def plan_tables(jobs: Sequence[Job], world: World) -> Iterator[Table | Text]:
     missing = {piece.what: piece for job in jobs for piece in job.missing}
     runnable = [job for job in jobs if job.state != "published only"]
     benchmarks = dict.fromkeys(job.dataset for job in runnable)
-    table = Table("method", "LVLM", *benchmarks, box=box.SIMPLE_HEAD)
+    table = Table("method", "LVLM", *(_amount(name, runnable) for name in benchmarks), box=box.SIMPLE_HEAD)
     for line in dict.fromkeys(job.line for job in runnable):
         mine = {job.dataset: job for job in runnable if job.line == line}
         table.add_row(*map(Text, (line.method, line.lvlm, *(_state(mine[name], list(missing)) for name in benchmarks))))
@@ -151,14 +172,8 @@ def plan_tables(jobs: Sequence[Job], world: World) -> Iterator[Table | Text]:
         yield Text(assumptions(world.cost), "dim")
 
 
-def triple(values: Triple, sign: str = "") -> str:
-    """J&F / J / F with one decimal."""
-    return " / ".join(f"{value:{sign}.1f}" for value in values)
-
-
 def _explained(world: World) -> str:
-    what = "J&F / J / F in percent, published, reproduced here, and reproduced minus published in points."
-    return " ".join(filter(None, (what, f"{LEGEND}.", world.note)))
+    return " ".join(filter(None, (f"{LEGEND}.", f"Note: {world.note}." if world.note else "")))
 
 
 def _interval(cell: Cell) -> str:
@@ -167,10 +182,18 @@ def _interval(cell: Cell) -> str:
 
 
 def _state(job: Job, missing: Sequence[str]) -> str:
-    numbers = ", ".join(str(missing.index(piece.what) + 1) for piece in job.missing)
-    size = f"{job.size.samples:,} samples" if job.size is not None else ""
+    numbers = ", ".join(map(str, sorted(missing.index(piece.what) + 1 for piece in job.missing)))
     hours = f"{_hours(job.hours)} h" if job.hours is not None else ""
-    return ", ".join(filter(None, (f"lacks {numbers}" if numbers else job.state, size, hours)))
+    return "; ".join(filter(None, (f"lacks {numbers}" if numbers else job.state, hours)))
+
+
+def _amount(dataset: str, jobs: Sequence[Job]) -> str:
+    """A heading: the benchmark and how much of it there is, or how much is assumed."""
+    job = next(job for job in jobs if job.dataset == dataset)
+    if job.size is None:
+        return dataset
+    assumed = any(piece.what == dataset for piece in (*job.missing, *job.coming))
+    return f"{dataset}, {'about ' if assumed else ''}{job.size.samples:,} samples in {job.size.videos:,} videos"
 
 
 def _hours(hours: float) -> str:
@@ -187,7 +210,7 @@ def _record(cell: Cell) -> dict[str, str]:
         "subset": cell.column.subset,
         "why_not_reproduced": cell.why,
         "notes": "; ".join(cell.notes),
-        "run": cell.run,
+        "run": cell.result.run if cell.result is not None else "",
     }
     if (published := cell.published) is not None:
         record |= {
@@ -197,6 +220,7 @@ def _record(cell: Cell) -> dict[str, str]:
             "published_protocol": published.protocol,
             "published_by": published.run_by or "authors",
             "published_flag": published.flag,
+            "published_elsewhere": published.elsewhere,
         }
     if (score := cell.score) is not None:
         counts, interval = score.counts, score.interval

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,11 +13,11 @@ from rich.text import Text
 from harness.data.shapes import write_shapes
 from harness.errors import PrerequisiteError
 from harness.recipes import Recipe
-from harness.run_schema import Score, read_scores
+from harness.run_schema import read_scores
 from harness.runs import RUN, SCORES, read_run
 from methods.reproduce.cost import Method, Size, gpu_hours
 from methods.reproduce.pieces import Piece, Pieces
-from methods.reproduce.table import Cell, Line, published_cells, with_scores
+from methods.reproduce.table import Cell, Line, Result, filled, published_cells
 from methods.reproduce.world import SHAPES_SPLIT, World, recipe_of
 
 State = Literal["done", "to run", "missing", "published only"]
@@ -87,7 +87,7 @@ def run_all(jobs: Iterable[Job], console: Console) -> Outcome:
     from harness.pipeline.engine import Run
     from harness.pipeline.runfolder import RunFolder
 
-    scores: dict[tuple[Line, str], tuple[str, tuple[Score, ...]]] = {}
+    results: dict[tuple[Line, str], Result] = {}
     why: dict[tuple[Line, str], str] = {}
     failed = interrupted = False
     for job in jobs:
@@ -101,17 +101,19 @@ def run_all(jobs: Iterable[Job], console: Console) -> Outcome:
         console.print(Text(f"{job.line.title}, {job.dataset}", "bold"))
         try:
             folder = RunFolder.create(job.recipe)
-            code = Run(job.recipe, folder, console).execute()
+            try:
+                code = Run(job.recipe, folder, console).execute()
+            finally:
+                folder.close()
             if code == INTERRUPTED:
                 interrupted, why[key] = True, "not finished: interrupted"
                 continue
             failed |= code != 0
-            scores[key] = (folder.path.name, read_scores(folder.path / SCORES))
+            results[key] = Result(folder.path.name, read_scores(folder.path / SCORES))
         except PrerequisiteError as error:
             why[key] = f"failed: {error.problem}"
             console.print(Text(f"{error.problem} {error.fix}", "red"), soft_wrap=True)
-    cells = [replace(cell, why=why.get((cell.line, cell.column.dataset), "")) for cell in published_cells()]
-    return Outcome(tuple(with_scores(cells, scores)), failed, interrupted)
+    return Outcome(filled(published_cells(), results, why), failed, interrupted)
 
 
 def _job(world: World, pieces: Pieces, line: Line, dataset: str, data_root: Path, runs: Path) -> Job:

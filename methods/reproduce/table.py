@@ -62,6 +62,15 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Result:
+    """What a run gave."""
+
+    run: str
+    """Its folder's name."""
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True)
 class Cell:
     """A line in a column: what is printed, what a run gave, or why there is none."""
 
@@ -69,8 +78,8 @@ class Cell:
     column: Column
     published: Published | None = None
     score: Score | None = None
-    run: str = ""
-    """The run folder's name, where the score comes from."""
+    result: Result | None = None
+    """The run that the score comes from."""
     why: str = ""
     """Why there is no score; "" where there is one."""
 
@@ -110,8 +119,6 @@ class Cell:
             printed = self.published
             if printed.flag in ("suspect", "copied") or printed.note:
                 out.append(f"published: {printed.note or 'J&F is not the mean of J and F'}")
-            if printed.elsewhere:
-                out.append(f"printed elsewhere: {printed.elsewhere}")
         if self.score is not None:
             counts = self.score.counts
             if counts.failed or counts.missing:
@@ -142,22 +149,28 @@ def published_cells() -> tuple[Cell, ...]:
     )
 
 
-def with_scores(cells: Iterable[Cell], scores: Mapping[tuple[Line, str], tuple[str, Iterable[Score]]]) -> list[Cell]:
-    """The cells with the scores of runs.
+def filled(
+    cells: Iterable[Cell], results: Mapping[tuple[Line, str], Result], why: Mapping[tuple[Line, str], str]
+) -> tuple[Cell, ...]:
+    """The cells with what runs gave.
 
     Args:
-        scores: by line and benchmark, the run folder's name and the rows of its ``scores.json``.
+        results: by line and benchmark.
+        why: why there is no result, for the others.
     """
     out = []
     for cell in cells:
-        run, found = scores.get((cell.line, cell.column.dataset), ("", ()))
-        score = next((score for score in found if score.subset == cell.column.subset), None)
-        if score is not None:
-            cell = replace(cell, score=score, run=run, why="")
-        elif run:
-            cell = replace(cell, run=run, why=f"the run has no score of the subset '{cell.column.subset}'")
-        out.append(cell)
-    return out
+        key = (cell.line, cell.column.dataset)
+        result = results.get(key)
+        if result is None:
+            out.append(replace(cell, why=why.get(key, "")))
+            continue
+        score = next((score for score in result.scores if score.subset == cell.column.subset), None)
+        absent = f"the run has no score of the subset '{cell.column.subset}'"
+        if score is not None and score.J_and_F is None:
+            absent = "the run has no number under this protocol"
+        out.append(replace(cell, score=score, result=result, why="" if score and score.J_and_F is not None else absent))
+    return tuple(out)
 
 
 def _published(row: Mapping[Hashable, Any], everything: pd.DataFrame) -> Published:
