@@ -19,14 +19,17 @@ Different from the code on purpose:
   only survivors delete; ``nms_deletion: by_any`` is the released behaviour. On two objects that both beat it (the
   reference's "double kill") the code keeps one tracklet where ours keeps two;
 * a fused map without any point gives empty masks (the code crashes);
+* LLaVA-OneVision's base picture and newlines stay in the sequence; ``lvlm: {extra_tokens: drop}`` is the code's
+  changed model, which DecAF's recipes use;
 * no background caption is generated (the code generates and ignores it);
 * the visual tokens of a view are run once for all prompts on it (the code: for every prompt); ``prefix: separate`` is
   the released way, equal but for rounding;
 * all object and background variants exist for every model.
 
 Published, J&F on Ref-DAVIS17 / ReasonVOS with 16 frames, SAM2 masks (Tables 2 and 8): Qwen2.5-VL-7B 75.2 / 63.9,
-InternVL3-8B 62.8 / 58.9, Qwen2-VL-7B 64.1 / 52.5. With attention masks (Table 4): Qwen2.5-VL-7B 25.3 / 20.6,
-InternVL3-8B 20.7 / 18.4. Background prompt v3, which needs no generation (Table 11): 75.5 / 63.6.
+InternVL3-8B 62.8 / 58.9, Qwen2-VL-7B 64.1 / 52.5, LLaVA-OneVision-7B 59.4 / 52.8. With attention masks (Table 4):
+Qwen2.5-VL-7B 25.3 / 20.6, InternVL3-8B 20.7 / 18.4. Background prompt v3, which needs no generation (Table 11):
+75.5 / 63.6.
 """
 
 from __future__ import annotations

@@ -71,6 +71,38 @@ RELEASED: Mapping[str, Mapping[str, Any]] = {
         **_QWEN_7B_TEXT,
         "vision_config": {**_QWEN2_5_VISION, "out_hidden_size": 3584},
     },
+    "OpenGVLab/InternVL3-8B-hf": {
+        "model_type": "internvl",
+        "text_config": {"model_type": "qwen2", **_QWEN_7B_TEXT, "vocab_size": 151674},
+        "vision_config": {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "attention_bias": True,
+            "image_size": [448, 448],
+            "patch_size": [14, 14],
+        },
+        "downsample_ratio": 0.5,
+        "tie_word_embeddings": False,
+    },
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": {
+        "model_type": "llava_onevision",
+        "text_config": {"model_type": "qwen2", **_QWEN_7B_TEXT, "vocab_size": 152000},
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 26,
+            "num_attention_heads": 16,
+            "image_size": 384,
+            "patch_size": 14,
+            "vision_use_head": False,
+        },
+        "image_grid_pinpoints": [[384 * rows, 384 * columns] for rows in range(1, 7) for columns in range(1, 7)],
+        "vision_aspect_ratio": "anyres_max_9",
+        "tie_word_embeddings": False,
+    },
 }
 """The sizes of released models (what their config.json says), for plans made without them."""
 

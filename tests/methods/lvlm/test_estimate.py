@@ -21,8 +21,28 @@ COUNTS = {
 }
 
 
+# What the pages of other models state, in billions.
+ROUNDED = {"OpenGVLab/InternVL3-8B-hf": 7.94, "llava-hf/llava-onevision-qwen2-7b-ov-hf": 8.03}
+
+
 def test_released_models() -> None:
-    assert {name: count_parameters(config) for name, config in RELEASED.items()} == COUNTS
+    counts = {name: count_parameters(config) for name, config in RELEASED.items()}
+    rounded = {name: round(counts.pop(name) / 1e9, 2) for name in ROUNDED}
+    assert (counts, rounded) == (COUNTS, ROUNDED)
+
+
+@pytest.mark.parametrize(
+    ("name", "clip", "length"),
+    [
+        # 16 tiles of 256 tokens and 8 around each; 16 frames of 196 and the newline.
+        ("OpenGVLab/InternVL3-8B-hf", (16, 16, 16), 16 * 264 + 105),
+        ("llava-hf/llava-onevision-qwen2-7b-ov-hf", (16, 14, 14), 16 * 196 + 1 + 105),
+    ],
+)
+def test_other_families_on_a_480p_clip(name: str, clip: tuple[int, int, int], length: int) -> None:
+    of = estimate(RELEASED[name], LvlmSettings("x", "x"), RolloutSpec(), frames=16, height=480, width=854)
+    assert (of.clip_grid, of.clip_length) == (clip, length)
+    assert 16 < of.total_bytes / 2**30 < 24
 
 
 def test_the_count_is_the_loaded_models(model: QwenLvlm, checkpoints: dict[str, Path]) -> None:
