@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from clips import write_clip
+from clusters import local_ray
 from fake_method import BrightSettings
 
 from harness.cluster.executor import Executor, InProcessExecutor, longest_first
@@ -18,8 +19,6 @@ from harness.pipeline.artefacts import ArtefactStore
 from harness.pipeline.stages import StageSpec
 from harness.pipeline.work import PendingExpression, Record, WorkItem
 from harness.recipes import ExecutorChoice, Pool
-
-SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
 
 def item_of(video: Video) -> WorkItem:
@@ -44,15 +43,8 @@ def choice(**values: object) -> ExecutorChoice:
 
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
-    import ray
-
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PYTHONPATH", str(SUPPORT))
-    patch.delenv("RAY_ADDRESS", raising=False)
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-    yield
-    ray.shutdown()
-    patch.undo()
+    with local_ray(gpus=1):
+        yield
 
 
 def test_in_process_records_failures_and_commits_the_rest(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clusters import local_ray
 from fake_server import ANSWER, FakeServer
 from processes import MARK, marked, require_none_marked
 
@@ -72,15 +73,8 @@ def here(tmp_path: Path) -> InProcessExecutor:
 
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
-    import ray
-
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PYTHONPATH", str(SUPPORT))
-    patch.delenv("RAY_ADDRESS", raising=False)
-    ray.init(num_cpus=2, num_gpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-    yield
-    ray.shutdown()
-    patch.undo()
+    with local_ray(gpus=4):
+        yield
 
 
 @pytest.fixture
