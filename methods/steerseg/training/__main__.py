@@ -1,7 +1,7 @@
 """``python -m methods.steerseg.training RECIPE [KEY=VALUE ...]``: the training alone.
 
 For machines with torch and transformers but without Ray, MLflow and the command line's packages: one worker, nothing
-mirrored. Resumes like ``rvosbench train steerseg``.
+mirrored, nothing drawn unless ``pictures=N`` asks for it. Resumes like ``rvosbench train steerseg``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     given = parser.parse_args()
     try:
-        recipe = load_recipe(given.recipe, (*given.overrides, "workers.executor=inprocess", "workers.count=1"))
+        alone = ("workers.executor=inprocess", "workers.count=1")
+        recipe = load_recipe(given.recipe, ("pictures=0", *given.overrides, *alone))
         launch(recipe, print)
     except PrerequisiteError as error:
         print(error, file=sys.stderr)

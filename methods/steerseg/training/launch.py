@@ -154,10 +154,11 @@ def _told(folder: TrainingFolder, say: Say) -> Iterator[None]:
     over = threading.Event()
 
     def tell() -> None:
+        told = folder.lines(STEPS)[-1:]
         while not over.wait(_SECONDS):
-            lines = folder.lines(STEPS)
-            if lines:
-                last = lines[-1]
+            reached = folder.lines(STEPS)[-1:]
+            if reached != told:
+                [last] = told = reached
                 say(f"{last['prompt']} prompt: step {last['step']} of {last['of']}, loss {last['loss']:.4f}")
 
     teller = threading.Thread(target=tell, daemon=True)

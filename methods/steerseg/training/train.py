@@ -16,7 +16,6 @@ from methods.steerseg.training.asking import attributes_of
 from methods.steerseg.training.files import PICTURES, PROMPTS, TrainingFolder
 from methods.steerseg.training.lessons import Attributes, Split, split
 from methods.steerseg.training.loop import PromptTraining, Trained, require_frozen
-from methods.steerseg.training.pictures import draw
 from methods.steerseg.training.prepared import Preparer
 from methods.steerseg.training.recipe import TrainRecipe
 from methods.steerseg.training.sources import Source, open_source
@@ -50,7 +49,7 @@ def train(recipe: TrainRecipe, path: Path, workers: Workers | None = None) -> di
     for role in recipe.prompts:
         training = PromptTraining(recipe, role, lvlm, preparer, parts, workers)
         trained[role] = training.run(folder, fingerprint)
-        if workers.first:
+        if workers.first and recipe.pictures:
             _draw(training, path / PICTURES)
     if workers.first:
         _save(recipe, lvlm, source, parts, trained, path / PROMPTS)
@@ -71,6 +70,9 @@ def fingerprint_of(recipe: TrainRecipe, settings: LvlmSettings, source: Source, 
 
 def _draw(training: PromptTraining, folder: Path) -> None:
     """Held-out calls without and with the prompt, one of each view for the first samples that have one."""
+    # Here, as it needs packages of the command line.
+    from methods.steerseg.training.pictures import draw
+
     for view in training.views:
         drawn = 0
         for sample in training.held_out:
