@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,7 +21,9 @@ from harness.errors import PrerequisiteError
 _GRACE_SECONDS = 10.0
 """For a server to end by itself."""
 _HEALTH_SECONDS = 10.0
-_TAIL_LINES, _TAIL_BYTES = 15, 20_000
+_TAIL_BYTES = 200_000
+_CAUSES, _TAIL_LINES, _LINE_CHARACTERS = 3, 5, 300
+_CAUSE = re.compile(r"\b\w*(?:Error|Exception): .{1,80}")
 _SUPERVISOR = (sys.executable, "-m", "harness.cluster.supervisor")
 
 State = Literal["starting", "healthy", "unwell", "dead"]
@@ -33,7 +36,7 @@ class Status:
 
     state: State
     tail: str = ""
-    """The end of its log, once it is dead."""
+    """What its output says of its end, once it is dead."""
 
 
 class Replica:
@@ -60,6 +63,8 @@ class Replica:
         self.port = port or _free_port(host)
         self._process: subprocess.Popen[bytes] | None = None
         self._was_healthy = False
+        self._began = 0
+        """Where the output of the last start begins in the log."""
 
     def start(self) -> str:
         """Starts the process, after ending what is left of an earlier one; returns its address at once."""
@@ -67,6 +72,7 @@ class Replica:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         address = ("--host", self._host, "--port", str(self.port))
         with self._log.open("ab") as log:
+            self._began = log.tell()
             self._process = subprocess.Popen(
                 [*_SUPERVISOR, str(_GRACE_SECONDS), *self._launch.command, *address],
                 env={**os.environ, **self._launch.environment},
@@ -112,13 +118,25 @@ class Replica:
         self._process = None
 
     def _tail(self) -> str:
-        with suppress(OSError):
-            with self._log.open("rb") as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - _TAIL_BYTES))
-                lines = file.read().decode(errors="replace").splitlines()
-            return "\n".join(lines[-_TAIL_LINES:])
+        with suppress(OSError), self._log.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(self._began, file.tell() - _TAIL_BYTES))
+            return telling(file.read().decode(errors="replace"))
         return ""
+
+
+def telling(output: str) -> str:
+    """What of a dead server's output says why it died: the first lines that name an error, then its last lines.
+
+    vLLM's engine reports the cause, and the processes above it report long after that the engine failed.
+    """
+    lines = [line[:_LINE_CHARACTERS] for line in output.splitlines() if line.strip() and " WARNING " not in line]
+    causes: dict[str, str] = {}
+    for line in lines:
+        if match := _CAUSE.search(line):
+            causes.setdefault(match[0], line)
+    first = list(causes.values())[:_CAUSES]
+    return "\n".join([*first, *(line for line in lines[-_TAIL_LINES:] if line not in first)])
 
 
 def _free_port(host: str) -> int:

@@ -206,7 +206,7 @@ class _Keeper(threading.Thread):
             status = self._replica.status()
             now = time.monotonic()
             if status.state == "dead":
-                return f"ended. The last of its output:\n{status.tail}"
+                return f"ended. From its output:\n{status.tail}"
             if status.state == "healthy":
                 self.ready, well, answered = True, True, now
             elif well and now - answered > _UNWELL_SECONDS:

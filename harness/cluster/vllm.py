@@ -79,7 +79,8 @@ def launch_of(need: ModelServer, choice: ServingChoice, key: str) -> Launch:
     command = [*(choice.command or (sys.executable, "-m", _MODULE))]
     for flag, value in options.items():
         command += [] if value is None else [flag, value]
-    command += [] if choice.gpus else _CPU_FLAGS
+    # Asked every second how it does, it would write nothing else, and the end of its output would say nothing.
+    command += ["--disable-uvicorn-access-log", *([] if choice.gpus else _CPU_FLAGS)]
     threads = {"OMP_NUM_THREADS": str(max(1, int(choice.cpus)))}
     offline = {"HF_HUB_OFFLINE": "1"} if Path(need.model).is_dir() else {}
     environment = {**_QUIET, **threads, **offline, **({} if choice.gpus else _CPU_ENVIRONMENT), "VLLM_API_KEY": key}

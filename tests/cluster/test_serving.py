@@ -21,6 +21,7 @@ from harness.cluster import serving as serving_module
 from harness.cluster.chat import ChatServers
 from harness.cluster.executor import InProcessExecutor
 from harness.cluster.ray_pool import RayExecutor
+from harness.cluster.replica import telling
 from harness.cluster.serving import Host, ServerPool, serving
 from harness.errors import PrerequisiteError
 from harness.pipeline.servers import ModelServer
@@ -129,6 +130,32 @@ def test_a_server_that_cannot_start_is_told_with_the_end_of_its_output(world: Wo
     assert str(world.folder / "logs" / "small-0.log") in caught.value.problem
     assert len(world.starts()) == 1, "what never answered is not started again"
     require_none_marked(world.mark, 0.0)
+
+
+def test_the_cause_of_a_death_is_found_above_what_follows_from_it() -> None:
+    output = """
+        INFO loading
+        (EngineCore pid=2) ERROR 11-26 04:35:55 [core.py:1510]     raise ValueError(msg)
+        (EngineCore pid=2) ERROR 11-26 04:35:55 [core.py:1510] ValueError: There is no module named 'x' in Model.
+        Process EngineCore:
+        Traceback (most recent call last):
+        ValueError: There is no module named 'x' in Model.
+        Traceback (most recent call last):
+          File "a.py", line 1, in main
+          File "b.py", line 2, in run
+          File "c.py", line 3, in start
+          File "d.py", line 4, in launch
+        RuntimeError: Engine core initialization failed. See root cause above.
+    """
+    lines = [line.strip() for line in telling(output).splitlines()]
+    assert lines == [
+        "(EngineCore pid=2) ERROR 11-26 04:35:55 [core.py:1510] ValueError: There is no module named 'x' in Model.",
+        "RuntimeError: Engine core initialization failed. See root cause above.",
+        'File "a.py", line 1, in main',
+        'File "b.py", line 2, in run',
+        'File "c.py", line 3, in start',
+        'File "d.py", line 4, in launch',
+    ]
 
 
 def test_a_command_that_does_not_exist_is_told(world: World, here: InProcessExecutor) -> None:
