@@ -24,7 +24,7 @@ from harness.data.digests import file_sha256
 from harness.errors import PrerequisiteError
 from harness.pipeline.keys import digest_of
 from harness.recipes import describe
-from harness.settings import Settings, identity, runtime
+from harness.settings import Json, Settings, identity, runtime
 
 if TYPE_CHECKING:
     from methods.lvlm.base import Lvlm
@@ -286,7 +286,8 @@ def _read_vectors(path: Path, facts: PromptFacts, width: int, device: Any) -> So
 
 
 def _digest(card: PromptCard) -> str:
-    return digest_of({role: [facts.sha256, facts.position] for role, facts in sorted(card.prompts.items())})
+    held: dict[str, Json] = {role: [facts.sha256, facts.position] for role, facts in sorted(card.prompts.items())}
+    return digest_of(held)
 
 
 def _short(digest: str) -> str:

@@ -62,12 +62,18 @@ def padded(batch: Sequence[Prompted]) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def together(items: Mapping[int, Prompted], size: int) -> Iterator[list[int]]:
-    """Keys of items that can stand in one pass, at most ``size`` each: pictures of one shape, one soft prompt."""
+    """Keys of items that can stand in one pass, at most ``size`` each.
+
+    They have one soft prompt, and pictures that stand behind each other along the first axis: frames of different
+    sizes may, where a family lays patches or tiles out that way.
+    """
     groups: dict[object, list[int]] = {}
     for key, item in items.items():
         tokens = by_token(item)
-        shapes = tuple((name, tuple(value.shape)) for name, value in sorted(item.inputs.items()) if name not in tokens)
-        groups.setdefault((id(item.soft), item.grid, shapes), []).append(key)
+        shapes = tuple(
+            (name, tuple(value.shape[1:])) for name, value in sorted(item.inputs.items()) if name not in tokens
+        )
+        groups.setdefault((id(item.soft), shapes), []).append(key)
     for keys in groups.values():
         for start in range(0, len(keys), size):
             yield keys[start : start + size]
