@@ -158,11 +158,11 @@ def test_damage_is_named(name: str, tmp_path: Path, lvlm: RunningLvlm) -> None:
 
 def test_prompts_of_another_model_are_refused(tmp_path: Path, lvlm: RunningLvlm) -> None:
     folder = saved(tmp_path / "a", digest="Qwen/Qwen2-VL-7B-Instruct@0123456789", name="Qwen/Qwen2-VL-7B-Instruct")
-    with pytest.raises(PrerequisiteError, match="trained for Qwen/Qwen2-VL-7B-Instruct .*@01234567"):
+    with pytest.raises(PrerequisiteError, match=r"trained for Qwen/Qwen2-VL-7B-Instruct .*@01234567"):
         load_soft_prompts(with_digest(SoftPromptSettings(str(folder))), lvlm)
     with pytest.raises(PrerequisiteError, match=r"qwen2_5_vl.*not for .*qwen2_vl"):
         load_soft_prompts(with_digest(SoftPromptSettings(str(saved(tmp_path / "b", family="qwen2_5_vl")))), lvlm)
-    with pytest.raises(PrerequisiteError, match="64 wide, the embeddings of .* 128"):
+    with pytest.raises(PrerequisiteError, match=r"64 wide, the embeddings of .* 128"):
         load_soft_prompts(with_digest(SoftPromptSettings(str(saved(tmp_path / "c", width=64)))), lvlm)
 
 
