@@ -30,7 +30,7 @@ def soft_maps(
     inputs, mask_BL = padded(batch)
     device = lvlm.model.device
     length = mask_BL.shape[1]
-    visual_BL = torch.stack([pad(item.visual_L, (length - item.length, 0)) for item in batch])
+    visual_BL = torch.stack([pad(item.visual_L, (0, length - item.length)) for item in batch])
     with (
         soft_embeddings(lvlm.text_model, batch[0].soft),
         capture(lvlm.text_model, spec.layers(lvlm.layers)) as captured,
@@ -44,20 +44,24 @@ def soft_maps(
         weight_gradient=weight_gradient,
     )
     lvlm.forget()
-    return [item.on_grid(row_L[length - item.length :]) for item, row_L in zip(batch, rows.rows_BL, strict=True)]
+    return [item.on_grid(row_L[: item.length]) for item, row_L in zip(batch, rows.rows_BL, strict=True)]
 
 
 def padded(batch: Sequence[Prompted]) -> tuple[dict[str, Tensor], Tensor]:
-    """The inputs of all prompts, shorter ones padded in front, and where tokens are (B, L)."""
+    """The inputs of all prompts, shorter ones padded behind their end, and where tokens are (B, L).
+
+    What stands behind is never seen in a causal model, so the model is not told, and its kernel needs no mask.
+    """
     length = max(item.length for item in batch)
     inputs: dict[str, Tensor] = {}
     for name in batch[0].inputs:
         if name in by_token(batch[0]):
-            # Token 0, of type text, under a mask of 0.
-            inputs[name] = torch.cat([pad(item.inputs[name], (length - item.length, 0)) for item in batch])
+            filling = 1 if name == "attention_mask" else 0
+            rows = [pad(item.inputs[name], (0, length - item.length), value=filling) for item in batch]
+            inputs[name] = torch.cat(rows)
         else:
             inputs[name] = torch.cat([item.inputs[name] for item in batch])
-    mask_BL = torch.stack([torch.arange(length) >= length - item.length for item in batch])
+    mask_BL = torch.stack([torch.arange(length) < item.length for item in batch])
     return inputs, mask_BL
 
 

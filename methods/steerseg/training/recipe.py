@@ -221,6 +221,10 @@ class TrainRecipe(Settings):
         at_least_one(self, "tokens", "evaluate_every", "evaluate_samples", "checkpoint_every")
         if self.keyframes < 2:
             raise PrerequisiteError(f"keyframes is {self.keyframes}.", "Choose at least 2.")
+        if self.rollout.visual_columns == "reference_span":
+            raise PrerequisiteError(
+                "rollout.visual_columns is reference_span, which depends on what else is computed together.", "Use own."
+            )
         if self.sharing == "shared" and self.granularity != "both":
             raise PrerequisiteError(
                 f"sharing is shared, but granularity is {self.granularity}.",

@@ -52,6 +52,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "two without Ray": ({"workers__count": 2}, "without Ray"),
     "a file not named": ({"attributes": {"source": "file"}}, "source is file"),
     "a server": ({"attributes": {"source": "reason", "reasoning": {"engine": "server"}}}, "engine is server"),
+    "columns of others": ({"rollout": {"visual_columns": "reference_span"}}, "reference_span"),
     "a chance": ({"attributes": {"drop": 1.5}}, "drop is 1.5"),
     "a rate": ({"optimiser__rate": 0.0}, "rate and clip_norm must be positive"),
 }

@@ -35,6 +35,8 @@ from methods.steerseg.training.lessons import Lessons, split
 from methods.steerseg.training.recipe import TrainRecipe, dump_recipe
 from methods.steerseg.training.sources import open_source
 
+from .conftest import FAMILIES
+
 Recipe = Callable[..., TrainRecipe]
 
 
@@ -89,6 +91,18 @@ def test_a_training_lowers_its_loss_and_leaves_prompts_that_load(recipe: Recipe,
 def _fingerprint(path: Path) -> str:
     held = torch.load(next(path.glob("state-*.pt")), weights_only=True)
     return str(held["fingerprint"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_both_prompts(family: str, recipe: Recipe, checkpoints: Callable[[str], Path]) -> None:
+    chosen = recipe(lvlm=str(checkpoints(family)), granularity="both", optimiser__steps=2, evaluate_samples=1)
+    path = trained(chosen)
+    assert len(losses(path)) == 4 and all(map(math.isfinite, losses(path)))
+    for line in TrainingFolder(path).lines(STEPS):
+        assert line["norm"] > 0 and line["rate"] > 0
+    for role in ("clip", "frame"):
+        first, last = (look for look in TrainingFolder(path).lines(METRICS) if look["soft"] and look["prompt"] == role)
+        assert first["loss"] != last["loss"]
 
 
 def test_two_prompts_apart_and_one_for_both(recipe: Recipe) -> None:
