@@ -4,11 +4,18 @@ The frames go as one video, frame by frame as PNG under ``data:video/jpeg`` (vLL
 already; it opens each frame by its content), so the server sees the pixels the local model sees. The clip stands before
 the question and is the same for all expressions of a video: the server keeps its keys and values (prefix caching).
 
-Against the local model: the same token ids; the same positions while the clip's temporal extent in position ids
-(``2 x seconds_per_grid`` a step for the released Qwen2.5-VL) stays below its larger side in tokens. Beyond that
-transformers 5.19 lets the text begin within the clip's temporal range; vLLM 0.32 begins it after. Measured with a small
-Qwen2.5-VL in float32: log-probabilities within 1e-4 and the same greedy text where positions agree.
-``extra_tokens: drop`` cannot be asked of a server, which runs the model as released.
+Against the local model (vLLM 0.32 on CPU, transformers 5.19, small random checkpoints, float32): Qwen2.5-VL, Qwen2-VL,
+InternVL3 and LLaVA-OneVision give the same greedy text, but for a character that the limit on tokens cuts in half,
+which vLLM leaves out. Known differences:
+
+* Qwen2.5-VL positions agree while the clip's extent in temporal position ids (``2 x seconds_per_grid`` a step in the
+  released models) stays below its larger side in tokens. Beyond that transformers 5.19 lets the text begin within the
+  clip's temporal range, vLLM after it; log-probabilities then differ from the second digit.
+* Checkpoints of LLaVA-OneVision that transformers 5 has written name the vision tower's weights in a way vLLM 0.32 does
+  not know, and it refuses them; the released ones load.
+* ``extra_tokens: drop`` cannot be asked of a server, which runs the model as released.
+* Given endpoints must be started with ``--media-io-kwargs '{"video": {"num_frames": -1, "fps": 2.0}}'`` (for
+  ``seconds_per_grid`` 1), or they take at most 32 frames at another rate.
 
 Shape legend: T frames, H W pixels, h w visual tokens of a frame.
 """
