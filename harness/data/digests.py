@@ -52,14 +52,14 @@ class MediaIndex:
     def folder(self, path: Path) -> str:
         """SHA-256 over relative names and contents of the files in a checkpoint folder.
 
-        Links are followed. Hidden files and folders (download caches) do not count.
+        Links are followed. Hidden files and folders (download caches) and model cards (``*.md``) do not count.
 
         Raises:
             PrerequisiteError: not a folder, empty, or a file is unreadable.
         """
         if not path.is_dir():
             raise PrerequisiteError(f"{path} is not a folder.", "Give the folder of the checkpoint.")
-        files = sorted(_visible_files(path))
+        files = sorted(name for name in _visible_files(path) if not name.endswith(".md"))
         if not files:
             raise PrerequisiteError(f"The folder {path} is empty.", "Give the folder of the checkpoint.")
         try:

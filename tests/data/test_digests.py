@@ -98,7 +98,7 @@ def test_a_missing_frame_is_named(tmp_path: Path) -> None:
         MediaIndex(tmp_path / "index").video(video)
 
 
-def test_folder_digest_depends_on_names_and_contents_but_not_on_download_caches(tmp_path: Path) -> None:
+def test_folder_digest_depends_on_names_and_contents_but_not_on_caches_and_cards(tmp_path: Path) -> None:
     index = MediaIndex(tmp_path / "index")
     model = tmp_path / "model"
     write(model / "config.json", b"{}")
@@ -106,6 +106,7 @@ def test_folder_digest_depends_on_names_and_contents_but_not_on_download_caches(
     digest = index.folder(model)
     write(model / ".cache/lock", b"x")
     write(model / ".gitattributes", b"x")
+    write(model / "README.md", b"a card")
     assert index.folder(model) == digest
     blob = write(tmp_path / "blobs/abc", b"12")
     (model / "weights/part.bin").unlink()
