@@ -29,8 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(BIN)/rvosbench datasets shapes --videos 3
-	$(BIN)/python -m methods.small checkpoints/small
+	$(BIN)/rvosbench datasets shapes --videos 2
 	$(BIN)/rvosbench run recipes/demo.yaml
 	$(BIN)/rvosbench leaderboard --scores
 	@echo "Open the leaderboard: $(BIN)/rvosbench leaderboard"
@@ -49,4 +48,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) runs data checkpoints build *.egg-info
+	rm -rf $(VENV) runs data checkpoints/small build *.egg-info

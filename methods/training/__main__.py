@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=5000, help="of the train split")
     parser.add_argument("--look-steps", type=int, default=2000, help="that teach the vision tower")
     parser.add_argument("--read-steps", type=int, default=6000, help="that teach the language model")
-    parser.add_argument("--seconds", type=float, help="stop training after so long")
+    parser.add_argument("--seconds", type=float, help="end training so long after the start")
     parser.add_argument("--start", type=Path, help="go on from this checkpoint instead of from scratch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -81,7 +81,8 @@ def main() -> None:
             initialise(lvlm.model, given.seed)
         torch.manual_seed(given.seed)
         learner = Learner(lvlm).to(device)
-        schedule = Schedule(given.look_steps, given.read_steps, given.seconds, seed=given.seed)
+        left = None if given.seconds is None else given.seconds - (time.monotonic() - began)
+        schedule = Schedule(given.look_steps, given.read_steps, left, seed=given.seed)
         ended = train(learner, shown, schedule, say)
         del shown
         _save(lvlm, start, given.folder)

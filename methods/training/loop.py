@@ -38,7 +38,7 @@ class Schedule:
     """To a batch of the second part; twice as many to one of the first."""
     questions: int = 8
     """About each view."""
-    rate: float = 1.5e-3
+    rate: float = 1.2e-3
     warm_up: float = 0.03
     decay: float = 0.05
     clip: float = 1.0
