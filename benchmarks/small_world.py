@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from transformers.utils import logging
 
 from harness.data.shapes import write_shapes
 from harness.pipeline.engine import Run
@@ -35,7 +36,8 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=6)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     given = parser.parse_args()
-    console = Console()
+    console = Console(width=120)
+    logging.disable_progress_bar()
     scores: dict[str, dict[int, dict[tuple[str, str], float]]] = defaultdict(dict)
     with tempfile.TemporaryDirectory() as scratch:
         for world in given.worlds:

@@ -1,0 +1,77 @@
+"""What the pieces of DecAF are worth on the bundled world, with the trained small Qwen2.5-VL and SAM2.
+
+Margins stand well below what three worlds showed (``benchmarks/small_world_maps.py --worlds 1 2 3 --clips 6``, 33
+expressions; share of the fused map's mass on the target, by world):
+
+    DecAF           0.157  0.139  0.187
+    raw attention   0.107  0.093  0.131
+    clip only       0.107  0.124  0.158
+    frames only     0.199  0.152  0.226
+    mean of heads   0.143  0.134  0.174
+
+Frames alone hold more of their mass on the target than both views together: half of the mean is the clip map on its
+coarser grid. In masks both views are ahead, as in the paper, but four videos cannot tell (``benchmarks/RESULTS.md``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from harness.data.shapes import write_shapes
+from harness.pipeline.engine import Run
+from harness.pipeline.runfolder import RunFolder
+from harness.recipes import load_recipe
+from harness.runs import read_run, read_samples
+from methods.lvlm.load import load_lvlm
+from methods.training.inputs import training_settings
+from methods.training.lessons import held_out
+from methods.training.maps import Placed, measure
+
+REPOSITORY = Path(__file__).parents[3]
+SHAPES = REPOSITORY / "checkpoints" / "shapes"
+
+
+@pytest.fixture(scope="module")
+def placed() -> dict[str, list[Placed]]:
+    lvlm = load_lvlm(training_settings(SHAPES / "qwen2_5_vl", "cpu"))
+    return measure(lvlm, held_out(1, 4))
+
+
+def _mean(placed: dict[str, list[Placed]], row: str) -> float:
+    return float(np.mean([one.concentration for one in placed[row]]))
+
+
+def test_subtracting_the_background_moves_the_map_to_the_target(placed: dict[str, list[Placed]]) -> None:
+    assert len(placed["DecAF"]) >= 6
+    assert _mean(placed, "DecAF") > 1.15 * _mean(placed, "raw attention")
+
+
+def test_both_views_hold_more_than_the_clip_alone(placed: dict[str, list[Placed]]) -> None:
+    assert _mean(placed, "DecAF") > 1.05 * _mean(placed, "clip only")
+
+
+def test_vmax_holds_no_less_than_the_mean_of_heads(placed: dict[str, list[Placed]]) -> None:
+    assert _mean(placed, "DecAF") > _mean(placed, "mean of heads")
+
+
+def test_the_map_points_at_the_target_far_more_often_than_chance(placed: dict[str, list[Placed]]) -> None:
+    hits = np.mean([one.pointing for one in placed["DecAF"]])
+    assert hits > 2 * np.mean([one.chance for one in placed["DecAF"]])
+
+
+def test_sam2_masks_beat_attention_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    write_shapes(tmp_path / "data", layout="shapes", split="valid", seed=1, videos=1)
+    recipe = load_recipe(
+        REPOSITORY / "recipes" / "small_world.yaml", (f"data_root={tmp_path / 'data'}", f"runs={tmp_path / 'runs'}")
+    )
+    rows = tuple(row for row in recipe.methods if row.label in ("DecAF", "attention masks"))
+    folder = RunFolder.create(recipe := recipe.model_copy(update={"methods": rows}))
+    assert Run(recipe, folder, Console(quiet=True)).execute() == 0
+    scores = read_samples(read_run(folder.path)).groupby("method")["J_and_F"].mean()
+    # 13 points on four videos of this world.
+    assert scores["DecAF"] > scores["attention masks"] + 0.03
