@@ -35,9 +35,8 @@ demo: install
 	@echo "Open the leaderboard: $(BIN)/rvosbench leaderboard"
 	@echo "Open MLflow:          $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db"
 
-# Two processes; a file's tests stay together, since they share servers and models.
 test: install
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 lint: install
 	$(BIN)/ruff check .

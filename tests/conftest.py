@@ -17,3 +17,12 @@ def samples() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the sample pack is not at {folder}; set RVOSBENCH_SAMPLES")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, a file's tests stay together, since they share models and servers; and all that starts
+    Ray clusters is one group, so that two never compete for the same cores."""
+    for item in items:
+        path = item.path.relative_to(REPOSITORY / "tests")
+        clusters = path.parts[0] in ("cluster", "pipeline") or path.name in ("test_command.py", "test_cli.py")
+        item.add_marker(pytest.mark.xdist_group("clusters" if clusters else path.as_posix()))
