@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from harness.cluster.vllm import Launch
 
 _TICK_SECONDS = 0.5
-_RAY_ENVIRONMENT = {
+RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # A driver that is killed leaves Ray's agents asking a dead control service for a minute before they end.
@@ -137,7 +137,7 @@ class RayExecutor:
         if ray.is_initialized():
             return
         address = self._choice.address or os.environ.get("RAY_ADDRESS")
-        for name, value in _RAY_ENVIRONMENT.items():
+        for name, value in RAY_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
             if address:

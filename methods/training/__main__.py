@@ -31,7 +31,6 @@ SHAPE = SmallShape(
     vocabulary=1280, tied=True, tile_patches=12, window=64,
 )  # fmt: skip
 """About 3 million parameters. Qwen2.5-VL's windows take in a whole frame: its towers have no window layers."""
-SHAPES = dict.fromkeys(FAMILIES, SHAPE)
 CORPUS_LESSONS = 60
 """Lessons whose words the tokenizer learns."""
 
@@ -69,7 +68,7 @@ def main() -> None:
     say(f"{len(learned)} lessons")
     with tempfile.TemporaryDirectory() as scratch:
         start = given.start or write_small(
-            given.family, Path(scratch) / given.family, given.seed, shape=_shape(given.family, learned)
+            given.family, Path(scratch) / given.family, given.seed, shape=_shape(learned)
         )
         shown = buckets(start, learned, given.workers)
         say(f"{sum(map(len, shown))} views in {len(shown)} layouts")
@@ -109,15 +108,15 @@ def main() -> None:
     say(f"written to {given.folder}")
 
 
-def _shape(family: str, learned: list[Lesson]) -> SmallShape:
-    """The family's sizes, with a tokenizer that knows the words of the lessons."""
+def _shape(learned: list[Lesson]) -> SmallShape:
+    """The sizes, with a tokenizer that knows the words of the lessons."""
 
     some = learned[:CORPUS_LESSONS]
     questions = [
         q for lesson in some for q in (*lesson.clip, *(q for asked in lesson.alone for q in asked), *lesson.text)
     ]
     lines = sorted({line for q in questions for line in (*q.prompt.splitlines(), q.answer)})
-    return replace(SHAPES[family], corpus=CORPUS + "\n".join(lines))
+    return replace(SHAPE, corpus=CORPUS + "\n".join(lines))
 
 
 def _save(lvlm: Any, start: Path, folder: Path) -> None:

@@ -13,7 +13,6 @@ import gc
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -246,7 +245,7 @@ def _all_shown(folder: Path, lvlm: Any, lessons: Sequence[Lesson], workers: int)
         return
     with ProcessPoolExecutor(workers, initializer=_open, initargs=(folder,)) as pool:
         size = max(1, min(16, len(lessons) // (4 * workers) or 1))
-        for views in pool.map(partial(_show_in_worker), lessons, chunksize=size):
+        for views in pool.map(_show_in_worker, lessons, chunksize=size):
             yield from views
 
 

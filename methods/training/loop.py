@@ -1,7 +1,7 @@
 """The training loop: first the vision tower names cells, then the language model reads what it sees.
 
-Batches are drawn from a seed; AdamW with a cosine over steps or over time. Question-answer training of everything at
-once learns nothing in the same number of steps: the language model has nothing to read while the tower is blind.
+Batches are drawn from a seed; AdamW with a cosine over steps or over time. In this order the language model never
+has to read from a tower that is still blind.
 
 Shape legend: C views, S questions and answers about each.
 """

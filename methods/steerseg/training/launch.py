@@ -117,10 +117,10 @@ def _ray(choice: WorkersChoice) -> Iterator[None]:
             "Install the extra (uv pip install -c constraints.txt -e '.[run]') or use "
             "--set workers.executor=inprocess.",
         ) from error
-    from harness.cluster.ray_pool import _RAY_ENVIRONMENT
+    from harness.cluster.ray_pool import RAY_ENVIRONMENT
 
     address = choice.address or os.environ.get("RAY_ADDRESS")
-    for name, value in _RAY_ENVIRONMENT.items():
+    for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     owns = not ray.is_initialized()
     try:
