@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cluster.executor import Report, Watch, longest_first, nothing_to_watch
+from harness.cluster.workers import Workers
 from harness.errors import PrerequisiteError
 from harness.pipeline.artefacts import ArtefactStore
 from harness.pipeline.stages import StageSpec
-from harness.pipeline.work import Record, StageWorker, WorkItem
+from harness.pipeline.work import Record, WorkItem
 from harness.recipes import ExecutorChoice, Pool, ServingChoice
 
 if TYPE_CHECKING:
@@ -43,31 +44,6 @@ _ASKERS_PER_SERVER = 4
 """Workers that ask model servers, per server, where their number is "auto": each asks about one video at a time."""
 
 
-class _WorkerProcess:
-    """The actor's class. Prerequisite errors travel as values: Ray wraps exceptions beyond recognition."""
-
-    def __init__(self, spec: StageSpec, store_root: Path) -> None:
-        self._spec = spec
-        self._store_root = store_root
-        self._worker: StageWorker | None = None
-
-    def load(self) -> PrerequisiteError | None:
-        """Loads the stage's models."""
-        try:
-            self._worker = StageWorker(self._spec, self._store_root)
-        except PrerequisiteError as error:
-            return error
-        return None
-
-    def process(self, item: WorkItem) -> list[Record] | PrerequisiteError:
-        """Runs one item."""
-        assert self._worker is not None
-        try:
-            return self._worker.process(item)
-        except PrerequisiteError as error:
-            return error
-
-
 @dataclass
 class _Slot:
     """A worker and what it is doing."""
@@ -85,6 +61,7 @@ class RayExecutor:
         self._choice = choice
         self._store_root = store_root.resolve()
         self._serving = serving or ServingChoice()
+        self._workers = Workers(self._store_root)
         self._owns_ray = False
 
     def run(self, spec: StageSpec, items: Sequence[WorkItem], report: Report, watch: Watch = nothing_to_watch) -> None:
@@ -98,7 +75,8 @@ class RayExecutor:
             if pool.workers == "auto":
                 workers = min(workers, _ASKERS_PER_SERVER * len(spec.servers.endpoints))
         self._require_fit(spec.name, pool)
-        run = _StageRun(self._choice, pool, spec, self._store_root, report, watch)
+        self._workers.prepare(pool)
+        run = _StageRun(self._choice, pool, spec, self._workers, self._store_root, report, watch)
         try:
             run.drain(longest_first(items), workers=min(_worker_count(pool), workers))
         finally:
@@ -109,6 +87,7 @@ class RayExecutor:
         from harness.cluster.ray_replicas import replica_count
 
         self._connect()
+        self._workers.dismiss()  # the servers may need what idle workers hold
         return replica_count(choice)
 
     def place(self, launch: Launch, log: Path, choice: ServingChoice) -> RayReplica:
@@ -121,7 +100,10 @@ class RayExecutor:
         """Shuts a local cluster down; leaves a joined one running."""
         import ray
 
-        if self._owns_ray and ray.is_initialized():
+        if not ray.is_initialized():
+            return
+        self._workers.dismiss()
+        if self._owns_ray:
             ray.shutdown()
             self._owns_ray = False
 
@@ -206,6 +188,7 @@ class _StageRun:
         choice: ExecutorChoice,
         pool: Pool,
         spec: StageSpec,
+        workers: Workers,
         store_root: Path,
         report: Report,
         watch: Watch,
@@ -214,7 +197,7 @@ class _StageRun:
         self._choice = choice
         self._pool = pool
         self._spec = spec
-        self._store_root = store_root
+        self._workers = workers
         self._store = ArtefactStore(store_root)
         self._report = report
         self._queue: deque[WorkItem] = deque()
@@ -243,19 +226,8 @@ class _StageRun:
         self._slots.clear()
 
     def _spawn(self) -> None:
-        import ray
-
-        pool = self._pool
-        threads = {name: str(pool.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        remote: Any = ray.remote(_WorkerProcess)
-        actor = remote.options(
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus,
-            memory=int(pool.memory_gb * 2**30) if pool.memory_gb else None,
-            max_restarts=0,
-            runtime_env={"env_vars": threads},
-        ).remote(self._spec, self._store_root)
-        self._slots[actor.load.remote()] = _Slot(actor, time.monotonic())
+        actor = self._workers.take(self._pool)
+        self._slots[actor.load.remote(self._spec)] = _Slot(actor, time.monotonic())
 
     def _settle(self, reference: Any) -> None:
         """A call ended: record its results, or deal with the death of its worker."""
@@ -287,9 +259,7 @@ class _StageRun:
             item = self._queue.popleft()
             self._slots[actor.process.remote(item)] = _Slot(actor, time.monotonic(), item)
         else:
-            import ray
-
-            ray.kill(actor)
+            self._workers.wait(actor)
 
     def _lost(self, slot: _Slot, cause: str) -> None:
         if slot.item is None:

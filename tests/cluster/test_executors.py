@@ -31,7 +31,10 @@ def ground(journal: Path | None = None) -> StageSpec:
 
 def run(executor: Executor, spec: StageSpec, items: list[WorkItem]) -> dict[str, Record]:
     records: list[Record] = []
-    executor.run(spec, items, records.append)
+    try:
+        executor.run(spec, items, records.append)
+    finally:
+        executor.close()
     assert max(Counter(record.key for record in records).values()) == 1, "a record came twice"
     return {record.key: record for record in records}
 
@@ -139,6 +142,20 @@ def test_two_workers_share_one_gpu(tmp_path: Path, ray_session: None) -> None:
     lines = [line.split() for line in journal.read_text().splitlines()]
     assert {line[-1] for line in lines} == {"gpu=0"}
     assert len({line[-2] for line in lines}) == 2, "two workers on the one GPU"
+
+
+def test_workers_outlive_a_stage_until_one_asks_for_other_resources(tmp_path: Path, ray_session: None) -> None:
+    pools = {"ground": Pool(workers=1, cpus=0.5), "segment": Pool(workers=1, cpus=0.5), "reason": Pool(workers=1)}
+    executor = RayExecutor(choice(pools=pools), tmp_path / "store")
+    used: dict[str, str] = {}
+    for name in ("ground", "segment", "reason"):
+        journal = tmp_path / f"journal of {name}"
+        spec = StageSpec(name, "fake_method:GroundStage", 1, BrightSettings(journal=str(journal)))
+        executor.run(spec, [item_of(write_clip(tmp_path, name, ["x"]))], lambda record: None)
+        used[name] = journal.read_text().split()[-2]
+    executor.close()
+    assert used["segment"] == used["ground"]
+    assert used["reason"] != used["ground"]
 
 
 def test_a_stage_that_cannot_be_built_stops_the_run_with_its_reason(tmp_path: Path, ray_session: None) -> None:

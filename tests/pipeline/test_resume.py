@@ -106,7 +106,7 @@ def test_a_killed_worker_costs_nothing_but_time(base: Path, uninterrupted: dict[
     folder = base / "worker"
     command = Command("run", write_recipe(folder, workers=2, seconds=0.4), folder=folder)
     wait_for_lines(folder / "journal", 2, command)
-    workers = [pid for pid, line in command.tree().items() if "ray::_WorkerProcess" in line]
+    workers = [pid for pid, line in command.tree().items() if "ray::WorkerProcess" in line]
     os.kill(workers[0], signal.SIGKILL)
     code, _, stderr = command.finish()
     assert code == 0, stderr
