@@ -18,7 +18,6 @@ Shape legend: B views run together, L sequence, P prefix, s tail, T frames, t h 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,6 +31,7 @@ from transformers import DynamicCache
 from harness.data.types import FrameHW3
 from harness.errors import SampleError
 from methods.lvlm.base import Lvlm, MapThw, Prompted
+from methods.lvlm.embedding import padded, positions
 from methods.lvlm.running import RunningLvlm, maps_of
 from methods.lvlm.soft import SoftPrompt, SoftPrompts, by_token, picture_span, with_soft
 from methods.rollout.capture import capture
@@ -233,9 +233,9 @@ class _Prefix:
         """Runs the prefixes of prompts with the same tokens."""
         end = _end(heads[0])
         inputs = lvlm.batched(heads)
-        positions = _positions(lvlm, heads)
-        if positions is not None:
-            inputs["position_ids"] = positions[..., :end]
+        placed = positions(lvlm, inputs)
+        if placed is not None:
+            inputs["position_ids"] = placed[..., :end]
         cut = {name: inputs[name][:, :end] for name in by_token(heads[0])}
         cache = DynamicCache()
         with capture(lvlm.text_model, layers) as captured:
@@ -245,8 +245,8 @@ class _Prefix:
     def suffix(self, batch: Sequence[Prompted]) -> list[LayerQK]:
         """Runs one prompt's remaining tokens on all views; the prefix stays as it was."""
         ids_Bs = torch.cat([prompted.inputs["input_ids"][:, self.end :] for prompted in batch])
-        positions = _positions(self.lvlm, batch)
-        placed = {} if positions is None else {"position_ids": positions[..., self.end :]}
+        places = positions(self.lvlm, padded(batch)[0])
+        placed = {} if places is None else {"position_ids": places[..., self.end :]}
         self.lvlm.forget()
         for layer, (keys, values) in zip(self._cache.layers, self._kept, strict=True):
             layer.keys, layer.values = keys, values
@@ -255,17 +255,6 @@ class _Prefix:
                 input_ids=ids_Bs.to(self.lvlm.model.device), past_key_values=self._cache, use_cache=True, **placed
             )
         return captured.layers()
-
-
-def _positions(lvlm: RunningLvlm, batch: Sequence[Prompted]) -> Tensor | None:
-    """Where a model that places visual tokens in time, height and width puts the whole prompts; None: 0, 1, 2, ..."""
-    index = getattr(lvlm.model.model, "get_rope_index", None)
-    if index is None:
-        return None
-    names = [name for name in inspect.signature(index).parameters if name in batch[0].inputs]
-    inputs = {name: torch.cat([item.inputs[name] for item in batch]).to(lvlm.model.device) for name in names}
-    positions: Tensor = index(**inputs)[0]
-    return positions
 
 
 def completed(lvlm: RunningLvlm, head: Prompted, tail: Tail) -> Prompted:

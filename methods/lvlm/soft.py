@@ -130,6 +130,18 @@ def by_token(prompted: Prompted) -> dict[str, Tensor]:
     return {name: value for name, value in prompted.inputs.items() if value.shape == shape}
 
 
+def picture_tokens(prompted: Prompted) -> Tensor:
+    """True at the tokens that stand for a part of a picture, on the grid or not, (L,) bool.
+
+    Raises:
+        ValueError: a text prompt.
+    """
+    if prompted.grid is None:
+        raise ValueError("a text prompt has no picture")
+    ids_L = prompted.inputs["input_ids"][0]
+    return torch.isin(ids_L, ids_L[prompted.visual_L])
+
+
 def picture_span(prompted: Prompted) -> tuple[int, int]:
     """From the first token that stands for a part of a picture to behind the last one.
 
@@ -138,10 +150,7 @@ def picture_span(prompted: Prompted) -> tuple[int, int]:
     Raises:
         ValueError: a text prompt.
     """
-    if prompted.grid is None:
-        raise ValueError("a text prompt has no picture")
-    ids_L = prompted.inputs["input_ids"][0]
-    places = torch.isin(ids_L, ids_L[prompted.visual_L]).nonzero()
+    places = picture_tokens(prompted).nonzero()
     return int(places[0]), int(places[-1]) + 1
 
 

@@ -7,16 +7,14 @@ for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from methods.lvlm.embedding import embedding_only
 from methods.training.inputs import IGNORED, Bucket, label_counts
 
 
@@ -110,7 +108,7 @@ class Learner(nn.Module):
         pixels = bucket.inputs(views)
         ids_CP = bucket.prefix_P.expand(len(views), -1)
         position = None if bucket.position_3P is None else bucket.position_3P[:, None].expand(3, len(views), -1)
-        with _embedding_only(self.text_model):
+        with embedding_only(self.text_model):
             out = self.model.model(input_ids=ids_CP, position_ids=position, use_cache=False, **pixels)
         hidden: Tensor = out.last_hidden_state
         return hidden
@@ -147,21 +145,6 @@ def _visible(prefix: int, question_CS: Tensor) -> Tensor:
     same_CLL = question_CL[:, :, None] == question_CL[:, None, :]
     seen_CLL = (same_CLL | (question_CL == -1)[:, None, :]).tril()
     return seen_CLL[:, None]
-
-
-@contextmanager
-def _embedding_only(text_model: Any) -> Iterator[None]:
-    """Inside, the language model hands back what it is given: the embedded sequence with its visual tokens."""
-
-    def hand_back(inputs_embeds: Tensor | None = None, **_: Any) -> BaseModelOutputWithPast:
-        assert inputs_embeds is not None
-        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)  # type: ignore[arg-type]
-
-    text_model.forward = hand_back
-    try:
-        yield
-    finally:
-        del text_model.forward
 
 
 def _equal_chunks(

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from harness.errors import PrerequisiteError
 from methods.lvlm.running import RunningLvlm
-from methods.lvlm.soft import SoftPrompt
+from methods.lvlm.soft import SoftPrompt, with_soft
 from methods.steerseg.prompt_files import Role
 from methods.steerseg.training.files import METRICS, STEPS, State, TrainingFolder
 from methods.steerseg.training.lessons import Lessons, Split, Unit, looked_at
 from methods.steerseg.training.losses import map_loss
 from methods.steerseg.training.passes import soft_maps, together
-from methods.steerseg.training.prepared import Call, Preparer, ahead, softened
+from methods.steerseg.training.prepared import Call, Preparer, ahead
 from methods.steerseg.training.recipe import TrainRecipe, View
 from methods.steerseg.training.targets import concentration, points_inside
 from methods.steerseg.training.workers import Workers
@@ -153,11 +153,19 @@ class PromptTraining:
     def maps(self, calls: Sequence[Call], soft: SoftPrompt | None) -> list[Tensor]:
         """The calls' maps without gradients."""
         made: dict[int, Tensor] = {}
-        items = softened(self.lvlm, calls, soft)
-        for keys in together(items, self.lvlm.settings.frame_batch):
-            found = soft_maps(self.lvlm, [items[key] for key in keys], self.recipe.rollout)
-            made.update(zip(keys, found, strict=True))
+        for some, maps in self._passes(calls, soft):
+            made.update(zip(some, maps, strict=True))
         return [made[index] for index in range(len(calls))]
+
+    def _passes(
+        self, calls: Sequence[Call], soft: SoftPrompt | None, *, weight_gradient: bool = False
+    ) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Pass by pass, indices of calls and their maps."""
+        items = [with_soft(self.lvlm, call.prompted, soft) for call in calls]
+        for some in together(items, self.lvlm.settings.frame_batch):
+            seen = [self.preparer.seen(calls[index]) for index in some]
+            batch = [items[index] for index in some]
+            yield some, soft_maps(self.lvlm, batch, seen, self.recipe.rollout, weight_gradient=weight_gradient)
 
     def _units(self, start: int) -> Iterator[dict[View, list[Unit]]]:
         streams = {view: lessons.units(start) for view, lessons in self.lessons.items()}
@@ -177,17 +185,10 @@ class PromptTraining:
         bad: list[str] = []
         for index, view in enumerate(self.views):
             calls = batch[view]
-            items = softened(self.lvlm, calls, self.soft)
-            for keys in together(items, self.lvlm.settings.frame_batch):
-                maps = soft_maps(
-                    self.lvlm,
-                    [items[key] for key in keys],
-                    recipe.rollout,
-                    weight_gradient=recipe.weight_gradient,
-                )
-                parts = self._losses([calls[key] for key in keys], maps)
+            for some, maps in self._passes(calls, self.soft, weight_gradient=recipe.weight_gradient):
+                parts = self._losses([calls[key] for key in some], maps)
                 finite = parts.isfinite().all(1).tolist()
-                bad += [calls[key].name for key, fine in zip(keys, finite, strict=True) if not fine]
+                bad += [calls[key].name for key, fine in zip(some, finite, strict=True) if not fine]
                 weights = parts.new_tensor([recipe.loss.bce, recipe.loss.dice])
                 torch.autograd.backward((parts * weights).sum() / float(counts[index]))
                 sums[index] += parts.detach().double().sum(0)

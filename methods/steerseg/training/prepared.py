@@ -20,9 +20,10 @@ import torch
 from harness.data.types import FrameHW3
 from harness.errors import PrerequisiteError, SampleError
 from methods.lvlm.base import Grid, Prompted
+from methods.lvlm.embedding import see
 from methods.lvlm.prefix import PROBE, Tail, completed
 from methods.lvlm.running import RunningLvlm
-from methods.lvlm.soft import SoftPrompt, by_token, picture_span, with_soft
+from methods.lvlm.soft import by_token, picture_span
 from methods.steerseg.prompts import attention_prompt
 from methods.steerseg.training.lessons import Lessons, Sample, Unit
 from methods.steerseg.training.recipe import View
@@ -39,6 +40,8 @@ class Call:
 
     name: str
     """For messages."""
+    shown: Hashable
+    """Which pictures: calls with equal ones see the same."""
     prompted: Prompted
     """Without soft tokens."""
     shares_thw: Float32
@@ -57,7 +60,8 @@ class Preparer:
         self.source = source
         self._frames: _Kept[list[FrameHW3]] = _Kept(cache_bytes // 4)
         self._masks: _Kept[BoolTHW] = _Kept(cache_bytes // 8)
-        self._heads: _Kept[Prompted] = _Kept(cache_bytes // 2)
+        self._heads: _Kept[Prompted] = _Kept(cache_bytes // 4)
+        self._seen: _Kept[torch.Tensor] = _Kept(cache_bytes // 4)
         self._tails: _Kept[Tail] = _Kept(cache_bytes // 8)
         self._grids: dict[tuple[int, ...], Grid] = {}
         self._lock = RLock()
@@ -96,6 +100,10 @@ class Preparer:
             chosen = shown[np.unique(np.linspace(0, len(shown) - 1, min(keyframes, len(shown))).astype(int))]
             return [self.frame(sample, int(keyframe), prompt) for keyframe in chosen]
 
+    def seen(self, call: Call) -> torch.Tensor:
+        """What the model sees in the call's pictures, (n, D). For the thread that runs the model alone."""
+        return self._seen.get(call.shown, lambda: see(self.lvlm, call.prompted), lambda seen_nD: seen_nD.nbytes)
+
     def masks(self, sample: Sample) -> BoolTHW:
         """The sample's target on its keyframes."""
         return self._masks.get(
@@ -111,15 +119,16 @@ class Preparer:
     def clip(self, sample: Sample, prompt: str) -> Call:
         """The clip call of a sample."""
         frames = self.frames(sample.video)
-        prompted = self._prompted((sample.video, "clip"), partial(self.lvlm.clip, frames), prompt, "clip")
-        return _call(sample, "clip", prompted, self.masks(sample), frames)
+        shown = (sample.video, "clip")
+        prompted = self._prompted(shown, partial(self.lvlm.clip, frames), prompt, "clip")
+        return _call(sample, "clip", shown, prompted, self.masks(sample), frames)
 
     def frame(self, sample: Sample, keyframe: int, prompt: str) -> Call:
         """The frame call of one of a sample's keyframes."""
-        shown = self.frames(sample.video)[keyframe]
-        show = partial(self.lvlm.frame, shown, clip_grid=self._clip_grid(shown))
-        prompted = self._prompted((sample.video, keyframe), show, prompt, "frame")
-        return _call(sample, "frame", prompted, self.masks(sample)[keyframe : keyframe + 1], [shown])
+        frame, shown = self.frames(sample.video)[keyframe], (sample.video, keyframe)
+        show = partial(self.lvlm.frame, frame, clip_grid=self._clip_grid(frame))
+        prompted = self._prompted(shown, show, prompt, "frame")
+        return _call(sample, "frame", shown, prompted, self.masks(sample)[keyframe : keyframe + 1], [frame])
 
     def _clip_grid(self, frame: FrameHW3) -> Grid:
         if frame.shape not in self._grids:
@@ -148,10 +157,17 @@ class Preparer:
         return self._tails.get((view, prompt), make, lambda tail: sum(value.nbytes for value in tail.values()))
 
 
-def _call(sample: Sample, view: View, prompted: Prompted, masks_THW: BoolTHW, frames: Sequence[FrameHW3]) -> Call:
+def _call(
+    sample: Sample,
+    view: View,
+    shown: Hashable,
+    prompted: Prompted,
+    masks_THW: BoolTHW,
+    frames: Sequence[FrameHW3],
+) -> Call:
     assert prompted.grid is not None, "a clip or a frame has visual tokens"
     name = f"video '{sample.video}', expression '{sample.expression}' ({view} call)"
-    return Call(name, prompted, mask_shares(masks_THW, prompted.grid), masks_THW, tuple(frames))
+    return Call(name, shown, prompted, mask_shares(masks_THW, prompted.grid), masks_THW, tuple(frames))
 
 
 def _tail_of(prompted: Prompted) -> Tail:
@@ -172,11 +188,6 @@ def _naming(sample: Sample) -> Iterator[None]:
             f"Training cannot use video '{sample.video}', expression '{sample.expression}': {error}.",
             "Correct the data, or leave the video out.",
         ) from error
-
-
-def softened(lvlm: RunningLvlm, calls: Iterable[Call], soft: SoftPrompt | None) -> dict[int, Prompted]:
-    """Every call's prompt with the soft tokens in it, numbered."""
-    return {index: with_soft(lvlm, call.prompted, soft) for index, call in enumerate(calls)}
 
 
 def ahead(items: Iterator[Any], make: Callable[[Any], Item]) -> Iterator[Item]:

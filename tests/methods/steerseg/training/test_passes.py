@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from methods.lvlm.embedding import padded
 from methods.lvlm.running import RunningLvlm
 from methods.lvlm.soft import SoftPrompt, with_soft
 from methods.rollout.spec import RolloutSpec
 from methods.steerseg.prompts import attention_prompt
 from methods.steerseg.training.lessons import Sample
 from methods.steerseg.training.loop import require_frozen
-from methods.steerseg.training.passes import padded, soft_maps, together
+from methods.steerseg.training.passes import soft_maps, together
 from methods.steerseg.training.prepared import Preparer, ahead
 from methods.steerseg.training.sources import ShapesSource
 
@@ -50,19 +51,18 @@ def test_maps_of_a_padded_batch_are_those_of_inference(family: str, loaded: Load
     samples = asked(source)
     for make in (preparer.clip, lambda sample, prompt: preparer.frame(sample, 1, prompt)):
         calls = [make(sample, attention_prompt(sample.text, ["red"] * index)) for index, sample in enumerate(samples)]
-        items = {index: with_soft(lvlm, call.prompted, soft) for index, call in enumerate(calls)}
+        items = [with_soft(lvlm, call.prompted, soft) for call in calls]
         groups = list(together(items, 8))
         assert sorted(key for group in groups for key in group) == [0, 1, 2, 3]
         assert [len(group) for group in together(items, 1)] == [1, 1, 1, 1]
-        # LLaVA-OneVision alone keeps frames of different shapes apart.
-        assert family == "llava_onevision" or len(groups) == 1
         maps: dict[int, torch.Tensor] = {}
         for group in groups:
             batch = [items[key] for key in group]
             assert len({item.length for item in batch}) > 1 and not padded(batch)[1].all()
+            seen = [preparer.seen(calls[key]) for key in group]
             with torch.no_grad():
-                maps.update(zip(group, soft_maps(lvlm, batch, SPEC), strict=True))
-        for key, item in items.items():
+                maps.update(zip(group, soft_maps(lvlm, batch, seen, SPEC), strict=True))
+        for key, item in enumerate(items):
             found, expected = maps[key], lvlm.rollout(item, SPEC)
             assert found.shape == expected.shape
             np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6 * expected.max())
@@ -95,12 +95,13 @@ def test_gradients_are_the_slopes_and_the_model_gets_none(
 ) -> None:
     spec = RolloutSpec(start_layer=1, head_weights=head_weights)  # type: ignore[arg-type]
     lvlm = loaded("qwen2_5_vl")
-    call = Preparer(lvlm, source, 2**28).clip(asked(source)[0], "the dog? ")
+    preparer = Preparer(lvlm, source, 2**28)
+    call = preparer.clip(asked(source)[0], "the dog? ")
     vectors_nD = torch.randn(4, 128, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     prompted = with_soft(lvlm, call.prompted, SoftPrompt(vectors_nD, "before_vision"))
 
     def mass() -> torch.Tensor:
-        [map_thw] = soft_maps(lvlm, [prompted], spec, weight_gradient=weight_gradient)
+        [map_thw] = soft_maps(lvlm, [prompted], [preparer.seen(call)], spec, weight_gradient=weight_gradient)
         return (map_thw * torch.from_numpy(call.shares_thw)).sum()
 
     mass().backward()  # type: ignore[no-untyped-call]
