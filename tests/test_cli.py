@@ -140,6 +140,17 @@ def test_a_damaged_ground_truth_mask_is_a_counted_sample_failure(folder: Path, r
     assert samples["error"].str.contains("mask_dict.json: '0'\\[2\\]: the RLE covers 3072 pixels of a 48x65")[:2].all()
 
 
+def test_masks_that_cannot_be_aligned_are_a_counted_sample_failure(folder: Path, run: Run) -> None:
+    path = folder / "data/shapes/valid/mask_dict.json"
+    masks = json.loads(path.read_text())
+    del masks["0"][3]
+    path.write_text(json.dumps(masks))
+    assert run("run", write_recipe(folder)).code == 3
+    samples = table(folder)
+    assert list(samples["status"]) == ["failed", "failed", "scored"]
+    assert samples["error"].str.contains("'0' has 3 masks for the 4 frames of 'a'")[:2].all()
+
+
 def test_one_frame_and_resume_by_folder(folder: Path, run: Run) -> None:
     write_dataset(folder / "single", {"one": ["it"]}, frames=1)
     assert run("run", write_recipe(folder, data_root="single")).code == 0

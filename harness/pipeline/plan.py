@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.data.digests import MediaIndex
 from harness.data.reader import Dataset, open_dataset
-from harness.data.types import Sample, Video
+from harness.data.types import GroundTruth, Sample, Video
 from harness.errors import PrerequisiteError, SampleError
 from harness.pipeline.artefacts import ArtefactStore
 from harness.pipeline.keys import artefact_key, digest_of
@@ -172,6 +172,14 @@ def _media_digest(video: Video, index: MediaIndex) -> str:
         return digest_of({"unreadable": str(error)})
 
 
+def _mask_digest(ground_truth: GroundTruth, sample: Sample) -> str:
+    """Like ``_media_digest``: masks that cannot be read are met and recorded when the sample is scored."""
+    try:
+        return ground_truth.digest(sample.video, sample.expression)
+    except SampleError as error:
+        return digest_of({"unreadable": str(error)})
+
+
 def _variants(choice: MethodChoice, recipe_lvlms: Sequence[str]) -> Iterator[Variant]:
     method, settings, lvlms = _resolve(choice, recipe_lvlms)
     for lvlm in lvlms:
@@ -215,7 +223,7 @@ def _keys(variant: Variant, sample: Sample, chosen: ChosenDataset) -> dict[str, 
         keys[spec.name] = artefact_key(spec, media=media, text=sample.expression.text, upstream=upstream)
     ground_truth = chosen.dataset.ground_truth
     if ground_truth is not None:
-        masks = ground_truth.digest(sample.video, sample.expression)
+        masks = _mask_digest(ground_truth, sample)
         keys[SCORE] = artefact_key(
             score_spec(chosen.dataset),
             media=media,
