@@ -26,7 +26,7 @@ def plain(map_thw: np.ndarray, target: np.ndarray, normalisation: str) -> tuple[
             p = 1 / (1 + math.exp(-2 * ((value - mean) / spread - 1)))
         else:
             p = (value - values.min()) / (values.max() - values.min())
-        sure = min(max(p, 1e-4), 1 - 1e-4)
+        sure = p if normalisation == "standardised" else min(max(p, 1e-4), 1 - 1e-4)
         bce -= (share * math.log(sure) + (1 - share) * math.log(1 - sure)) / len(values)
         both, total = both + p * share, total + p + share
     return bce, 1 - (2 * both + 1) / (total + 1)
@@ -51,12 +51,12 @@ def test_a_rounded_target() -> None:
     assert torch.equal(torch.stack(rounded), torch.stack(expected))
 
 
-def sink_slope(normalisation: str) -> tuple[float, float]:
+def sink_slope(normalisation: str, sink: float = 1.0) -> tuple[float, float]:
     """How BCE and Dice change with a background cell that holds the maximum."""
     map_thw, target = torch.full((1, 28, 52), 0.1), torch.zeros(1, 28, 52)
     object_n = torch.randperm(28 * 52 - 2, generator=torch.Generator().manual_seed(0))[:73] + 2
     map_thw.view(-1)[object_n], target.view(-1)[object_n] = 0.3, 1.0
-    map_thw[0, 0, 0], map_thw[0, 0, 1] = 1.0, 0.0
+    map_thw[0, 0, 0], map_thw[0, 0, 1] = sink, 0.0
     slopes = []
     for part in (0, 1):
         leaf = map_thw.clone().requires_grad_(True)
@@ -68,6 +68,8 @@ def sink_slope(normalisation: str) -> tuple[float, float]:
 def test_a_sink_is_pushed_down_by_the_default_alone() -> None:
     bce, dice = sink_slope("standardised")
     assert bce > 1e-3 and dice > 1e-3
+    # One of 37 standard deviations too.
+    assert sink_slope("standardised", sink=10.0)[0] > 1e-3
     # Min-max: BCE pulls the sink up about as much as Dice pushes it down.
     bce, dice = sink_slope("min_max")
     assert bce < -0.01 and dice > 0.01 and abs(bce + dice) < 0.1 * dice
