@@ -5,7 +5,9 @@
 A world is a seed of the shapes benchmark's valid split; seed 0 is the one that checkpoints were judged on. Every method
 of the recipe is compared with the first one on the same samples, videos resampled, and the difference is printed for
 every world, because a margin that one world shows may be luck.
-What the same SAM2 makes of a perfect point is measured by ``python -m methods.segmentation.training.evaluate``.
+The last row is what the true mask of a thing drawn at random would get: what attention that finds things, but not the
+right one, leads to. What SAM2 makes of a perfect point is measured by
+``python -m methods.segmentation.training.evaluate``.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from rich.table import Table
 from transformers.utils import logging
 
 from harness.data.shapes import write_shapes
+from harness.data.shapes.clip import make_clip
 from harness.pipeline.engine import Run
 from harness.pipeline.runfolder import RunFolder
 from harness.recipes import load_recipe
 from harness.runs import read_run, read_samples
+from harness.scoring import kernel
 from harness.scoring.statistics import Bootstrap
 
 
@@ -50,7 +54,26 @@ def main() -> None:
             for row in samples.itertuples():
                 name = f"{row.method}" if len(recipe.lvlms) < 2 else f"{row.method} ({Path(row.lvlm).name})"
                 scores[name].setdefault(world, {})[(row.video, row.expression)] = float(row.J_and_F)
+            for key, value in _random_thing(world, given.videos).items():
+                scores["a thing at random"].setdefault(world, {})[key] = value
+    scores["a thing at random"] = scores.pop("a thing at random")
     console.print(_table(scores, given.worlds))
+
+
+def _random_thing(world: int, videos: int) -> dict[tuple[str, str], float]:
+    """By video and expression, the mean J&F of the true masks of every thing of the video."""
+    found: dict[tuple[str, str], float] = {}
+    for index in range(videos):
+        clip = make_clip(world, "valid", index)
+        things = np.unique(clip.ids_THW[clip.ids_THW > 0])
+        for number, sentence in enumerate(clip.sentences):
+            values = []
+            for thing in things:
+                pairs = [(clip.mask(sentence.targets, t), clip.ids_THW[t] == thing) for t in range(len(clip.ids_THW))]
+                counts_T6 = np.array([kernel.frame_counts(true_HW, thing_HW) for true_HW, thing_HW in pairs])
+                values.append((kernel.j(counts_T6).mean() + kernel.f(counts_T6).mean()) / 2)
+            found[clip.name, str(number)] = float(np.mean(values))
+    return found
 
 
 def _table(scores: dict[str, dict[int, dict[tuple[str, str], float]]], worlds: list[int]) -> Table:
