@@ -18,7 +18,7 @@ from transformers.utils import logging
 from methods.lvlm.load import load_lvlm
 from methods.lvlm.running import resolve_device
 from methods.lvlm.small import CORPUS, SmallShape, write_small
-from methods.training.card import write_card
+from methods.training.card import read_card, write_card
 from methods.training.evaluate import judge
 from methods.training.inputs import buckets, training_settings
 from methods.training.lessons import VERSION, Lesson, lessons
@@ -93,6 +93,7 @@ def main() -> None:
             f"{ended.look_steps} --read-steps {ended.read_steps} --seed {given.seed}"
             + (f" --start {given.start}" if given.start else ""),
             "parameters": sum(parameter.numel() for parameter in lvlm.model.parameters()),
+            **({"start": _made(given.start)} if given.start else {}),
             "seed": given.seed,
             "data": f"shapes world, train split, seed {given.seed}, {given.clips} clips, lessons version {VERSION}",
             "schedule": asdict(schedule),
@@ -117,6 +118,11 @@ def _shape(learned: list[Lesson]) -> SmallShape:
     ]
     lines = sorted({line for q in questions for line in (*q.prompt.splitlines(), q.answer)})
     return replace(SHAPE, corpus=CORPUS + "\n".join(lines))
+
+
+def _made(start: Path) -> dict[str, Any]:
+    """How the checkpoint that training went on from was made."""
+    return {name: value for name, value in read_card(start).items() if name != "quality"}
 
 
 def _save(lvlm: Any, start: Path, folder: Path) -> None:

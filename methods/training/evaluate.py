@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from methods.lvlm.load import load_lvlm
 from methods.rollout.spec import RolloutSpec
 from methods.training.card import read_card, write_card
-from methods.training.inputs import buckets, training_settings
+from methods.training.inputs import buckets, thing_shares, training_settings
 from methods.training.lessons import Lesson, held_out
 from methods.training.loop import pack
 from methods.training.network import Learner
@@ -132,15 +131,8 @@ def target_share(
     lesson: Lesson, frames: Sequence[int], targets: Sequence[int], grid: tuple[int, ...]
 ) -> NDArray[np.float32]:
     """How much of each cell the targets fill, (t, h, w) float32 in [0, 1]: the mean over the frames of a slot."""
-    slots, height, width = grid
-    each = -(-len(frames) // slots)
-    out_thw = np.zeros(grid, dtype=np.float32)
-    for slot in range(slots):
-        here = list(frames[slot * each : (slot + 1) * each])
-        for frame in here:
-            mask_HW = np.isin(lesson.ids_THW[frame], targets).astype(np.float32)
-            out_thw[slot] += cv2.resize(mask_HW, (width, height), interpolation=cv2.INTER_AREA) / len(here)
-    return out_thw
+    share_thw: NDArray[np.float32] = thing_shares(lesson, frames, grid)[[target - 1 for target in targets]].sum(0)
+    return share_thw
 
 
 def main() -> None:

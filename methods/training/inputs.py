@@ -4,7 +4,7 @@ The processors are the checkpoint's own, through ``Lvlm.clip``, ``Lvlm.frame`` a
 sees what the methods will show.
 
 Shape legend: N views of a bucket, P tokens up to the last visual one, L sequence, t h w visual grid, T keyframes,
-H W pixels.
+k things, H W pixels.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from harness.data.shapes.stories import TEXTURES
 from methods.lvlm.base import LvlmSettings, Prompted
@@ -52,6 +53,8 @@ class Shown:
     pixels: dict[str, NDArray[np.generic]]
     cells_thwk: NDArray[np.int8]
     """Labels of the cells, see ``cell_labels``; ``IGNORED`` where none is clear."""
+    shares_kthw: NDArray[np.uint8]
+    """How much of each cell each thing fills, in 255ths."""
     questions: tuple[Question, ...]
 
     @property
@@ -74,10 +77,14 @@ class Bucket:
     pixels: dict[str, Tensor]
     """(N, ...), floats in half precision; flattened over the first two axes they are the model's inputs."""
     cells_Nthwk: Tensor
+    shares_Nkthw: NDArray[np.uint8]
+    """As in ``Shown``; zeros where a clip has fewer things than another."""
     asked: list[list[tuple[NDArray[np.int32], int]]]
     """Per view: tokens behind the prefix, question and answer, and where the answer starts."""
     kinds: list[list[str]]
     """Per view: the kinds of its questions."""
+    about: list[list[tuple[int, ...]]]
+    """Per view: the things its questions are about."""
     filled_P: Tensor
     """Which tokens of the prefix the vision tower fills in: the visual ones, newlines and base pictures."""
     seen_NfD: Tensor | None = None
@@ -142,8 +149,10 @@ def _shown(
                 array = value.numpy()
                 pixels[name] = array.astype(np.float16) if array.dtype.kind == "f" and array.ndim > 1 else array
     cells = np.zeros((0, 0, 0, LABELS), dtype=np.int8)
+    shares = np.zeros((0, 0, 0, 0), dtype=np.float32)
     if prompted.grid is not None:
-        cells = cell_labels(lesson, frames, prompted.grid, heads)
+        shares = thing_shares(lesson, frames, prompted.grid)
+        cells = cell_labels(lesson, frames, shares, heads)
     return Shown(
         kind=kind,
         prefix_P=ids_L[:length],
@@ -154,28 +163,38 @@ def _shown(
         grid=prompted.grid,
         pixels=pixels,
         cells_thwk=cells,
+        shares_kthw=np.rint(255 * shares).astype(np.uint8),
         questions=questions,
     )
 
 
+def thing_shares(lesson: Lesson, frames: Sequence[int], grid: tuple[int, ...]) -> NDArray[np.float32]:
+    """How much of each cell each thing fills, (things, t, h, w) float32 in [0, 1]: the mean over a slot's frames."""
+    slots, height, width = grid
+    each = -(-len(frames) // slots)
+    shares_kthw = np.zeros((len(lesson.labels), *grid), dtype=np.float32)
+    for slot in range(slots):
+        here = list(frames[slot * each : (slot + 1) * each])
+        for frame in here:
+            for thing, shares_thw in enumerate(shares_kthw):
+                mask = (lesson.ids_THW[frame] == thing + 1).astype(np.float32)
+                shares_thw[slot] += cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) / len(here)
+    return shares_kthw
+
+
 def cell_labels(
-    lesson: Lesson, frames: Sequence[int], grid: tuple[int, int, int], headings: NDArray[np.int8]
+    lesson: Lesson, frames: Sequence[int], shares_kthw: NDArray[np.float32], headings: NDArray[np.int8]
 ) -> NDArray[np.int8]:
     """What each cell shows, (t, h, w, 5) int8: 0 or 1 + shape, colour, size, heading within the slot, ground.
 
     A cell shows a thing that fills 30% of it and more than any other; background where things fill less than 8%.
     """
-    slots, height, width = grid
+    slots = shares_kthw.shape[1]
     each = -(-len(frames) // slots)
-    labels = np.full((*grid, LABELS), IGNORED, dtype=np.int8)
-    things = len(lesson.labels)
+    labels = np.full((*shares_kthw.shape[1:], LABELS), IGNORED, dtype=np.int8)
     for slot in range(slots):
         here = list(frames[slot * each : (slot + 1) * each])
-        share_Nhw = np.zeros((things, height, width), dtype=np.float32)
-        for frame in here:
-            for thing in range(things):
-                mask = (lesson.ids_THW[frame] == thing + 1).astype(np.float32)
-                share_Nhw[thing] += cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) / len(here)
+        share_Nhw = shares_kthw[:, slot]
         most_hw = share_Nhw.argmax(0)
         empty_hw = share_Nhw.sum(0) < 0.08
         labels[slot][empty_hw, 0] = 0
@@ -272,8 +291,10 @@ def _bucket(lvlm: Any, views: Sequence[Shown]) -> Bucket:
         grid=first.grid,
         pixels={name: torch.from_numpy(np.stack([view.pixels[name] for view in views])) for name in first.pixels},
         cells_Nthwk=torch.from_numpy(np.stack([view.cells_thwk for view in views])),
+        shares_Nkthw=pad_sequence([torch.from_numpy(view.shares_kthw) for view in views], batch_first=True).numpy(),
         asked=[tails(lvlm.tokenizer, view.tail, view.questions) for view in views],
         kinds=[[question.kind for question in view.questions] for view in views],
+        about=[[question.targets for question in view.questions] for view in views],
     )
     if hasattr(lvlm.model.model, "get_rope_index") and len(first.prefix_P):
         _rotary(lvlm, bucket)

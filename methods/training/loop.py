@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from methods.training.inputs import Bucket
-from methods.training.network import Learner, Packed
+from methods.training.network import Glances, Learner, Packed
 
 SHARES = {"clip": 0.5, "picture": 0.43, "text": 0.07}
 """How many batches show a clip, one picture, nothing."""
@@ -38,6 +38,8 @@ class Schedule:
     """To a batch of the second part; twice as many to one of the first."""
     questions: int = 8
     """About each view."""
+    glance: float = 0.3
+    """Weight of looking at what a question is about, beside answering it."""
     rate: float = 1.2e-3
     warm_up: float = 0.03
     decay: float = 0.05
@@ -54,7 +56,7 @@ class Ended:
     seconds: float
     cell_loss: float
     """Mean over the last steps of the first part, likewise below."""
-    answer_loss: float
+    read_loss: float
 
 
 def train(learner: Learner, buckets: Sequence[Bucket], schedule: Schedule, say: Callable[[str], None]) -> Ended:
@@ -76,8 +78,10 @@ def train(learner: Learner, buckets: Sequence[Bucket], schedule: Schedule, say: 
     def read() -> Tensor:
         bucket = drawn.bucket(tuple(SHARES))
         views = rng.integers(len(bucket), size=schedule.views)
-        asked = _questions(bucket, views, schedule.questions, rng).to(device)
-        return learner.answer_loss(bucket, torch.from_numpy(views).to(device), asked)
+        chosen = [rng.integers(len(bucket.asked[view]), size=schedule.questions) for view in views]
+        asked = pack([[bucket.asked[v][q] for q in some] for v, some in zip(views, chosen, strict=True)])
+        looked = glances(bucket, views, chosen).to(device)
+        return learner.read_loss(bucket, torch.from_numpy(views).to(device), asked.to(device), looked, schedule.glance)
 
     learner.train()
     seconds = None if schedule.seconds is None else schedule.look_share * schedule.seconds
@@ -100,6 +104,8 @@ def _part(
     say: Callable[[str], None],
 ) -> tuple[int, float]:
     """Steps made, and the mean loss of the last ones."""
+    if not steps:
+        return 0, 0.0
     device = next(learner.parameters()).device
     optimiser = _optimiser(learner, schedule)
     started = told = time.monotonic()
@@ -182,10 +188,20 @@ def pack(chosen: Sequence[Sequence[tuple[NDArray[np.int32], int]]]) -> Packed:
     return Packed(*(torch.from_numpy(array) for array in (token_CS, question_CS, place_CS, answer_CS, weight_CS)))
 
 
-def _questions(bucket: Bucket, views: NDArray[np.int64], count: int, rng: np.random.Generator) -> Packed:
-    """``count`` questions about each view, drawn with replacement."""
-    chosen = []
-    for view in views:
-        asked = bucket.asked[int(view)]
-        chosen.append([asked[int(index)] for index in rng.integers(len(asked), size=count)])
-    return pack(chosen)
+def glances(bucket: Bucket, views: NDArray[np.int64], chosen: Sequence[NDArray[np.int64]]) -> Glances:
+    """Of the chosen questions (C lists of them) about each view, those about things that are to be seen in it."""
+    view_G, place_G, shares_Gn = [], [], []
+    for row, (view, questions) in enumerate(zip(views, chosen, strict=True)):
+        at = 0
+        for question in questions:
+            tokens, start = bucket.asked[view][question]
+            things = [thing - 1 for thing in bucket.about[view][question]]
+            share_n = bucket.shares_Nkthw[view, things].sum(0, dtype=np.float32).ravel() / 255.0
+            if share_n.any():
+                view_G.append(row)
+                place_G.append(at + start - 1)
+                shares_Gn.append(share_n.clip(max=1.0))
+            at += len(tokens)
+    cells = int(np.prod(bucket.shares_Nkthw.shape[2:]))
+    share_Gn = torch.from_numpy(np.array(shares_Gn, dtype=np.float32).reshape(len(shares_Gn), cells))
+    return Glances(torch.tensor(view_G, dtype=torch.int64), torch.tensor(place_G, dtype=torch.int64), share_Gn)

@@ -1,7 +1,7 @@
 """The network in training: a transformers model whose prefix is embedded once for all questions about a view.
 
 Shape legend: C views, P prefix, S questions and answers behind it, L = P + S, D hidden, V vocabulary, n tokens asked
-for.
+for or cells, G glances.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from methods.lvlm.embedding import embedding_only
+from methods.rollout.capture import capture
 from methods.training.inputs import IGNORED, Bucket, label_counts
+
+GLANCING = 0
+"""The head, and the key head it reads."""
+_LEAST = 1e-6
+"""Attention below it counts as this much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +43,21 @@ class Packed:
         return Packed(*(tensor.to(device, non_blocking=True) for tensor in moved))
 
 
+@dataclass(frozen=True, eq=False)
+class Glances:
+    """Where the model should look when it begins to answer: G questions about things that are to be seen."""
+
+    view_G: Tensor
+    """Which of a batch's views each is about."""
+    place_G: Tensor
+    """The token behind the prefix that predicts the answer's first one."""
+    share_Gn: Tensor
+    """How much of each cell, in row-major order, its things fill, in [0, 1]."""
+
+    def to(self, device: torch.device) -> Glances:
+        return Glances(*(tensor.to(device) for tensor in (self.view_G, self.place_G, self.share_Gn)))
+
+
 class Learner(nn.Module):
     """A model with heads that name what each visual cell shows; the heads are dropped after training."""
 
@@ -49,6 +70,32 @@ class Learner(nn.Module):
         for tower in ("visual", "vision_tower"):
             if hasattr(self.model.model, tower):
                 _use_equal_chunks(getattr(self.model.model, tower))
+
+    def read_loss(self, bucket: Bucket, views: Tensor, asked: Packed, glances: Glances, glance: float) -> Tensor:
+        """``answer_loss`` plus ``glance`` times -log of the attention that lies on the things asked about.
+
+        Asked of one head (``GLANCING``) in each layer of the upper half, at the token that predicts an answer's first
+        one: where answers alone are to teach that, a hundred thousand views were not enough.
+        """
+        if not len(glances.view_G):
+            return self.answer_loss(bucket, views, asked)
+        layers = range(len(self.text_model.layers) // 2, len(self.text_model.layers))
+        with capture(self.text_model, layers) as captured:
+            loss = self.answer_loss(bucket, views, asked)
+        prefix = len(bucket.prefix_P)
+        row_G = prefix + glances.place_G
+        seen_GL = _visible(prefix, asked.question_CS)[glances.view_G, 0, row_G]
+        missed = loss.new_zeros(())
+        for layer in captured.layers():
+            query_GD = layer.query_BALD[glances.view_G, GLANCING, row_G].float()
+            key_GLD = layer.key_BKLD[glances.view_G, GLANCING].float()
+            score_GL = (key_GLD @ query_GD.unsqueeze(-1)).squeeze(-1) * layer.scale
+            attention_GL = score_GL.masked_fill(~seen_GL, -torch.inf).softmax(-1)
+            cells_Gn = attention_GL[:, :prefix][:, bucket.visual_P]
+            if bucket.order_n is not None:
+                cells_Gn = cells_Gn[:, bucket.order_n]
+            missed = missed - (cells_Gn * glances.share_Gn).sum(-1).clamp_min(_LEAST).log().mean()
+        return loss + glance * missed / len(layers)
 
     def answer_loss(self, bucket: Bucket, views: Tensor, asked: Packed) -> Tensor:
         """Weighted mean cross-entropy of the answers' tokens.
