@@ -3,14 +3,14 @@
 Margins stand well below what three worlds showed (``benchmarks/small_world_maps.py --worlds 1 2 3 --clips 6``, 33
 expressions; share of the fused map's mass on the target, by world):
 
-    DecAF           0.157  0.139  0.187
-    raw attention   0.107  0.093  0.131
-    clip only       0.107  0.124  0.158
-    frames only     0.199  0.152  0.226
-    mean of heads   0.143  0.134  0.174
+    DecAF           0.241  0.169  0.263
+    raw attention   0.157  0.121  0.196
+    clip only       0.208  0.161  0.253
+    frames only     0.304  0.185  0.300
+    mean of heads   0.225  0.158  0.249
 
 Frames alone hold more of their mass on the target than both views together: half of the mean is the clip map on its
-coarser grid. In masks both views are ahead, as in the paper, but four videos cannot tell (``benchmarks/RESULTS.md``).
+coarser grid. But their highest cell lies on it less often, 0.273 against 0.424 (``benchmarks/RESULTS.md``).
 """
 
 from __future__ import annotations
