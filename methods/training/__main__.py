@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ from transformers.utils import logging
 from methods.lvlm.load import load_lvlm
 from methods.lvlm.running import resolve_device
 from methods.lvlm.small import CORPUS, SmallShape, write_small
-from methods.training.card import read_card, write_card
+from methods.training.card import CARD, read_card, write_card
 from methods.training.evaluate import judge
 from methods.training.inputs import buckets, training_settings
 from methods.training.lessons import VERSION, Lesson, lessons
@@ -56,10 +57,13 @@ def main() -> None:
         help="clips of the valid split to judge on; 0: judge later, with python -m methods.training.evaluate",
     )
     given = parser.parse_args()
+    if given.start and not all((given.start / name).is_file() for name in (CARD, "model.safetensors")):
+        parser.error(f"--start {given.start} is no checkpoint with a card. Give a folder that this command wrote.")
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.backends.cuda.matmul.allow_tf32 = True
     device = resolve_device(given.device)
     began = time.monotonic()
+    made = _made(given.start) if given.start else None
 
     def say(text: str) -> None:
         print(f"[{given.family} {time.monotonic() - began:.0f} s] {text}", flush=True)
@@ -93,7 +97,7 @@ def main() -> None:
             f"{ended.look_steps} --read-steps {ended.read_steps} --seed {given.seed}"
             + (f" --start {given.start}" if given.start else ""),
             "parameters": sum(parameter.numel() for parameter in lvlm.model.parameters()),
-            **({"start": _made(given.start)} if given.start else {}),
+            **({"start": made} if made else {}),
             "seed": given.seed,
             "data": f"shapes world, train split, seed {given.seed}, {given.clips} clips, lessons version {VERSION}",
             "schedule": asdict(schedule),
@@ -121,15 +125,16 @@ def _shape(learned: list[Lesson]) -> SmallShape:
 
 
 def _made(start: Path) -> dict[str, Any]:
-    """How the checkpoint that training went on from was made."""
-    return {name: value for name, value in read_card(start).items() if name != "quality"}
+    """How the checkpoint that training goes on from was made, and which one it is."""
+    card = {name: value for name, value in read_card(start).items() if name != "quality"}
+    return {**card, "weights_sha256": hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest()}
 
 
 def _save(lvlm: Any, start: Path, folder: Path) -> None:
     """The start's files with the trained weights in bfloat16, as released ones are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in start.iterdir():
-        if path.suffix in (".json", ".jinja", ".txt") and path.is_file():
+        if path.suffix in (".json", ".jinja", ".txt") and path.is_file() and start.resolve() != folder.resolve():
             shutil.copy(path, folder / path.name)
     tower = getattr(lvlm.model.model, "visual", None)
     if tower is not None:

@@ -9,8 +9,8 @@ an attention sink in the background that holds the maximum has p = 1 whatever it
 the others' denominator; the maximum must then keep its gradient.
 
 The logarithms are those of the logit 2 (z - 1), not of a clamped p: with p held to [1e-4, 1 - 1e-4] a cell above
-z = 5.6 gets no gradient, and in the small models 96 to 98 % of the maps have their highest cell there (median z 9.7),
-two times of three outside of the target.
+z = 5.6 gets no gradient. In a small Qwen2.5-VL that was taught by answers alone, 96 to 98 % of 48 held-out maps a view
+had their highest cell there (median z 9.5 to 9.8), two times of three outside of the target.
 
 Shape legend: t h w a map's grid.
 """
