@@ -35,7 +35,8 @@ MARK = "@@@"
 _NOT_PIXELS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 HEADINGS = ("still", "left", "right", "up", "down")
 IGNORED = -1
-LABELS = 5
+LABELS = 7
+TENTHS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,8 @@ class Shown:
     """Labels of the cells, see ``cell_labels``; ``IGNORED`` where none is clear."""
     shares_kthw: NDArray[np.uint8]
     """How much of each cell each thing fills, in 255ths."""
+    asked: list[tuple[NDArray[np.int32], int]]
+    """Tokens behind the prefix, question and answer, and where the answer starts."""
     questions: tuple[Question, ...]
 
     @property
@@ -80,7 +83,7 @@ class Bucket:
     shares_Nkthw: NDArray[np.uint8]
     """As in ``Shown``; zeros where a clip has fewer things than another."""
     asked: list[list[tuple[NDArray[np.int32], int]]]
-    """Per view: tokens behind the prefix, question and answer, and where the answer starts."""
+    """Per view, as in ``Shown``."""
     kinds: list[list[str]]
     """Per view: the kinds of its questions."""
     about: list[list[tuple[int, ...]]]
@@ -153,10 +156,11 @@ def _shown(
     if prompted.grid is not None:
         shares = thing_shares(lesson, frames, prompted.grid)
         cells = cell_labels(lesson, frames, shares, heads)
+    tail = lvlm.tokenizer.decode(ids_L[length:], skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return Shown(
         kind=kind,
         prefix_P=ids_L[:length],
-        tail=lvlm.tokenizer.decode(ids_L[length:], skip_special_tokens=False, clean_up_tokenization_spaces=False),
+        tail=tail,
         visual_P=visual_L[:length],
         filled_P=filled_L[:length],
         order_n=None if prompted.order_n is None else prompted.order_n.numpy(),
@@ -164,6 +168,7 @@ def _shown(
         pixels=pixels,
         cells_thwk=cells,
         shares_kthw=np.rint(255 * shares).astype(np.uint8),
+        asked=tails(lvlm.tokenizer, tail, questions),
         questions=questions,
     )
 
@@ -185,11 +190,14 @@ def thing_shares(lesson: Lesson, frames: Sequence[int], grid: tuple[int, ...]) -
 def cell_labels(
     lesson: Lesson, frames: Sequence[int], shares_kthw: NDArray[np.float32], headings: NDArray[np.int8]
 ) -> NDArray[np.int8]:
-    """What each cell shows, (t, h, w, 5) int8: 0 or 1 + shape, colour, size, heading within the slot, ground.
+    """What each cell shows, (t, h, w, 7) int8: 0 or 1 + shape, colour, size, heading within the slot, ground, place.
 
-    A cell shows a thing that fills 30% of it and more than any other; background where things fill less than 8%.
+    A cell shows a thing that fills 30% of it and more than any other; background where things fill less than 8%. The
+    place, column and row in tenths, is the middle of what is seen of the thing: towers that know only how far cells
+    are from one another would not tell the language model where in the picture each lies.
     """
-    slots = shares_kthw.shape[1]
+    slots, height, width = shares_kthw.shape[1:]
+    column_w, row_h = ((TENTHS * (np.arange(size) + 0.5) / size) for size in (width, height))
     each = -(-len(frames) // slots)
     labels = np.full((*shares_kthw.shape[1:], LABELS), IGNORED, dtype=np.int8)
     for slot in range(slots):
@@ -205,6 +213,9 @@ def cell_labels(
         labels[slot][clear_hw, 1:3] = told[:, 1:]
         if each == 2 and len(here) == 2:
             labels[slot][clear_hw, 3] = headings[here[0], most_hw[clear_hw]]
+        whole_N = share_Nhw.sum((1, 2)).clip(min=1e-6)
+        labels[slot][clear_hw, 5] = (share_Nhw.sum(1) @ column_w / whole_N)[most_hw[clear_hw]]
+        labels[slot][clear_hw, 6] = (share_Nhw.sum(2) @ row_h / whole_N)[most_hw[clear_hw]]
     return labels
 
 
@@ -292,7 +303,7 @@ def _bucket(lvlm: Any, views: Sequence[Shown]) -> Bucket:
         pixels={name: torch.from_numpy(np.stack([view.pixels[name] for view in views])) for name in first.pixels},
         cells_Nthwk=torch.from_numpy(np.stack([view.cells_thwk for view in views])),
         shares_Nkthw=pad_sequence([torch.from_numpy(view.shares_kthw) for view in views], batch_first=True).numpy(),
-        asked=[tails(lvlm.tokenizer, view.tail, view.questions) for view in views],
+        asked=[view.asked for view in views],
         kinds=[[question.kind for question in view.questions] for view in views],
         about=[[question.targets for question in view.questions] for view in views],
     )
@@ -327,4 +338,4 @@ def tails(tokenizer: Any, tail: str, questions: Sequence[Question]) -> list[tupl
 
 def label_counts() -> tuple[int, ...]:
     """How many values each of a cell's labels has."""
-    return 1 + len(TRAITS[0]), len(TRAITS[1]), len(TRAITS[2]), len(HEADINGS), len(TEXTURES)
+    return 1 + len(TRAITS[0]), len(TRAITS[1]), len(TRAITS[2]), len(HEADINGS), len(TEXTURES), TENTHS, TENTHS
