@@ -3,7 +3,7 @@
     python benchmarks/small_world_maps.py [--checkpoint checkpoints/shapes/qwen2_5_vl] [--worlds 1 2 3] [--clips 6]
 
 "Concentration" is the share of the fused map's mass on the target, "pointing" whether the map's highest cell lies on
-it. A world is a seed of the valid split; concentration is printed for each, because what one world shows may be luck.
+it. A world is a seed of the valid split; both are printed for each, because what one world shows may be luck.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers.utils import logging
 from methods.lvlm.load import load_lvlm
 from methods.training.inputs import training_settings
 from methods.training.lessons import held_out
-from methods.training.maps import ROWS, measure
+from methods.training.maps import ROWS, Placed, measure
 
 
 def main() -> None:
@@ -32,18 +32,21 @@ def main() -> None:
     logging.disable_progress_bar()
     lvlm = load_lvlm(training_settings(given.checkpoint, "cpu"))
     by_world = {world: measure(lvlm, held_out(world, given.clips)) for world in given.worlds}
-    table = Table("map", "expressions", "concentration", "pointing", "by chance", *(f"world {w}" for w in given.worlds))
+    table = Table("map", "expressions", "concentration, pointing", "by chance", *(f"world {w}" for w in given.worlds))
     for row in ROWS:
         placed = [one for world in by_world.values() for one in world[row]]
         table.add_row(
             row,
             str(len(placed)),
-            f"{np.mean([one.concentration for one in placed]):.3f}",
-            f"{np.mean([one.pointing for one in placed]):.3f}",
+            _both(placed),
             f"{np.mean([one.chance for one in placed]):.3f}",
-            *(f"{np.mean([one.concentration for one in world[row]]):.3f}" for world in by_world.values()),
+            *(_both(world[row]) for world in by_world.values()),
         )
     Console(width=120).print(table)
+
+
+def _both(placed: list[Placed]) -> str:
+    return ", ".join(f"{np.mean([getattr(one, name) for one in placed]):.3f}" for name in ("concentration", "pointing"))
 
 
 if __name__ == "__main__":
