@@ -30,6 +30,8 @@ from methods.training.lessons import TRAITS, Lesson
 from methods.training.questions import Question
 
 ViewKind = Literal["clip", "picture", "text"]
+Asked = tuple[NDArray[np.int32], int]
+"""A question's tokens behind the prefix with its answer's, and where the answer starts."""
 MARK = "@@@"
 """Stands for the question where only its place is looked for."""
 _NOT_PIXELS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
@@ -56,8 +58,7 @@ class Shown:
     """Labels of the cells, see ``cell_labels``; ``IGNORED`` where none is clear."""
     shares_kthw: NDArray[np.uint8]
     """How much of each cell each thing fills, in 255ths."""
-    asked: list[tuple[NDArray[np.int32], int]]
-    """Tokens behind the prefix, question and answer, and where the answer starts."""
+    asked: list[Asked]
     questions: tuple[Question, ...]
 
     @property
@@ -82,8 +83,8 @@ class Bucket:
     cells_Nthwk: Tensor
     shares_Nkthw: NDArray[np.uint8]
     """As in ``Shown``; zeros where a clip has fewer things than another."""
-    asked: list[list[tuple[NDArray[np.int32], int]]]
-    """Per view, as in ``Shown``."""
+    asked: list[list[Asked]]
+    """Per view."""
     kinds: list[list[str]]
     """Per view: the kinds of its questions."""
     about: list[list[tuple[int, ...]]]
@@ -327,8 +328,8 @@ def _rotary(lvlm: Any, bucket: Bucket) -> None:
     bucket.next_position = int(position_31L[0, 0, -1])
 
 
-def tails(tokenizer: Any, tail: str, questions: Sequence[Question]) -> list[tuple[NDArray[np.int32], int]]:
-    """The tokens of each question with its answer, and where the answer starts."""
+def tails(tokenizer: Any, tail: str, questions: Sequence[Question]) -> list[Asked]:
+    """Each question, as it stands behind the prefix."""
     before = [tail.replace(MARK, question.prompt) for question in questions]
     whole = [text + question.answer + tokenizer.eos_token for text, question in zip(before, questions, strict=True)]
     starts = tokenizer(before, add_special_tokens=False)["input_ids"]

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from methods.training.inputs import Bucket
+from methods.training.inputs import Asked, Bucket
 from methods.training.network import Glances, Learner, Packed
 
 SHARES = {"clip": 0.5, "picture": 0.43, "text": 0.07}
@@ -168,7 +168,7 @@ class _Draw:
         return group[int(self.rng.choice(len(group), p=sizes / sizes.sum()))]
 
 
-def pack(chosen: Sequence[Sequence[tuple[NDArray[np.int32], int]]]) -> Packed:
+def pack(chosen: Sequence[Sequence[Asked]]) -> Packed:
     """The questions of each view one after the other."""
     longest = max(sum(len(tokens) for tokens, _ in asked) for asked in chosen)
     token_CS, question_CS, place_CS = (np.zeros((len(chosen), longest), dtype=np.int64) for _ in range(3))

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ from methods.segmentation.training import loop  # noqa: E402
 from methods.segmentation.training.architecture import IMAGE_SIZE, build_trainable  # noqa: E402
 from methods.segmentation.training.bank import Bank, Batch, Windows  # noqa: E402
 from methods.segmentation.training.card import Card, add_quality, read_card  # noqa: E402
-from methods.segmentation.training.evaluate import cell_centres, evaluate_clip, interior  # noqa: E402
 from methods.segmentation.training.losses import losses  # noqa: E402
 from methods.segmentation.training.rendering import RenderedClip, render_clip, rendered_clips  # noqa: E402
 from methods.segmentation.training.unroll import Steps, unroll  # noqa: E402
@@ -348,54 +346,3 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint
 def test_a_plan_without_sense_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError):
         plan(tmp_path, **changes)
-
-
-def test_clicks_of_the_evaluation_lie_inside() -> None:
-    mask = np.zeros((40, 80), dtype=bool)
-    mask[10:31, 20:61] = True
-    x, y = interior(mask)
-    assert y == pytest.approx(20.5 / 40)
-    assert 30 / 80 <= x <= 51 / 80
-    assert cell_centres(mask, cells=4) == [((c + 0.5) / 4, (r + 0.5) / 4) for r in (1, 2) for c in (1, 2)]
-    corner = np.zeros((10, 10), dtype=bool)
-    corner[:7, :7] = True
-    # Inside the picture, not at its border: deepest is the centre.
-    assert interior(corner) == (0.35, 0.35)
-
-
-def test_a_perfect_segmenter_scores_one() -> None:
-    clip = next(c for c in map(partial(make_clip, 0, "valid"), range(12)) if c.scene.story == "screen")
-    found = evaluate_clip(_Truth(clip), clip, np.random.default_rng(0))
-    assert len(found["click"]) == len(found["mask"]) == len(clip.scene.things)
-    for objects in found.values():
-        for tracked in objects:
-            assert (tracked.j, tracked.f, tracked.prompt_iou, tracked.presence) == (1.0, 1.0, 1.0, 1.0)
-    # In this clip a small thing passes behind a large one.
-    assert [o.hidden for o in found["click"]].count(True) in range(1, len(found["click"]))
-
-
-class _Truth:
-    """A segmenter that knows the clip: a click or mask gives the thing under it, everywhere."""
-
-    def __init__(self, clip: Any) -> None:
-        self._ids = clip.ids_THW
-        self.size = clip.ids_THW.shape[1:]
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def masks_from_points(self, frame: int, points_N2: Any) -> Any:
-        from methods.segmentation.packed import PackedMasks
-        from methods.segmentation.segmenter import PointMasks
-
-        height, width = self.size
-        hit = [self._ids[frame][int(y * height), int(x * width)] for x, y in points_N2]
-        masks = np.stack([self._ids[frame] == thing for thing in hit])
-        return PointMasks(PackedMasks.pack(masks), np.full(len(hit), 0.9, dtype=np.float32))
-
-    def propagate(self, frames: Any, prompt: int, masks_NHW: Any) -> Any:
-        from methods.segmentation.segmenter import TrackedMasks
-
-        hit = [np.bincount(self._ids[frames[prompt]][mask]).argmax() for mask in masks_NHW]
-        for position, frame in enumerate(frames):
-            yield TrackedMasks(position, slice(0, len(hit)), np.stack([self._ids[frame] == thing for thing in hit]))
