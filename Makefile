@@ -36,7 +36,7 @@ demo: install
 	@echo "Open MLflow:          $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db"
 
 test: install
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2
 
 lint: install
 	$(BIN)/ruff check .

@@ -4,7 +4,8 @@
 
 A world is a seed of the shapes benchmark's valid split; seed 0 is the one that checkpoints were judged on. Every method
 of the recipe is compared with the first one on the same samples, videos resampled, and the difference is printed for
-every world, because a margin that one world shows may be luck.
+every world, because a margin that one world shows may be luck, and once more for the expressions whose target has a
+look-alike, a thing that differs from it in one of shape, colour and size.
 The last row is what the true mask of a thing drawn at random would get: what attention that finds things, but not the
 right one, leads to. What SAM2 makes of a perfect point is measured by
 ``python -m methods.segmentation.training.evaluate``.
@@ -13,6 +14,7 @@ right one, leads to. What SAM2 makes of a perfect point is measured by
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -23,13 +25,17 @@ from rich.table import Table
 from transformers.utils import logging
 
 from harness.data.shapes import write_shapes
-from harness.data.shapes.clip import make_clip
+from harness.data.shapes.clip import Clip, make_clip
+from harness.data.shapes.language import Sentence
 from harness.pipeline.engine import Run
 from harness.pipeline.runfolder import RunFolder
 from harness.recipes import load_recipe
 from harness.runs import read_run, read_samples
 from harness.scoring import kernel
 from harness.scoring.statistics import Bootstrap
+
+Worlds = dict[int, dict[tuple[str, str], float]]
+"""By world, and by video and expression."""
 
 
 def main() -> None:
@@ -42,7 +48,8 @@ def main() -> None:
     given = parser.parse_args()
     console = Console(width=120)
     logging.disable_progress_bar()
-    scores: dict[str, dict[int, dict[tuple[str, str], float]]] = defaultdict(dict)
+    scores: dict[str, Worlds] = defaultdict(dict)
+    alike: Worlds = {world: {} for world in given.worlds}
     with tempfile.TemporaryDirectory() as scratch:
         for world in given.worlds:
             root = Path(scratch) / str(world)
@@ -54,47 +61,53 @@ def main() -> None:
             for row in samples.itertuples():
                 name = f"{row.method}" if len(recipe.lvlms) < 2 else f"{row.method} ({Path(row.lvlm).name})"
                 scores[name].setdefault(world, {})[(row.video, row.expression)] = float(row.J_and_F)
-            for key, value in _random_thing(world, given.videos).items():
-                scores["a thing at random"].setdefault(world, {})[key] = value
+            chance = scores["a thing at random"][world] = {}
+            for clip in (make_clip(world, "valid", index) for index in range(given.videos)):
+                for number, sentence in enumerate(clip.sentences):
+                    chance[clip.name, str(number)] = _random_thing(clip, sentence)
+                    alike[world][clip.name, str(number)] = float(_has_look_alike(clip, sentence))
     scores["a thing at random"] = scores.pop("a thing at random")
-    console.print(_table(scores, given.worlds))
+    console.print(_table(scores, alike))
 
 
-def _random_thing(world: int, videos: int) -> dict[tuple[str, str], float]:
-    """By video and expression, the mean J&F of the true masks of every thing of the video."""
-    found: dict[tuple[str, str], float] = {}
-    for index in range(videos):
-        clip = make_clip(world, "valid", index)
-        things = np.unique(clip.ids_THW[clip.ids_THW > 0])
-        for number, sentence in enumerate(clip.sentences):
-            values = []
-            for thing in things:
-                pairs = [(clip.mask(sentence.targets, t), clip.ids_THW[t] == thing) for t in range(len(clip.ids_THW))]
-                counts_T6 = np.array([kernel.frame_counts(true_HW, thing_HW) for true_HW, thing_HW in pairs])
-                values.append((kernel.j(counts_T6).mean() + kernel.f(counts_T6).mean()) / 2)
-            found[clip.name, str(number)] = float(np.mean(values))
-    return found
+def _random_thing(clip: Clip, sentence: Sentence) -> float:
+    """The mean J&F of the true masks of every thing of the clip."""
+    values = []
+    for thing in np.unique(clip.ids_THW[clip.ids_THW > 0]):
+        pairs = [(clip.mask(sentence.targets, t), clip.ids_THW[t] == thing) for t in range(len(clip.ids_THW))]
+        counts_T6 = np.array([kernel.frame_counts(true_HW, thing_HW) for true_HW, thing_HW in pairs])
+        values.append((kernel.j(counts_T6).mean() + kernel.f(counts_T6).mean()) / 2)
+    return float(np.mean(values))
 
 
-def _table(scores: dict[str, dict[int, dict[tuple[str, str], float]]], worlds: list[int]) -> Table:
-    table = Table("method", "J&F", "minus the first, all worlds [95%]", *(f"world {world}" for world in worlds))
+def _has_look_alike(clip: Clip, sentence: Sentence) -> bool:
+    """Whether a thing that is not meant differs from one that is in one of shape, colour and size."""
+    looks = {thing.id: (thing.shape, thing.colour, thing.size) for thing in clip.scene.things}
+    others = looks.keys() - set(sentence.targets)
+    pairs = itertools.product(sentence.targets, others)
+    return any(sum(a != b for a, b in zip(looks[one], looks[other], strict=True)) == 1 for one, other in pairs)
+
+
+def _table(scores: dict[str, Worlds], alike: Worlds) -> Table:
+    count = int(sum(value for samples in alike.values() for value in samples.values()))
+    heads = ("J&F", "minus the first, all worlds [95%]", f"with a look-alike ({count}) [95%]")
+    table = Table("method", *heads, *(f"world {world}" for world in alike))
     first = next(iter(scores.values()))
     for name, by_world in scores.items():
         mean = np.mean([value for samples in by_world.values() for value in samples.values()])
-        gaps = {w: {key: by_world[w][key] - value for key, value in first[w].items()} for w in worlds}
-        low, high = _interval(gaps)
-        total = np.mean([gap for samples in gaps.values() for gap in samples.values()])
+        gaps = {w: {key: by_world[w][key] - value for key, value in first[w].items()} for w in alike}
+        like = {w: {key: gap for key, gap in samples.items() if alike[w][key]} for w, samples in gaps.items()}
         table.add_row(
             name,
             f"{100 * mean:.1f}",
-            "" if by_world is first else f"{100 * total:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
-            *(f"{100 * np.mean(list(gaps[w].values())):+.1f}" for w in worlds),
+            *("" if by_world is first else _difference(some) for some in (gaps, like)),
+            *(f"{100 * np.mean(list(gaps[w].values())):+.1f}" for w in alike),
         )
     return table
 
 
-def _interval(gaps: dict[int, dict[tuple[str, str], float]]) -> tuple[float, float]:
-    """Videos resampled with replacement."""
+def _difference(gaps: Worlds) -> str:
+    """The mean, and its interval with videos resampled with replacement."""
     videos: dict[tuple[int, str], list[float]] = defaultdict(list)
     for world, samples in gaps.items():
         for (video, _), gap in samples.items():
@@ -104,8 +117,8 @@ def _interval(gaps: dict[int, dict[tuple[str, str], float]]) -> tuple[float, flo
     rng = np.random.default_rng(settings.seed)
     drawn = rng.integers(len(sums), size=(settings.resamples, len(sums)))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+    low, high = np.quantile(100 * means, (0.025, 0.975))
+    return f"{100 * sums.sum() / counts.sum():+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,10 +20,19 @@ def samples() -> Path:
     return folder
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several processes, a file's tests stay together, since they share models and servers; and all that starts
-    Ray clusters is one group, so that two never compete for the same cores."""
-    for item in items:
-        path = item.path.relative_to(REPOSITORY / "tests")
-        clusters = path.parts[0] in ("cluster", "pipeline") or path.name in ("test_command.py", "test_cli.py")
-        item.add_marker(pytest.mark.xdist_group("clusters" if clusters else path.as_posix()))
+    Ray clusters is one unit of work, so that two never compete for the same cores.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(nodeid.partition("::")[0])
+            clusters = {"cluster", "pipeline"} & set(file.parts) or file.name in ("test_command.py", "test_cli.py")
+            return "clusters" if clusters else str(file)
+
+    # In the order found, which begins with the clusters: the longest unit.
+    config.option.loadscopereorder = False
+    return ByFile(config, log)

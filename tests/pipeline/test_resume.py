@@ -71,7 +71,7 @@ def uninterrupted(base: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 4])
 def test_any_number_of_workers_gives_the_same_bytes(base: Path, uninterrupted: dict[str, str], workers: int) -> None:
     folder = base / f"workers{workers}"
     code, _, stderr = rvosbench("run", write_recipe(folder, workers=workers), folder=folder)
@@ -82,6 +82,7 @@ def test_any_number_of_workers_gives_the_same_bytes(base: Path, uninterrupted: d
 def test_kill_the_driver_again_and_again(base: Path, uninterrupted: dict[str, str]) -> None:
     """SIGKILL in the ground stage, in the segment stage, in Ray and in process: all committed work stays."""
     folder = base / "killed"
+    killed = []
     for lines, kind in ((3, "ray"), (7, "inprocess"), (12, "inprocess")):
         recipe = write_recipe(folder, kind=kind, workers=2, seconds=0.3)
         before = committed(folder)
@@ -90,9 +91,7 @@ def test_kill_the_driver_again_and_again(base: Path, uninterrupted: dict[str, st
         command.process.send_signal(signal.SIGKILL)
         command.process.wait()
         assert before.items() <= committed(folder).items(), "a committed artefact was written again"
-        if kind == "ray":
-            # Ray's agents ask a control service that died with the driver for up to a minute before they give up.
-            command.require_no_process_left(seconds=120)
+        killed.append(command)
     before = committed(folder)
     assert 0 < len(before) < ARTEFACTS, "the kills came too late to prove anything"
     code, stdout, stderr = rvosbench("run", write_recipe(folder, workers=4, seconds=0.3), folder=folder)
@@ -100,6 +99,9 @@ def test_kill_the_driver_again_and_again(base: Path, uninterrupted: dict[str, st
     assert f"{ARTEFACTS - len(before)} computed, {len(before)} reused" in stdout
     assert before.items() <= committed(folder).items()
     assert results(folder) == uninterrupted
+    for command in killed:
+        # Ray's agents ask a control service that died with the driver for up to a minute before they give up.
+        command.require_no_process_left(seconds=120)
 
 
 def test_a_killed_worker_costs_nothing_but_time(base: Path, uninterrupted: dict[str, str]) -> None:
