@@ -44,11 +44,13 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=Path("recipes/small_world.yaml"))
     parser.add_argument("--worlds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--videos", type=int, default=6)
+    parser.add_argument("--mean-of", metavar="WORDS", help="one more row: the mean of the rows that begin so")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     given = parser.parse_args()
     console = Console(width=120)
     logging.disable_progress_bar()
     scores: dict[str, Worlds] = defaultdict(dict)
+    chance: Worlds = {world: {} for world in given.worlds}
     alike: Worlds = {world: {} for world in given.worlds}
     with tempfile.TemporaryDirectory() as scratch:
         for world in given.worlds:
@@ -61,13 +63,23 @@ def main() -> None:
             for row in samples.itertuples():
                 name = f"{row.method}" if len(recipe.lvlms) < 2 else f"{row.method} ({Path(row.lvlm).name})"
                 scores[name].setdefault(world, {})[(row.video, row.expression)] = float(row.J_and_F)
-            chance = scores["a thing at random"][world] = {}
             for clip in (make_clip(world, "valid", index) for index in range(given.videos)):
                 for number, sentence in enumerate(clip.sentences):
-                    chance[clip.name, str(number)] = _random_thing(clip, sentence)
+                    chance[world][clip.name, str(number)] = _random_thing(clip, sentence)
                     alike[world][clip.name, str(number)] = float(_has_look_alike(clip, sentence))
-    scores["a thing at random"] = scores.pop("a thing at random")
+    if given.mean_of:
+        those = [rows for name, rows in scores.items() if name.startswith(given.mean_of)]
+        scores[f"mean of {len(those)} rows {given.mean_of}"] = _mean(those)
+    scores["a thing at random"] = chance
     console.print(_table(scores, alike))
+
+
+def _mean(rows: list[Worlds]) -> Worlds:
+    """Sample by sample."""
+    return {
+        world: {key: float(np.mean([row[world][key] for row in rows])) for key in samples}
+        for world, samples in rows[0].items()
+    }
 
 
 def _random_thing(clip: Clip, sentence: Sentence) -> float:

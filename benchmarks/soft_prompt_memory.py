@@ -1,4 +1,4 @@
-"""Measures the memory of one step of soft-prompt training and prints it beside the estimate of ``--plan``.
+"""Measures the memory of one step of soft-prompt training and prints it beside the estimate of ``rvosbench plan``.
 
 Qwen2.5-VL-7B with random weights in bfloat16 on CUDA, 16 keyframes of 854x480, 64 soft tokens in front, V-Max rollout
 over the upper half of the layers, activation checkpointing; one step of clip calls and one of frame calls through the

@@ -22,6 +22,9 @@ from harness.errors import PrerequisiteError
 COMMANDS_GROUP = "rvosbench.commands"
 """Entry points that add commands: the leaderboard's, and those of method packages. ``train.steerseg`` is the command
 ``train steerseg``."""
+PLANS_GROUP = "rvosbench.plans"
+"""Entry points for recipes of other kinds than a run: the name is a key that only such recipes have, the function takes
+the file and the overrides and gives the lines of the plan."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,11 +79,18 @@ def run(
 
 @app.command()
 def plan(recipe: Annotated[Path, typer.Argument()], overrides: SetOption = None) -> None:
-    """Say what a recipe would run: samples, what is reused, what is to compute. Computes nothing."""
+    """Say what a recipe would run or train: samples, what is reused, what is to compute, memory. Computes nothing."""
     from harness.pipeline.engine import print_plan
-    from harness.recipes import load_recipe
+    from harness.recipes import load_recipe, read_values
 
-    print_plan(load_recipe(recipe, tuple(overrides or ())), out)
+    changes = tuple(overrides or ())
+    keys = read_values(recipe, changes).keys()
+    for entry in entry_points(group=PLANS_GROUP):
+        if entry.name in keys:
+            for line in entry.load()(recipe, changes):
+                out.print(Text(line), soft_wrap=True)
+            return
+    print_plan(load_recipe(recipe, changes), out)
 
 
 @app.command()

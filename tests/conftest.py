@@ -22,8 +22,8 @@ def samples() -> Path:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With several processes, a file's tests stay together, since they share models and servers; and all that starts
-    Ray clusters is one unit of work, so that two never compete for the same cores.
+    """With several processes, a file's tests stay together, since they share models and servers, and so do all files
+    that start Ray clusters, which would compete for the same cores. vLLM's file is long enough to stand alone.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -31,7 +31,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.partition("::")[0])
             clusters = {"cluster", "pipeline"} & set(file.parts) or file.name in ("test_command.py", "test_cli.py")
-            return "clusters" if clusters else str(file)
+            return "clusters" if clusters and file.name != "test_vllm.py" else str(file)
 
     # In the order found, which begins with the clusters: the longest unit.
     config.option.loadscopereorder = False

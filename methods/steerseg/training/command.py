@@ -1,8 +1,9 @@
-"""``rvosbench train steerseg RECIPE``."""
+"""``rvosbench train steerseg RECIPE``, and ``rvosbench plan`` of such a recipe."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,21 +23,12 @@ def train(
     target: Annotated[
         Path | None, typer.Option("--out", help="Copy the prompts to this folder too, which must be new or theirs.")
     ] = None,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Say what would be trained and the memory; train nothing.")
-    ] = False,
 ) -> None:
     """Train SteerSeg's soft prompts; continues where an interrupted training of the same recipe stopped."""
     # Here, as every other command of rvosbench loads this file too.
     from methods.steerseg.training.recipe import load_recipe
 
     loaded = load_recipe(recipe, tuple(overrides or ()))
-    if plan:
-        from methods.steerseg.training.plan import planned
-
-        for line in planned(loaded):
-            typer.echo(line)
-        return
     if target is not None:
         _check_target(target)
     from methods.steerseg.training.files import PROMPTS
@@ -57,6 +49,18 @@ def train(
         shutil.copytree(prompts, target)
         prompts = target
     typer.echo(f"Prompts: {prompts}")
+
+
+def plan(recipe: Path, overrides: tuple[str, ...]) -> Iterator[str]:
+    """What a training would do and the memory it takes, line by line.
+
+    Raises:
+        PrerequisiteError: the recipe is wrong, or the model's configuration is not to be had.
+    """
+    from methods.steerseg.training.plan import planned
+    from methods.steerseg.training.recipe import load_recipe
+
+    return planned(load_recipe(recipe, overrides))
 
 
 def _mirror(recipe: TrainRecipe, path: Path) -> None:

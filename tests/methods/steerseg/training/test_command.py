@@ -111,11 +111,14 @@ def test_mistakes_are_one_sentence(
 def test_a_plan_counts_and_trains_nothing(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from methods.steerseg.training.command import train
+    from harness import cli
 
     file = tmp_path / "recipe.yaml"
-    file.write_text(dump_recipe(recipe(lvlm="Qwen/Qwen2.5-VL-7B-Instruct", granularity="both", tokens=64)))
-    train(file, plan=True)
+    file.write_text(dump_recipe(recipe(granularity="both", tokens=64)))
+    monkeypatch.setattr("sys.argv", ["rvosbench", "plan", str(file), "--set", "lvlm=Qwen/Qwen2.5-VL-7B-Instruct"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
     out = capsys.readouterr().out
     assert (
         "shapes, split train: 3 videos" in out and "frame prompt: 64 tokens at front, 6 steps of 2 frame calls" in out
