@@ -32,7 +32,7 @@ from harness.pipeline.runfolder import RunFolder
 from harness.recipes import load_recipe
 from harness.runs import read_run, read_samples
 from harness.scoring import kernel
-from harness.scoring.statistics import Bootstrap
+from harness.scoring.statistics import Bootstrap, Item, bootstrap
 
 Worlds = dict[int, dict[tuple[str, str], float]]
 """By world, and by video and expression."""
@@ -119,18 +119,16 @@ def _table(scores: dict[str, Worlds], alike: Worlds) -> Table:
 
 
 def _difference(gaps: Worlds) -> str:
-    """The mean, and its interval with videos resampled with replacement."""
-    videos: dict[tuple[int, str], list[float]] = defaultdict(list)
-    for world, samples in gaps.items():
-        for (video, _), gap in samples.items():
-            videos[world, video].append(gap)
-    sums, counts = (np.array([f(gaps) for gaps in videos.values()], dtype=float) for f in (sum, len))
+    """The mean, and its interval with videos resampled."""
     settings = Bootstrap()
-    rng = np.random.default_rng(settings.seed)
-    drawn = rng.integers(len(sums), size=(settings.resamples, len(sums)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(100 * means, (0.025, 0.975))
-    return f"{100 * sums.sum() / counts.sum():+.1f} [{low:+.1f}, {high:+.1f}]"
+    items = [
+        Item(f"{world} {video}", expression, "", gap, gap)
+        for world, samples in gaps.items()
+        for (video, expression), gap in samples.items()
+    ]
+    spread = bootstrap(items, ("",), resamples=settings.resamples, seed=settings.seed)
+    mean = f"{100 * np.mean([item.J_and_F for item in items]):+.1f}" if items else ""
+    return mean if spread is None else f"{mean} [{100 * spread.low:+.1f}, {100 * spread.high:+.1f}]"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from methods.lvlm.running import RunningLvlm
 from methods.lvlm.soft import SoftPrompt, with_soft
 from methods.steerseg.prompt_files import Role
 from methods.steerseg.training.files import METRICS, STEPS, State, TrainingFolder
-from methods.steerseg.training.lessons import Lessons, Split, Unit, looked_at
+from methods.steerseg.training.lessons import Lessons, Sample, Split, Unit, looked_at
 from methods.steerseg.training.losses import map_loss
 from methods.steerseg.training.passes import soft_maps, together
 from methods.steerseg.training.prepared import Call, Preparer, ahead
@@ -41,6 +41,19 @@ class Trained:
     steps: int
     losses: dict[str, float]
     """First and last of the training, and the held-out figures without and with the prompt."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One call's map beside its target."""
+
+    name: str
+    """Of the call."""
+    loss: float
+    concentration: float
+    """Share of the map's mass on the target."""
+    pointing: bool
+    """Whether the highest cell lies on the target."""
 
 
 @dataclass(frozen=True)
@@ -122,23 +135,12 @@ class PromptTraining:
         Raises:
             PrerequisiteError: a map is not finite, or no held-out object is to be seen.
         """
-        choice = self.recipe.loss
         bad: list[str] = []
         totals = torch.zeros(4, dtype=torch.float64)
-        keyframes = self.recipe.optimiser.frames_per_sample
         for sample in self.workers.share(self.held_out):
-            calls = self.preparer.looked_at(sample, view, keyframes)
-            for call, map_thw in zip(calls, self.maps(calls, soft), strict=True):
-                bce, dice = map_loss(map_thw, torch.from_numpy(call.shares_thw).to(map_thw.device), choice)
-                found = map_thw.cpu().numpy()
-                values = [
-                    float(choice.bce * bce + choice.dice * dice),
-                    concentration(found, call.shares_thw),
-                    float(points_inside(found, call.masks_THW)),
-                    1.0,
-                ]
-                totals += torch.tensor(values, dtype=torch.float64)
-                bad += [call.name] if not math.isfinite(values[0]) else []
+            for one in self.judge(sample, view, soft):
+                totals += torch.tensor([one.loss, one.concentration, one.pointing, 1.0], dtype=torch.float64)
+                bad += [one.name] if not math.isfinite(one.loss) else []
         totals = self.workers.sum(totals.to(self.lvlm.model.device)).cpu()
         loss, mass, inside, calls_done = totals.tolist()
         if not math.isfinite(loss):
@@ -148,6 +150,28 @@ class PromptTraining:
                 "No held-out expression has its object on a keyframe.", "Give more videos, or another data.held_out."
             )
         return Figures(loss / calls_done, mass / calls_done, inside / calls_done, int(calls_done))
+
+    def judge(self, sample: Sample, view: View, soft: SoftPrompt | None) -> list[Judged]:
+        """The maps of the calls by which a sample is judged, none where its object is on no keyframe.
+
+        Raises:
+            PrerequisiteError: a file is damaged, or a prompt too long; names the sample.
+        """
+        choice = self.recipe.loss
+        calls = self.preparer.looked_at(sample, view, self.recipe.optimiser.frames_per_sample)
+        judged = []
+        for call, map_thw in zip(calls, self.maps(calls, soft), strict=True):
+            bce, dice = map_loss(map_thw, torch.from_numpy(call.shares_thw).to(map_thw.device), choice)
+            found = map_thw.cpu().numpy()
+            judged.append(
+                Judged(
+                    call.name,
+                    float(choice.bce * bce + choice.dice * dice),
+                    concentration(found, call.shares_thw),
+                    points_inside(found, call.masks_THW),
+                )
+            )
+        return judged
 
     @torch.no_grad()
     def maps(self, calls: Sequence[Call], soft: SoftPrompt | None) -> list[Tensor]:

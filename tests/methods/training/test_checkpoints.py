@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from methods.lochead.heads import read_heads
 from methods.lvlm.checkpoints import find
 from methods.rollout.spec import RolloutSpec
 from methods.segmentation.checkpoints import Sam2Settings
 from methods.segmentation.model import load
 from methods.segmentation.training.evaluate import evaluate as evaluate_sam2
+from methods.steerseg.prompt_files import read_card as read_prompt_card
 from methods.training.card import read_card
 from methods.training.evaluate import evaluate
 from methods.training.lessons import held_out
@@ -62,6 +64,17 @@ def test_answers_and_pointing_are_as_good_as_the_card_says(family: str) -> None:
     hits = sum(p.hits * p.prompts for p in quality.pointing.values())
     chance = sum(p.chance * p.prompts for p in quality.pointing.values())
     assert hits > 1.5 * chance, "raw attention must know more than chance of where the target is"
+
+
+def test_heads_and_prompts_are_of_these_models() -> None:
+    """Training a model again leaves its heads and prompts behind; runs refuse them."""
+    digests = {family: find(str(SHAPES / family)).digest for family in FAMILIES}
+    models = {name: read_heads(SHAPES / "lochead" / f"{name}.json").model for name in FAMILIES}
+    assert {name: model.digest for name, model in models.items()} == digests
+    cards = [read_prompt_card(path.parent) for path in (SHAPES / "steerseg").rglob("card.json")]
+    assert len(cards) >= 3
+    for card in cards:
+        assert card.base_model.digest == digests[card.base_model.family]
 
 
 def test_sam2_tracks_what_a_perfect_click_points_at() -> None:

@@ -1,0 +1,71 @@
+"""What soft prompts do to the maps of bundled clips that nobody trained on: without one, untrained, and trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from methods.lvlm.checkpoints import lvlm_settings
+from methods.lvlm.load import load_lvlm
+from methods.lvlm.running import RunningLvlm
+from methods.lvlm.soft import SoftPrompt
+from methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card
+from methods.steerseg.training.lessons import Split, split
+from methods.steerseg.training.loop import Judged, PromptTraining
+from methods.steerseg.training.prepared import Preparer
+from methods.steerseg.training.recipe import DataChoice, TrainRecipe, View
+from methods.steerseg.training.sources import open_source
+from methods.steerseg.training.workers import Alone
+
+WITHOUT, UNTRAINED = "without", "untrained"
+Judgements = dict[tuple[str, str], Judged]
+"""By video, which holds the world, and call."""
+
+
+class Bench:
+    """Prompts of one model and recipe, on a CPU in float32."""
+
+    def __init__(self, folders: Mapping[str, Path]) -> None:
+        """
+        Args:
+            folders: name -> prompts. The training of the first gives the recipe and the untrained vectors.
+
+        Raises:
+            PrerequisiteError: no prompts there, or of another model.
+        """
+        first = read_card(next(iter(folders.values())))
+        options = {"dtype": "float32", "device": "cpu", "frame_batch": 32}
+        self.recipe: TrainRecipe = TypeAdapter(TrainRecipe).validate_python(
+            {**first.recipe, "name": "worth", "lvlm": first.base_model.name, "options": options}
+        )
+        lvlm = load_lvlm(lvlm_settings(self.recipe.lvlm, **vars(self.recipe.options)))
+        assert isinstance(lvlm, RunningLvlm), "every family is one"
+        self.lvlm = lvlm
+        self.prompts = {
+            name: load_soft_prompts(SoftPromptSettings(folder=str(folder)), lvlm) for name, folder in folders.items()
+        }
+
+    def judge(self, view: View, world: int, clips: int) -> dict[str, Judgements]:
+        """Row -> what its maps are on the first clips of a world's valid split, from two clips on."""
+        data = DataChoice(name="shapes", split="valid", generate=clips, seed=world)
+        training = self._training(replace(self.recipe, data=data), view)
+        rows: dict[str, SoftPrompt | None] = {WITHOUT: None, UNTRAINED: training.soft}
+        rows |= {name: soft.clip if view == "clip" else soft.frame for name, soft in self.prompts.items()}
+        return {
+            name: {
+                (f"{world} {sample.video}", f"{sample.expression} {number}"): one
+                for sample in training.held_out
+                for number, one in enumerate(training.judge(sample, view, soft))
+            }
+            for name, soft in rows.items()
+        }
+
+    def _training(self, recipe: TrainRecipe, view: View) -> PromptTraining:
+        """Never run: it has the untrained vectors, and judges."""
+        source = open_source(recipe.data, recipe.data_root, recipe.runs, recipe.keyframes)
+        parts = split(recipe, source, {})
+        everything = Split((), (*parts.trained, *parts.held_out))
+        return PromptTraining(recipe, view, self.lvlm, Preparer(self.lvlm, source, 2**30), everything, Alone())
