@@ -3,9 +3,9 @@
     python benchmarks/small_world.py [--recipe recipes/small_world.yaml] [--worlds 1 2 3] [--videos 6] [--set ...]
 
 A world is a seed of the shapes benchmark's valid split; seed 0 is the one that checkpoints were judged on. Every method
-of the recipe is compared with the first one on the same samples, videos resampled, and the difference is printed for
-every world, because a margin that one world shows may be luck, and once more for the expressions whose target has a
-look-alike, a thing that differs from it in one of shape, colour and size.
+of the recipe is compared with the first one, or with each that ``--minus`` names, on the same samples, videos
+resampled; and so again for the expressions whose target has a look-alike, a thing that differs from it in one of shape,
+colour and size. The difference is printed for every world, because a margin that one world shows may be luck.
 The last row is what the true mask of a thing drawn at random would get: what attention that finds things, but not the
 right one, leads to. What SAM2 makes of a perfect point is measured by
 ``python -m methods.segmentation.training.evaluate``.
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=Path("recipes/small_world.yaml"))
     parser.add_argument("--worlds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--videos", type=int, default=6)
+    parser.add_argument("--minus", nargs="+", default=[], metavar="ROW", help="a table of differences to each")
     parser.add_argument("--mean-of", metavar="WORDS", help="one more row: the mean of the rows that begin so")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     given = parser.parse_args()
@@ -63,6 +64,8 @@ def main() -> None:
             for row in samples.itertuples():
                 name = f"{row.method}" if len(recipe.lvlms) < 2 else f"{row.method} ({Path(row.lvlm).name})"
                 scores[name].setdefault(world, {})[(row.video, row.expression)] = float(row.J_and_F)
+            if unknown := sorted(set(given.minus) - scores.keys()):
+                parser.error(f"--minus names {', '.join(unknown)}; the rows are {', '.join(scores)}")
             for clip in (make_clip(world, "valid", index) for index in range(given.videos)):
                 for number, sentence in enumerate(clip.sentences):
                     chance[world][clip.name, str(number)] = _random_thing(clip, sentence)
@@ -71,7 +74,8 @@ def main() -> None:
         those = [rows for name, rows in scores.items() if name.startswith(given.mean_of)]
         scores[f"mean of {len(those)} rows {given.mean_of}"] = _mean(those)
     scores["a thing at random"] = chance
-    console.print(_table(scores, alike))
+    for base in given.minus or [next(iter(scores))]:
+        console.print(_table(scores, alike, base))
 
 
 def _mean(rows: list[Worlds]) -> Worlds:
@@ -100,11 +104,11 @@ def _has_look_alike(clip: Clip, sentence: Sentence) -> bool:
     return any(sum(a != b for a, b in zip(looks[one], looks[other], strict=True)) == 1 for one, other in pairs)
 
 
-def _table(scores: dict[str, Worlds], alike: Worlds) -> Table:
+def _table(scores: dict[str, Worlds], alike: Worlds, base: str) -> Table:
     count = int(sum(value for samples in alike.values() for value in samples.values()))
-    heads = ("J&F", "minus the first, all worlds [95%]", f"with a look-alike ({count}) [95%]")
+    heads = ("J&F", f"minus {base}, all worlds [95%]", f"with a look-alike ({count}) [95%]")
     table = Table("method", *heads, *(f"world {world}" for world in alike))
-    first = next(iter(scores.values()))
+    first = scores[base]
     for name, by_world in scores.items():
         mean = np.mean([value for samples in by_world.values() for value in samples.values()])
         gaps = {w: {key: by_world[w][key] - value for key, value in first[w].items()} for w in alike}
