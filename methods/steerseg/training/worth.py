@@ -37,10 +37,13 @@ class Bench:
             PrerequisiteError: no prompts there, or of another model.
         """
         first = read_card(next(iter(folders.values())))
-        options = {"dtype": "float32", "device": "cpu", "frame_batch": 32}
-        self.recipe: TrainRecipe = TypeAdapter(TrainRecipe).validate_python(
-            {**first.recipe, "name": "worth", "lvlm": first.base_model.name, "options": options}
-        )
+        chosen = {
+            "name": "worth",
+            "lvlm": first.base_model.name,
+            "options": {"dtype": "float32", "device": "cpu", "frame_batch": 32},
+            "evaluate_samples": 100_000,
+        }
+        self.recipe: TrainRecipe = TypeAdapter(TrainRecipe).validate_python({**first.recipe, **chosen})
         lvlm = load_lvlm(lvlm_settings(self.recipe.lvlm, **vars(self.recipe.options)))
         assert isinstance(lvlm, RunningLvlm), "every family is one"
         self.lvlm = lvlm
@@ -49,7 +52,7 @@ class Bench:
         }
 
     def judge(self, view: View, world: int, clips: int) -> dict[str, Judgements]:
-        """Row -> what its maps are on the first clips of a world's valid split, from two clips on."""
+        """Row -> what its maps are on the first clips, two at least, of a world's valid split."""
         data = DataChoice(name="shapes", split="valid", generate=clips, seed=world)
         training = self._training(replace(self.recipe, data=data), view)
         rows: dict[str, SoftPrompt | None] = {WITHOUT: None, UNTRAINED: training.soft}
