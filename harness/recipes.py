@@ -206,10 +206,17 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """Reads a recipe and applies ``key=value`` overrides (dotted keys, YAML values, list indices).
 
     Raises:
-        PrerequisiteError: missing file, YAML error, unknown or wrong field; one sentence names file and key.
+        PrerequisiteError: missing file, YAML error, a recipe of something else, unknown or wrong field; one sentence
+            names file and key.
     """
+    values = read_values(path, overrides)
+    if "methods" not in values and "datasets" not in values:
+        raise PrerequisiteError(
+            f"{path} is not the recipe of a run: it names neither methods nor datasets.",
+            "See recipes/decaf.yaml; a recipe of a training is for `rvosbench train`.",
+        )
     try:
-        return Recipe.model_validate(read_values(path, overrides))
+        return Recipe.model_validate(values)
     except ValidationError as error:
         raise PrerequisiteError(f"{path}: {describe(error)}.", "Correct the recipe or the --set value.") from error
 

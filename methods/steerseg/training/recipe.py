@@ -249,10 +249,17 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> TrainRecipe:
     """Reads a training recipe and applies ``key=value`` overrides.
 
     Raises:
-        PrerequisiteError: missing file, YAML error, unknown or wrong field; one sentence names file and key.
+        PrerequisiteError: missing file, YAML error, the recipe of a run, unknown or wrong field; one sentence names
+            file and key.
     """
+    values = read_values(path, overrides)
+    if "methods" in values:
+        raise PrerequisiteError(
+            f"{path} is the recipe of a run, not of a training.",
+            "See recipes/train_steerseg.yaml; a run is started by `rvosbench run`.",
+        )
     try:
-        return TypeAdapter(TrainRecipe).validate_python(read_values(path, overrides))
+        return TypeAdapter(TrainRecipe).validate_python(values)
     except ValidationError as error:
         raise PrerequisiteError(f"{path}: {describe(error)}.", "Correct the recipe or the --set value.") from error
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import harness.recipes
 from harness.errors import PrerequisiteError
 from methods.steerseg.training.recipe import Optimisation, TrainRecipe, dump_recipe, load_recipe
 
@@ -22,6 +23,15 @@ def test_recipes_that_ship_are_valid(file: Path) -> None:
         and recipe.position == "front"
         and recipe.prompts == {"clip": ("clip",), "frame": ("frame",)}
     )
+
+
+def test_recipes_of_runs_and_of_trainings_are_told_apart() -> None:
+    with pytest.raises(PrerequisiteError, match="is the recipe of a run") as caught:
+        load_recipe(RECIPES / "steerseg.yaml")
+    assert "rvosbench run" in caught.value.fix
+    with pytest.raises(PrerequisiteError, match="is not the recipe of a run") as caught:
+        harness.recipes.load_recipe(RECIPES / "train_steerseg.yaml")
+    assert "rvosbench train" in caught.value.fix
 
 
 def test_it_is_written_back_whole(tmp_path: Path, recipe: Callable[..., TrainRecipe]) -> None:
