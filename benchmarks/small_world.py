@@ -66,6 +66,8 @@ def main() -> None:
                 scores[name].setdefault(world, {})[(row.video, row.expression)] = float(row.J_and_F)
             if unknown := sorted(set(given.minus) - scores.keys()):
                 parser.error(f"--minus names {', '.join(unknown)}; the rows are {', '.join(scores)}")
+            if given.mean_of and not any(name.startswith(given.mean_of) for name in scores):
+                parser.error(f"no row begins with --mean-of {given.mean_of}; the rows are {', '.join(scores)}")
             for clip in (make_clip(world, "valid", index) for index in range(given.videos)):
                 for number, sentence in enumerate(clip.sentences):
                     chance[world][clip.name, str(number)] = _random_thing(clip, sentence)
