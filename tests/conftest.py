@@ -24,6 +24,7 @@ def samples() -> Path:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several processes, a file's tests stay together, since they share models and servers, and so do all files
     that start Ray clusters, which would compete for the same cores. vLLM's file is long enough to stand alone.
+    xdist's own groups are marks that it writes into test ids, which pytest 9.2 no longer takes from it.
     """
     from xdist.scheduler import LoadScopeScheduling
 
