@@ -1,11 +1,11 @@
 """Measures the memory of one step of soft-prompt training and prints it beside the estimate of ``rvosbench plan``.
 
-Qwen2.5-VL-7B with random weights in bfloat16 on CUDA, 16 keyframes of 854x480, 64 soft tokens in front, V-Max rollout
+Qwen2.5-VL-7B with random weights in bfloat16 on CUDA, keyframes of 854x480, 64 soft tokens in front, V-Max rollout
 over the upper half of the layers, activation checkpointing; one step of clip calls and one of frame calls through the
 training's own loop, on a video of noise. The tokenizer is the small checkpoints', with their few words; everything
 that memory depends on is the released model's.
 
-    python benchmarks/soft_prompt_memory.py [--calls 1] [--keep]
+    python benchmarks/soft_prompt_memory.py [--calls 1] [--keyframes 8 16] [--keep]
     python benchmarks/soft_prompt_memory.py --small           the path alone, with a small model; on a CPU too
 
 ``--calls`` go into one pass; ``--keep`` computes no layer again. On a CPU nothing is measured. Needs torch,
@@ -42,7 +42,7 @@ from methods.steerseg.training.sources import BoolTHW, Spoken
 from methods.steerseg.training.workers import Alone
 
 NAME = "Qwen/Qwen2.5-VL-7B-Instruct"
-HEIGHT, WIDTH, KEYFRAMES = 480, 854, 16
+HEIGHT, WIDTH = 480, 854
 EXPRESSION = "the dog on the left that runs away from the others and stops in the middle"
 
 
@@ -53,10 +53,10 @@ class Noise:
     digest = "noise"
     notes = ()
 
-    def __init__(self, expressions: int) -> None:
+    def __init__(self, expressions: int, keyframes: int) -> None:
         self._said = [Spoken(str(index), EXPRESSION) for index in range(expressions)]
-        self._frames_THW3 = np.random.default_rng(0).integers(0, 256, (KEYFRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
-        self._masks_THW = np.zeros((KEYFRAMES, HEIGHT, WIDTH), dtype=bool)
+        self._frames_THW3 = np.random.default_rng(0).integers(0, 256, (keyframes, HEIGHT, WIDTH, 3), dtype=np.uint8)
+        self._masks_THW = np.zeros((keyframes, HEIGHT, WIDTH), dtype=bool)
         self._masks_THW[:, HEIGHT // 3 : HEIGHT // 2, WIDTH // 3 : WIDTH // 2] = True
 
     def expressions(self, video: str) -> list[Spoken]:
@@ -102,7 +102,7 @@ def built(config: dict[str, Any], options: LvlmOptions, device: torch.device) ->
 def measured(lvlm: QwenLvlm, recipe: TrainRecipe, view: View) -> tuple[float, int]:
     """Seconds and peak bytes of one training step (bytes are 0 on a CPU)."""
     cuda = lvlm.model.device.type == "cuda"
-    source = Noise(recipe.optimiser.clips)
+    source = Noise(recipe.optimiser.clips, recipe.keyframes)
     training = PromptTraining(recipe, view, lvlm, Preparer(lvlm, source, 2**30), split(recipe, source, {}), Alone())
     with tempfile.TemporaryDirectory() as folder:
         if cuda:
@@ -119,6 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="a small model")
     parser.add_argument("--calls", type=int, nargs="+", default=[1, 4], help="in a pass")
+    parser.add_argument("--keyframes", type=int, nargs="+", default=[16], help="of a clip call")
     parser.add_argument("--keep", action="store_true", help="no activation checkpointing")
     parser.add_argument("--tokens", type=int, default=64, help="of the soft prompt")
     given = parser.parse_args()
@@ -129,12 +130,14 @@ def main() -> None:
     for calls in given.calls:
         options = LvlmOptions(dtype="float32" if device.type == "cpu" else "bfloat16", frame_batch=calls)
         lvlm = built(config, options, device)
-        for view in ("clip", "frame"):
+        views: list[tuple[View, int]] = [("clip", keyframes) for keyframes in given.keyframes]
+        for view, keyframes in [*views, ("frame", given.keyframes[0])]:
             recipe = TrainRecipe(
                 name="memory",
                 lvlm=NAME,
                 options=options,
                 data=DataChoice(name="shapes", held_out=0.5),
+                keyframes=keyframes,
                 granularity=view,
                 tokens=given.tokens,
                 optimiser=Optimisation(steps=1, clips=calls, frames=calls, frames_per_sample=1),
@@ -149,7 +152,7 @@ def main() -> None:
                 view,
                 calls=calls,
                 tokens=given.tokens,
-                frames=KEYFRAMES,
+                frames=keyframes,
                 height=HEIGHT,
                 width=WIDTH,
                 checkpointing=not given.keep,

@@ -7,7 +7,6 @@ methods.segmentation.training.evaluate OUT_FOLDER`` measures it on the valid spl
 from __future__ import annotations
 
 import argparse
-import shlex
 import signal
 import sys
 import threading
@@ -31,32 +30,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=1536, help="objects times frames of an update, at most")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--workers", type=int, default=6, help="processes that render clips")
-    parser.add_argument("--start", type=Path, help="checkpoint folder of an earlier run, to continue from")
     given = parser.parse_args(arguments)
     # Rendering processes import this module again: what is heavy is imported by the trainer alone.
     from harness.data.shapes.write import VERSION
     from harness.errors import PrerequisiteError
     from methods.segmentation.training.architecture import IMAGE_SIZE
-    from methods.segmentation.training.card import Card, read_card
+    from methods.segmentation.training.card import Card
     from methods.segmentation.training.loop import Plan, train
     from methods.segmentation.training.rendering import rendered_clips
 
     try:
         plan = Plan(
             given.folder, given.seed, given.steps, given.seconds, given.clips, given.batch, given.learning_rate,
-            device=given.device, start=given.start,
+            device=given.device,
         )  # fmt: skip
         card = Card(
-            command=shlex.join(
-                ["python", "-m", "methods.segmentation.training", *(sys.argv[1:] if arguments is None else arguments)]
-            ),
             seed=plan.seed,
             data_seed=DATA_SEED,
             data_version=VERSION,
             device=_device_name(given.device),
             batch=plan.batch,
             learning_rate=plan.learning_rate,
-            start={} if plan.start is None else read_card(plan.start),
         )
         # Ended from outside, the run still writes its checkpoint and ends its rendering processes; a second signal
         # does not wait for the step to end.

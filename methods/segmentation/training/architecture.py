@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from harness.errors import PrerequisiteError
-from methods.segmentation.checkpoints import Sam2Settings, resolve
-from methods.segmentation.model import build, load, post_processing
+from methods.segmentation.checkpoints import Sam2Settings
+from methods.segmentation.model import build, post_processing
 from methods.segmentation.small import redraw
 
 BASE = "configs/sam2.1/sam2.1_hiera_t.yaml"
@@ -57,18 +55,3 @@ def build_trainable() -> Any:
     network = build(BASE, [*OVERRIDES, *post_processing(Sam2Settings())])
     redraw(network)
     return network.eval()
-
-
-def load_trainable(folder: Path) -> Any:
-    """The network of an earlier run, on the CPU, as ``build_trainable`` gives it.
-
-    Raises:
-        PrerequisiteError: the folder holds no such checkpoint, or one of another architecture.
-    """
-    checkpoint = resolve(str(folder))
-    if (checkpoint.config, tuple(checkpoint.overrides)) != (BASE, OVERRIDES):
-        raise PrerequisiteError(
-            f"{folder} holds another architecture than the one that is trained.",
-            "Give --start a folder that this training wrote, or leave it out.",
-        )
-    return load(Sam2Settings(checkpoint=str(folder), device="cpu")).network

@@ -39,7 +39,6 @@ def package_versions() -> dict[str, str]:
 class Card:
     """Where a checkpoint comes from."""
 
-    command: str
     seed: int
     data_seed: int
     data_version: int
@@ -48,6 +47,8 @@ class Card:
     batch: int
     learning_rate: float
     split: str = "train"
+    command: str = ""
+    """That makes such a run again."""
     clips: int = 0
     """The first clips of the split, this many, were seen."""
     data_digest: str = ""
@@ -60,8 +61,6 @@ class Card:
     """Means over the last steps, on training data."""
     averaged: dict[str, float] = field(default_factory=dict)
     """The same measured with the weights that are written."""
-    start: dict[str, Any] = field(default_factory=dict)
-    """The card of the checkpoint that the run continued from."""
 
     def write(self, folder: Path, state: Mapping[str, torch.Tensor]) -> None:
         """Writes the checkpoint folder: configuration, weights rounded to float16, card. Each file is replaced whole.

@@ -1,10 +1,9 @@
 """The training loop: first clicks on single frames, then short windows, then long ones.
 
-A run starts afresh or from the checkpoint of an earlier one, and ends after a number of steps or of seconds; the
-learning rate falls to nothing by then. Weights are averaged over the last twentieth of the steps so far, and written
-every so often and when the run is told to stop, so that a run that is cut off leaves a checkpoint that works. With
-``steps`` equal seeds give equal runs on one machine; with ``seconds`` the machine's speed decides how many steps there
-are.
+A run ends after a number of steps or of seconds; the learning rate falls to nothing by then. Weights are averaged over
+the last twentieth of the steps so far, and written every so often and when the run is told to stop, so that a run that
+is cut off leaves a checkpoint that works. With ``steps`` equal seeds give equal runs on one machine; with ``seconds``
+the machine's speed decides how many steps there are.
 
 Shape legend: B objects of a batch, T frames of a window.
 """
@@ -13,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ import torch
 
 from harness.errors import PrerequisiteError
 from methods.segmentation.model import choose_device
-from methods.segmentation.training.architecture import IMAGE_SIZE, build_trainable, load_trainable
+from methods.segmentation.training.architecture import IMAGE_SIZE, build_trainable
 from methods.segmentation.training.bank import Bank, Batch
 from methods.segmentation.training.card import Card
 from methods.segmentation.training.losses import NAMES, losses
@@ -61,12 +61,11 @@ class Stage:
 
 
 CURRICULUM = (
-    Stage((1,), 0.45, "click_iou", 0.8),
-    Stage((3,), 0.65, "track_iou", 0.7),
-    Stage((1, 4, 8, 8, 12)),
+    Stage((1,), 0.35, "click_iou", 0.8),
+    Stage((3,), 0.5, "track_iou", 0.7),
+    Stage((1, 4, 8, 8, 12), 0.6),
+    Stage((1, 8, 12, 16)),
 )
-CONTINUATION = (Stage((1, 3), 0.06), Stage((1, 4, 8, 8, 12), 0.6), Stage((1, 8, 12, 16)))
-"""For a network that segments and tracks already."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,6 @@ class Plan:
     device: str = "auto"
     save_every: float = 30.0
     """Seconds between checkpoints."""
-    start: Path | None = None
-    """Checkpoint folder of an earlier run to continue from; may be ``folder``."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.seconds is None):
@@ -115,11 +112,10 @@ def train(
         stopped: asked after every step; a run that is told to stop writes its checkpoint and returns.
 
     Raises:
-        PrerequisiteError: there is no such device, ``plan.start`` does not fit, or the loss is not a number; the last
-            checkpoint stays.
+        PrerequisiteError: there is no such device, or the loss is not a number; the last checkpoint stays.
     """
     trainer = Trainer(plan, clips)
-    report(f"training starts from {plan.start or 'fresh weights'}")
+    report("training starts")
     began = saved = time.monotonic()
     share, stop = 0.0, False
     while share < 1 and not stop:
@@ -133,8 +129,9 @@ def train(
             averaged = trainer.check()
             report("averaged weights: " + _words(averaged))
             described = replace(
-                card, steps=trainer.steps, seconds=round(elapsed, 1), clips=len(trainer.bank),
-                data_digest=trainer.bank.digest, complete=share >= 1, losses=trainer.latest, averaged=averaged,
+                card, command=_command(plan, trainer.steps), steps=trainer.steps, seconds=round(elapsed, 1),
+                clips=len(trainer.bank), data_digest=trainer.bank.digest, complete=share >= 1,
+                losses=trainer.latest, averaged=averaged,
             )  # fmt: skip
             described.write(plan.folder, trainer.weights())
             saved = time.monotonic()
@@ -152,9 +149,7 @@ class Trainer:
         self._rng = np.random.default_rng(plan.seed)
         self._generator = torch.Generator(device).manual_seed(plan.seed)
         self.bank = Bank(clips, plan.clips, IMAGE_SIZE, device)
-        network = build_trainable() if plan.start is None else load_trainable(plan.start)
-        self.network = network.to(device)
-        self._curriculum = CURRICULUM if plan.start is None else CONTINUATION
+        self.network = build_trainable().to(device)
         self._average = copy.deepcopy(self.network).requires_grad_(False)
         self._optimizer = torch.optim.AdamW(_groups(self.network, plan.weight_decay), betas=(0.9, 0.98), fused=True)
         self.steps = self._stage = 0
@@ -204,10 +199,10 @@ class Trainer:
         return state
 
     def _batch(self, share: float) -> Batch:
-        stage = self._curriculum[self._stage]
+        stage = CURRICULUM[self._stage]
         if share >= stage.until or self.latest.get(stage.measure, 0.0) >= stage.goal:
             self._stage += 1
-            stage = self._curriculum[self._stage]
+            stage = CURRICULUM[self._stage]
         length = int(self._rng.choice(stage.lengths))
         windows = max(1, min(MOST_OBJECTS, self._plan.batch // length) // OBJECTS_PER_WINDOW)
         available = min(self._plan.clips, FIRST_CLIPS + self.steps)
@@ -240,6 +235,13 @@ class Trainer:
 def _named(values_7: torch.Tensor) -> dict[str, float]:
     """What is a number, rounded, by name."""
     return {name: round(value, 4) for name, value in zip(NAMES, values_7.tolist(), strict=True) if value == value}
+
+
+def _command(plan: Plan, steps: int) -> str:
+    """What makes such a run again, whatever the machine's speed."""
+    words = ["python", "-m", "methods.segmentation.training", str(plan.folder), "--steps", str(steps)]
+    words += ["--seed", str(plan.seed), "--clips", str(plan.clips), "--batch", str(plan.batch)]
+    return shlex.join([*words, "--learning-rate", str(plan.learning_rate)])
 
 
 def _words(measures: dict[str, float]) -> str:
