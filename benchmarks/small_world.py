@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--mean-of", metavar="WORDS", help="one more row: the mean of the rows that begin so")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     given = parser.parse_args()
-    console = Console(width=120)
+    console = Console(width=max(120, 84 + 11 * len(given.worlds)))
     logging.disable_progress_bar()
     scores: dict[str, Worlds] = defaultdict(dict)
     chance: Worlds = {world: {} for world in given.worlds}

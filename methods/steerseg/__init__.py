@@ -29,7 +29,8 @@ steerseg``, see ``methods.steerseg.training.recipe``):
  7. rollout: V-Max over the upper half of the layers. Setting ``rollout``; no gradients through head weights: training's
     ``weight_gradient``.
  8. response token: the last one of the prefill, always; nothing is generated to get the maps.
- 9. map in the loss: standardised, then a sigmoid. Training's ``loss.normalisation`` (standardised, min_max).
+ 9. map in the loss: standardised, then a sigmoid. Training's ``loss.normalisation`` (standardised, min_max,
+    share).
 10. training target: mask area in each cell, union of the expression's objects. Training's ``loss.target`` (area,
     binary).
 11. points from: the fused map. Setting ``points_from`` (fused, frame).

@@ -44,8 +44,11 @@ def map_loss(map_thw: Tensor, target_thw: Tensor, choice: LossChoice) -> tuple[T
         likely_thw = logit_thw.sigmoid()
         bce = binary_cross_entropy_with_logits(logit_thw, target_thw)
     else:
-        low = map_thw.amin()
-        likely_thw = (map_thw - low) / (map_thw.amax() - low).clamp_min(_TINY)
+        if choice.normalisation == "min_max":
+            low = map_thw.amin()
+            likely_thw = (map_thw - low) / (map_thw.amax() - low).clamp_min(_TINY)
+        else:
+            likely_thw = map_thw * (target_thw.sum() / map_thw.sum().clamp_min(_TINY))
         bce = binary_cross_entropy(likely_thw.clamp(_CLAMP, 1.0 - _CLAMP), target_thw)
     both, each = (likely_thw * target_thw).sum(), likely_thw.sum() + target_thw.sum()
     return bce, 1.0 - (2.0 * both + 1.0) / (each + 1.0)

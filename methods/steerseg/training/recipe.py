@@ -98,10 +98,11 @@ class AttributesChoice(Settings):
 class LossChoice(Settings):
     """What is asked of a map: binary cross-entropy plus Dice, on its own grid."""
 
-    normalisation: Literal["standardised", "min_max"] = identity("standardised")
+    normalisation: Literal["standardised", "min_max", "share"] = identity("standardised")
     """"standardised": p = sigmoid(2 (z - 1)), z the map minus its mean over its standard deviation. "min_max": the
     normalisation of inference, with gradients through both extremes; a sink that holds the maximum then gets next to
-    none."""
+    none. "share": p = the cell's share of the map's mass, times the target's area in cells. Its Dice is the mass off
+    the target, up to the 1 that both sides have; a cell may exceed 1."""
     bce: float = identity(1.0)
     dice: float = identity(1.0)
     target: Literal["area", "binary"] = identity("area")

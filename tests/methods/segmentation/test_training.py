@@ -286,9 +286,8 @@ def test_a_trained_folder_is_a_checkpoint_with_a_card(clips: list[RenderedClip],
     assert lines[-1].startswith("averaged weights: loss ")
     card = yaml.safe_load((folder / "card.yaml").read_text())
     assert (card["steps"], card["complete"], card["clips"]) == (4, True, 6)
-    assert card["command"] == (
-        f"python -m methods.segmentation.training {folder} --steps 4 --seed 0 --clips 6 --batch 12 --learning-rate 0.001"
-    )
+    command = f"{folder} --steps 4 --seed 0 --clips 6 --batch 12 --learning-rate 0.001"
+    assert card["command"] == f"python -m methods.segmentation.training {command}"
     assert card["data_digest"] == filled(clips).digest
     assert (folder / "model.safetensors").stat().st_size < 10_000_000
     assert sorted(path.name for path in folder.iterdir()) == ["card.yaml", "config.yaml", "model.safetensors"]

@@ -24,23 +24,26 @@ def plain(map_thw: np.ndarray, target: np.ndarray, normalisation: str) -> tuple[
     for value, share in zip(values, targets, strict=True):
         if normalisation == "standardised":
             p = 1 / (1 + math.exp(-2 * ((value - mean) / spread - 1)))
-        else:
+        elif normalisation == "min_max":
             p = (value - values.min()) / (values.max() - values.min())
+        else:
+            p = value / values.sum() * targets.sum()
         sure = p if normalisation == "standardised" else min(max(p, 1e-4), 1 - 1e-4)
         bce -= (share * math.log(sure) + (1 - share) * math.log(1 - sure)) / len(values)
         both, total = both + p * share, total + p + share
     return bce, 1 - (2 * both + 1) / (total + 1)
 
 
-@pytest.mark.parametrize("normalisation", ["standardised", "min_max"])
+@pytest.mark.parametrize("normalisation", ["standardised", "min_max", "share"])
 def test_the_plain_formulas(normalisation: str) -> None:
     rng = np.random.default_rng(0)
     map_thw, target = rng.random((3, 4, 5)) * 1e-4, rng.random((3, 4, 5)).round(1)
     choice = LossChoice(normalisation=normalisation)  # type: ignore[arg-type]
     found = map_loss(torch.from_numpy(map_thw), torch.from_numpy(target), choice)
     np.testing.assert_allclose([float(part) for part in found], plain(map_thw, target, normalisation), rtol=1e-9)
-    # Only the shape of the map matters, not its size.
-    scaled = map_loss(torch.from_numpy(1000 * map_thw + 3), torch.from_numpy(target), choice)
+    # Only the shape of the map matters, not its size; what is added to it matters to its shares.
+    moved = 0 if normalisation == "share" else 3
+    scaled = map_loss(torch.from_numpy(1000 * map_thw + moved), torch.from_numpy(target), choice)
     np.testing.assert_allclose([float(part) for part in scaled], [float(part) for part in found], rtol=1e-6)
 
 
@@ -65,7 +68,7 @@ def sink_slope(normalisation: str, sink: float = 1.0) -> tuple[float, float]:
     return slopes[0], slopes[1]
 
 
-def test_a_sink_is_pushed_down_by_the_default_alone() -> None:
+def test_a_sink_is_pushed_down_but_by_min_max() -> None:
     bce, dice = sink_slope("standardised")
     assert bce > 1e-3 and dice > 1e-3
     # One of 37 standard deviations too.
@@ -73,9 +76,20 @@ def test_a_sink_is_pushed_down_by_the_default_alone() -> None:
     # Min-max: BCE pulls the sink up about as much as Dice pushes it down.
     bce, dice = sink_slope("min_max")
     assert bce < -0.01 and dice > 0.01 and abs(bce + dice) < 0.1 * dice
+    # Shares: both push it down, also where p is far above 1.
+    for sink in (1.0, 10.0):
+        bce, dice = sink_slope("share", sink)
+        assert bce > 0 and dice > 5e-4
 
 
-@pytest.mark.parametrize("normalisation", ["standardised", "min_max"])
+def test_dice_of_shares_is_the_mass_off_the_target() -> None:
+    map_thw = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]], dtype=torch.float64)
+    dice = map_loss(map_thw, torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]).double(), LossChoice(normalisation="share"))[1]
+    # 0.6 of the mass is on the target's 2 cells: both = 1.2, each = 4.
+    assert float(dice) == pytest.approx(1 - (2 * 1.2 + 1) / (4 + 1))
+
+
+@pytest.mark.parametrize("normalisation", ["standardised", "min_max", "share"])
 def test_a_constant_map_has_a_loss_and_no_bad_gradient(normalisation: str) -> None:
     leaf = torch.full((1, 3, 3), 0.2, requires_grad=True)
     loss = sum(map_loss(leaf, torch.eye(3)[None], LossChoice(normalisation=normalisation)))  # type: ignore[arg-type]
