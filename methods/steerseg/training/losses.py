@@ -23,7 +23,7 @@ from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_
 from methods.steerseg.training.recipe import LossChoice
 
 _CLAMP = 1e-4
-"""Of min-max, whose extremes are 0 and 1."""
+"""Of p that is no sigmoid: min-max has extremes of 0 and 1, shares may exceed 1."""
 _TINY = 1e-12
 """Least spread of a map, so that a constant one has p of no meaning but no NaN."""
 
