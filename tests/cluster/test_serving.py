@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -24,7 +23,6 @@ from harness.cluster.executor import InProcessExecutor
 from harness.cluster.ray_pool import RayExecutor
 from harness.cluster.replica import telling
 from harness.cluster.serving import Host, ServerPool, serving
-from harness.doctor import examine
 from harness.errors import PrerequisiteError
 from harness.pipeline.servers import ModelServer
 from harness.recipes import ExecutorChoice, ServingChoice
@@ -235,28 +233,6 @@ def test_given_endpoints_are_used_as_they_are(world: World, here: InProcessExecu
         assert not (world.folder / "starts").exists()
     with FakeServer(model="big") as server, pytest.raises(PrerequisiteError, match="serves big, not small"):
         world.serving(here, endpoints=(server.url,)).__enter__()
-
-
-def test_without_vllm_the_way_out_is_named(
-    world: World, here: InProcessExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("harness.cluster.vllm.vllm_installed", lambda: False)
-    with pytest.raises(PrerequisiteError, match="vLLM is not installed") as caught, world.serving(here, command=()):
-        pytest.fail("there is none")
-    assert "reasoning.engine to local" in caught.value.fix
-
-
-@pytest.mark.parametrize("present", [True, False])
-def test_the_doctor_says_whether_vllm_is_there(present: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name: find("json" if present else "absent") if name == "vllm" else find(name),
-    )
-    (finding,) = [finding for finding in examine(tmp_path, tmp_path) if finding.subject == "vllm"]
-    assert finding.level == ("ok" if present else "note")
-    assert ("not installed" in finding.text) == (not present)
 
 
 def test_replicas_on_ray_hold_their_gpus_and_one_death_leaves_the_others(world: World, there: RayExecutor) -> None:
