@@ -38,7 +38,8 @@ def reason_stage(settings: ReasoningSettings, lvlm: LvlmSettings) -> StageSpec:
         return StageSpec("reason", "methods.reasoning:build_reason", 1, cot)
     from methods.reasoning.remote import server_need
 
-    return StageSpec("reason", "methods.reasoning:build_reason", 1, cot, server=server_need(cot))
+    # 2: a schema's answers have their blanks again.
+    return StageSpec("reason", "methods.reasoning:build_reason", 2, cot, server=server_need(cot))
 
 
 def build_reason(settings: CotSettings, servers: Servers | None = None) -> Stage:

@@ -74,8 +74,14 @@ def well_formed(text: str) -> str:
 
 
 def schema(max_attributes: int) -> dict[str, Any]:
-    """The JSON schema of an answer, for servers that decode along one; properties in the prompt's order."""
+    """The JSON schema of an answer, for servers that decode along one; properties in the prompt's order.
+
+    Blanks stand where the prompt's form has them: a model that is made to leave them out loses its thread, and one that
+    may write white space anywhere can go on until the answer is full. ``x-guidance`` is read by vLLM's backend of that
+    name.
+    """
     return {
+        "x-guidance": {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False},
         "type": "object",
         "properties": {
             "reasons": {"type": "string", "maxLength": LONGEST_REASONS},

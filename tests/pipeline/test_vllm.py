@@ -24,10 +24,16 @@ import yaml
 from clips import write_clip, write_dataset
 from processes import Command, rvosbench
 
+from harness.cluster.executor import InProcessExecutor
+from harness.cluster.serving import serving
 from harness.data.frames import DecodedFrames
+from harness.data.reader import open_dataset
+from harness.data.shapes import write_shapes
+from harness.data.types import Video
 from harness.errors import SampleError
 from harness.pipeline.servers import Servers
 from harness.pipeline.stages import Artefact, Outcome, Request, StageSpec
+from harness.recipes import ServingChoice
 from methods.lvlm.base import LvlmSettings
 from methods.lvlm.checkpoints import lvlm_settings
 from methods.lvlm.small import write_small
@@ -53,6 +59,7 @@ def _gpus() -> int:
 
 
 GPUS = _gpus()
+TRAINED = Path(__file__).resolve().parents[2] / "checkpoints" / "shapes" / "qwen2_5_vl"
 START_SECONDS = 400.0
 LVLM: dict[str, Any] = {"dtype": "float32", "device": "cpu", "clip_min_tokens": 20}
 """Enough visual tokens that 4 frames take fewer position ids in time than in space; see methods.reasoning.remote."""
@@ -128,9 +135,12 @@ def stage(lvlm: LvlmSettings, servers: Servers | None, **values: Any) -> StageSp
 
 
 def run(spec: StageSpec, folder: Path, texts: Sequence[str]) -> list[Outcome]:
-    video = write_clip(folder, f"clip-{uuid.uuid4().hex}", list(texts))
+    return answers(spec, write_clip(folder, f"clip-{uuid.uuid4().hex}", list(texts)))
+
+
+def answers(spec: StageSpec, video: Video) -> list[Outcome]:
     outcomes = dict(spec.build().run(DecodedFrames(video), [Request(e, {}) for e in video.expressions]))
-    return [outcomes[index] for index in range(len(texts))]
+    return [outcomes[index] for index in range(len(outcomes))]
 
 
 def meta(outcomes: Sequence[Outcome], name: str) -> list[Any]:
@@ -199,6 +209,21 @@ def test_answers_follow_the_schema(server: Servers, lvlm: LvlmSettings, tmp_path
         answer = json.loads(raw, strict=False)  # the grammar lets control characters stand in strings
         assert list(answer) == ["reasons", "attributes"] and 1 <= len(answer["attributes"]) <= 3
     assert set(meta(outcomes, "fallback")) <= {"", "no attribute"}
+
+
+def test_a_schema_changes_no_answer_that_has_the_prompts_form(tmp_path: Path) -> None:
+    """Made to leave out its blanks, a trained model babbled."""
+    write_shapes(tmp_path, layout="shapes", split="valid", seed=0, videos=1)
+    (video,) = open_dataset("shapes", tmp_path).videos
+    lvlm = lvlm_settings(str(TRAINED), dtype="float32", device="cpu")
+    local = answers(stage(lvlm, None, max_new_tokens=64), video)
+    assert set(meta(local, "fallback")) == {""}
+    choice = ServingChoice(gpus=GPUS, start_seconds=START_SECONDS)
+    spec = reason_stage(ReasoningSettings(engine="server", keyframes=4, max_new_tokens=64), lvlm)
+    assert spec.server is not None
+    with serving(spec.server, choice, InProcessExecutor(tmp_path), tmp_path / "servers", print) as pool:
+        served = answers(replace(spec, servers=pool.servers), video)
+    assert meta(served, "raw") == meta(local, "raw")
 
 
 def test_a_prompt_longer_than_the_server_takes_fails_alone(server: Servers, lvlm: LvlmSettings, tmp_path: Path) -> None:

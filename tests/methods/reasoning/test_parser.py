@@ -128,3 +128,26 @@ def test_what_follows_the_schema_is_understood(attributes: list[str], reasons: s
     assert parsed.fallback == ""
     assert set(parsed.attributes) == {" ".join(attribute.split()) for attribute in attributes}
     assert parsed.reasons == " ".join(reasons.split())
+
+
+@pytest.mark.parametrize(
+    "text, accepted",
+    [
+        ('{"reasons": "it is red", "attributes": ["red", "at the top"]}', True),
+        ('{"reasons": "", "attributes": ["red"]}', True),
+        ('{"reasons":"it is red","attributes":["red","at the top"]}', False),
+        ('{"reasons":  "it is red", "attributes": ["red"]}', False),
+        ('{\n"reasons": "it is red", "attributes": ["red"]}', False),
+        ('{"reasons": "it is red", "attributes": []}', False),
+        ('{"attributes": ["red"], "reasons": "it is red"}', False),
+        ('{"reasons": "' + "x" * (LONGEST_REASONS + 1) + '", "attributes": ["red"]}', False),
+    ],
+)
+def test_a_server_keeps_to_the_prompts_form(text: str, accepted: bool) -> None:
+    """The prompt's form has blanks: without them a small trained model lost its thread."""
+    guidance = pytest.importorskip("llguidance", reason="comes with vLLM")
+    tokenizer = guidance.LLTokenizer("byte")
+    grammar = guidance.LLMatcher.grammar_from_json_schema(json.dumps(schema(3)), defaults={"whitespace_flexible": True})
+    matcher = guidance.LLMatcher(tokenizer, grammar)
+    tokens = tokenizer.tokenize_str(text)
+    assert (matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()) == accepted
