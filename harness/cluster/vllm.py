@@ -30,7 +30,7 @@ _CPU_ENVIRONMENT = {
 }
 _CPU_FLAGS = ("--enforce-eager", "--distributed-executor-backend", "uni")
 # Answers are greedy, so nothing is sampled by FlashInfer, whose sampler would be compiled when a server first starts:
-# by a CUDA compiler that need not be there, and for longer (over a minute on an H200) than the rest of the warm-up takes.
+# by a CUDA compiler that need not be there, and for longer (over a minute on an H200) than all the rest takes.
 _GPU_ENVIRONMENT = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
