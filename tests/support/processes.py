@@ -45,19 +45,28 @@ class Command:
 
 
 def marked(mark: str) -> dict[int, str]:
-    """Living processes that carry a mark in their environment: pid -> command line."""
-    found = {}
+    """Living processes that carry a mark in their environment, and those below them: pid -> command line.
+
+    One that sets its title (vLLM's engine) may write over its environment.
+    """
+    found: set[int] = set()
+    parents: dict[int, int] = {}
+    commands: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
+        pid = int(entry.name)
         try:
             environment = (entry / "environ").read_bytes()
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            parents[pid] = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+            commands[pid] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         except OSError:
             continue  # it ended while we looked, or is not ours
-        if f"{MARK}={mark}".encode() in environment and command:
-            found[int(entry.name)] = command
-    return found
+        if f"{MARK}={mark}".encode() in environment:
+            found.add(pid)
+    while below := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= below
+    return {pid: commands[pid] for pid in found if commands.get(pid)}
 
 
 def require_none_marked(mark: str, seconds: float = 30.0) -> None:
