@@ -13,8 +13,8 @@ which vLLM leaves out. A schema changes no answer that has the prompt's form any
   clip's temporal range, vLLM after it; log-probabilities then differ from the second digit.
 * Checkpoints of LLaVA-OneVision that transformers 5 has written name the vision tower's weights in a way vLLM 0.32 does
   not know, and it refuses them; the released ones load.
-* vLLM computes questions together as they come, so a near tie may go another way from run to run: one answer of 24 did
-  (trained small Qwen2.5-VL, CPU).
+* vLLM computes questions together as they come, so a near tie may go another way from run to run: one answer of 24 was
+  not the local model's in one of two runs (trained small Qwen2.5-VL, CPU).
 * ``extra_tokens: drop`` cannot be asked of a server, which runs the model as released.
 * Given endpoints must be started with ``--media-io-kwargs '{"video": {"num_frames": -1, "fps": 2.0}}'`` (for
   ``seconds_per_grid`` 1), or they take at most 32 frames at another rate, and with ``--structured-outputs-config
