@@ -251,14 +251,12 @@ class _Packed:
 
 
 def _pack(mask_RW: BoolHW) -> WordsRK:
+    """Rows of pixels as 64-bit words in C order, whatever the memory order of the mask."""
     rows, width = mask_RW.shape
-    bytes_RB = np.packbits(mask_RW, axis=1, bitorder="little")
-    words = -(-width // WORD)
-    if bytes_RB.shape[1] != words * 8:
-        padded_RB = np.zeros((rows, words * 8), dtype=np.uint8)
-        padded_RB[:, : bytes_RB.shape[1]] = bytes_RB
-        bytes_RB = padded_RB
-    return bytes_RB.view("<u8")
+    # packbits keeps the order of its input, and only rows that lie in one piece can be read as words.
+    padded_RB = np.zeros((rows, -(-width // WORD) * 8), dtype=np.uint8)
+    padded_RB[:, : -(-width // 8)] = np.packbits(mask_RW, axis=1, bitorder="little")
+    return padded_RB.view("<u8")
 
 
 def _count(words_RK: WordsRK) -> int:

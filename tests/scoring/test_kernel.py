@@ -93,6 +93,60 @@ def test_a_ground_truth_frame_serves_many_predictions_in_both_orders() -> None:
         assert frame.counts(np.asfortranarray(pred_HW)) == expected
 
 
+ORDERS = (np.ascontiguousarray, np.asfortranarray)
+REAL_SIDES = (480, 512, 540, 576, 640, 704, 720, 768, 960, 1024, 1080, 1280, 1920)
+REAL_SIZES = sorted({size for a, b in product(REAL_SIDES, REAL_SIDES) if a < b for size in ((a, b), (b, a))})
+
+
+def in_every_order(gt_HW: BoolHW, pred_HW: BoolHW, void_HW: BoolHW | None = None) -> set[Counts]:
+    """The counts of a pair in every combination of memory orders, read-only and as views of larger arrays."""
+
+    def forms(mask_HW: BoolHW) -> list[BoolHW]:
+        height, width = mask_HW.shape
+        found = []
+        for order in ORDERS:
+            plain_HW = order(mask_HW)
+            plain_HW.flags.writeable = False
+            inside_HW = order(np.ones((height + 3, width + 5), dtype=bool))
+            inside_HW[1 : height + 1, 2 : width + 2] = mask_HW
+            strided_HW = order(np.ones((2 * height, 3 * width), dtype=bool))
+            strided_HW[::2, ::-3] = mask_HW
+            found += [plain_HW, inside_HW[1 : height + 1, 2 : width + 2], strided_HW[::2, ::-3]]
+        return found
+
+    voids: list[BoolHW | None] = [None] if void_HW is None else [order(void_HW) for order in ORDERS]
+    return {frame_counts(*pair, void) for pair in product(forms(gt_HW), forms(pred_HW)) for void in voids}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 2**32 - 1), st.booleans())
+def test_memory_order_never_matters(height: int, width: int, seed: int, void: bool) -> None:
+    rng = np.random.default_rng(seed)
+    gt_HW, pred_HW, void_HW = (rng.random((height, width)) < density for density in (0.3, 0.3, 0.1))
+    assert len(in_every_order(gt_HW, pred_HW, void_HW if void else None)) == 1
+
+
+@pytest.mark.parametrize("remainder", [0, *range(57, 64)])
+@pytest.mark.parametrize("words", [1, 2])
+def test_sides_whose_rows_fill_their_words_equal_the_definition(words: int, remainder: int) -> None:
+    side = 64 * words + remainder if remainder else 64 * words
+    rng = np.random.default_rng(side)
+    for shape in ((side, 9), (9, side)):
+        gt_HW, pred_HW = rng.random(shape) < 0.3, rng.random(shape) < 0.3
+        assert in_every_order(gt_HW, pred_HW) == {Counts(*plain.counts(gt_HW, pred_HW))}
+
+
+@pytest.mark.parametrize(("height", "width"), REAL_SIZES)
+def test_memory_order_never_matters_at_real_frame_sizes(height: int, width: int) -> None:
+    gt_HW = rectangle(height, width, height // 4, height // 2, width // 4, width // 2)
+    pred_HW = np.roll(gt_HW, (3, -5), axis=(0, 1))
+    found = {frame_counts(a(gt_HW), b(pred_HW)) for a, b in product(ORDERS, ORDERS)}
+    assert len(found) == 1
+    # Two rectangles of one size overlap in all but the shift.
+    tall, wide = height // 2 - height // 4, width // 2 - width // 4
+    assert next(iter(found)).I == (tall - 3) * (wide - 5)
+
+
 def test_views_and_strides_do_not_matter() -> None:
     big_HW = np.random.default_rng(1).random((60, 80)) < 0.3
     view_HW, flipped_HW = big_HW[::2, ::2], big_HW[1::2, ::-2]
