@@ -32,15 +32,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.data.types import Expression, FrameHW3, Video
-from harness.pipeline.stages import Artefact, Request
-from methods.decaf.reading import Ground
-from methods.decaf.settings import GroundSettings
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.small import write_small
-from methods.rollout.spec import RolloutSpec
+from rvosbench.harness.data.types import Expression, FrameHW3, Video
+from rvosbench.harness.pipeline.stages import Artefact, Request
+from rvosbench.methods.decaf.reading import Ground
+from rvosbench.methods.decaf.settings import GroundSettings
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.small import write_small
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 KEYFRAMES = 16
 NAMES = ("person", "dog", "cat", "horse", "man", "woman", "car", "ball")

@@ -26,15 +26,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.data.masks import decode
-from harness.data.types import FrameHW3, MaskTrack
-from methods.rollout.fusion import Points, points_above, resize
-from methods.segmentation.checkpoints import Sam2Settings
-from methods.segmentation.from_points import Segmentation, TrackletSettings, segment_from_points
-from methods.segmentation.model import load
-from methods.segmentation.small import write_small
-from methods.segmentation.stock import StockVideo, stock_predictor
-from methods.segmentation.tracking import Sam2Video
+from rvosbench.harness.data.masks import decode
+from rvosbench.harness.data.types import FrameHW3, MaskTrack
+from rvosbench.methods.rollout.fusion import Points, points_above, resize
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings
+from rvosbench.methods.segmentation.from_points import Segmentation, TrackletSettings, segment_from_points
+from rvosbench.methods.segmentation.model import load
+from rvosbench.methods.segmentation.small import write_small
+from rvosbench.methods.segmentation.stock import StockVideo, stock_predictor
+from rvosbench.methods.segmentation.tracking import Sam2Video
 
 SIZE = (120, 214)
 GRID = (14, 26)

@@ -24,8 +24,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from harness.data.types import BoolHW
-from harness.scoring.kernel import GroundTruthFrame, frame_counts
+from rvosbench.harness.data.types import BoolHW
+from rvosbench.harness.scoring.kernel import GroundTruthFrame, frame_counts
 
 SIZES = {"854x480": (480, 854), "1280x720": (720, 1280), "1920x1080": (1080, 1920)}
 PAIRS = {"854x480": 120, "1280x720": 40, "1920x1080": 16}

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from methods.lvlm.load import load_lvlm
-from methods.training.inputs import training_settings
-from methods.training.lessons import held_out
-from methods.training.maps import ROWS, Placed, measure
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.training.inputs import training_settings
+from rvosbench.methods.training.lessons import held_out
+from rvosbench.methods.training.maps import ROWS, Placed, measure
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from harness.scoring.statistics import Bootstrap, Item, bootstrap
-from methods.steerseg.training.recipe import View
-from methods.steerseg.training.worth import UNTRAINED, WITHOUT, Bench, Judgements
+from rvosbench.harness.scoring.statistics import Bootstrap, Item, bootstrap
+from rvosbench.methods.steerseg.training.recipe import View
+from rvosbench.methods.steerseg.training.worth import UNTRAINED, WITHOUT, Bench, Judgements
 
 SHAPES = Path("checkpoints/shapes/steerseg")
 

@@ -26,20 +26,20 @@ import numpy as np
 import torch
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from harness.data.types import FrameHW3
-from methods.lvlm.base import LvlmOptions, LvlmSettings
-from methods.lvlm.estimate import RELEASED
-from methods.lvlm.qwen import QwenLvlm
-from methods.lvlm.running import load_processor
-from methods.lvlm.small import write_small
-from methods.lvlm.training_memory import step_memory
-from methods.steerseg.training.files import TrainingFolder
-from methods.steerseg.training.lessons import split
-from methods.steerseg.training.loop import PromptTraining
-from methods.steerseg.training.prepared import Preparer
-from methods.steerseg.training.recipe import DataChoice, Optimisation, TrainRecipe, View
-from methods.steerseg.training.sources import BoolTHW, Spoken
-from methods.steerseg.training.workers import Alone
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings
+from rvosbench.methods.lvlm.estimate import RELEASED
+from rvosbench.methods.lvlm.qwen import QwenLvlm
+from rvosbench.methods.lvlm.running import load_processor
+from rvosbench.methods.lvlm.small import write_small
+from rvosbench.methods.lvlm.training_memory import step_memory
+from rvosbench.methods.steerseg.training.files import TrainingFolder
+from rvosbench.methods.steerseg.training.lessons import split
+from rvosbench.methods.steerseg.training.loop import PromptTraining
+from rvosbench.methods.steerseg.training.prepared import Preparer
+from rvosbench.methods.steerseg.training.recipe import DataChoice, Optimisation, TrainRecipe, View
+from rvosbench.methods.steerseg.training.sources import BoolTHW, Spoken
+from rvosbench.methods.steerseg.training.workers import Alone
 
 NAME = "Qwen/Qwen2.5-VL-7B-Instruct"
 HEIGHT, WIDTH = 480, 854

@@ -1,3 +1,1 @@
-"""rvosbench: the benchmark harness for video reasoning segmentation."""
-
-__version__ = "0.1.0"
+"""The engine: data, pipeline, scoring, results. It imports no method by name."""

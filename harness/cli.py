@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from harness.errors import PrerequisiteError
+from rvosbench.harness.errors import PrerequisiteError
 
 COMMANDS_GROUP = "rvosbench.commands"
 """Entry points that add commands: the leaderboard's, and those of method packages. ``train.steerseg`` is the command
@@ -59,9 +59,9 @@ def run(
     overrides: SetOption = None,
 ) -> None:
     """Run methods x LVLMs x datasets; continues where an interrupted run of the same recipe stopped."""
-    from harness.pipeline.engine import Run
-    from harness.pipeline.runfolder import RunFolder
-    from harness.recipes import load_recipe
+    from rvosbench.harness.pipeline.engine import Run
+    from rvosbench.harness.pipeline.runfolder import RunFolder
+    from rvosbench.harness.recipes import load_recipe
 
     if (recipe is None) == (resume is None):
         raise PrerequisiteError("Give either a recipe or --resume RUN_DIR.", "Example: rvosbench run recipes/demo.yaml")
@@ -80,8 +80,8 @@ def run(
 @app.command()
 def plan(recipe: Annotated[Path, typer.Argument()], overrides: SetOption = None) -> None:
     """Say what a recipe would run or train: samples, what is reused, what is to compute, memory. Computes nothing."""
-    from harness.pipeline.engine import print_plan
-    from harness.recipes import load_recipe, read_values
+    from rvosbench.harness.pipeline.engine import print_plan
+    from rvosbench.harness.recipes import load_recipe, read_values
 
     changes = tuple(overrides or ())
     keys = read_values(recipe, changes).keys()
@@ -96,7 +96,7 @@ def plan(recipe: Annotated[Path, typer.Argument()], overrides: SetOption = None)
 @app.command()
 def methods() -> None:
     """List the registered methods."""
-    from harness.registry import load_method, method_names
+    from rvosbench.harness.registry import load_method, method_names
 
     for name in method_names():
         method = load_method(name)
@@ -121,11 +121,11 @@ def score(
     workers: Annotated[int | None, typer.Option(min=1, help="Default: one per core.")] = None,
 ) -> None:
     """Score a folder of masks under named protocols. Needs no GPU and no torch."""
-    from harness.data.reader import open_dataset
-    from harness.progress import SampleProgress
-    from harness.run_schema import read_scores
-    from harness.scoring.report import print_problems, score_tables
-    from harness.scoring.score import score_predictions
+    from rvosbench.harness.data.reader import open_dataset
+    from rvosbench.harness.progress import SampleProgress
+    from rvosbench.harness.run_schema import read_scores
+    from rvosbench.harness.scoring.report import print_problems, score_tables
+    from rvosbench.harness.scoring.score import score_predictions
 
     opened = open_dataset(dataset, data_root, split, needs="masks")
     with SampleProgress("scoring", err) as progress:
@@ -166,12 +166,12 @@ def export_submission(
     ] = True,
 ) -> None:
     """Write and validate the archive a benchmark's server wants."""
-    from harness.data.reader import open_dataset
-    from harness.pipeline.exports import masks_of_run
-    from harness.progress import SampleProgress
-    from harness.scoring.report import print_problems
-    from harness.scoring.submission import export_submission as export
-    from harness.scoring.submission import masks_of_predictions
+    from rvosbench.harness.data.reader import open_dataset
+    from rvosbench.harness.pipeline.exports import masks_of_run
+    from rvosbench.harness.progress import SampleProgress
+    from rvosbench.harness.scoring.report import print_problems
+    from rvosbench.harness.scoring.submission import export_submission as export
+    from rvosbench.harness.scoring.submission import masks_of_predictions
 
     opened = open_dataset(dataset, data_root, split, needs="frames")
     is_run = (source / "recipe.yaml").is_file()
@@ -196,9 +196,9 @@ def compare(
     second: Annotated[str | None, typer.Option(help="Method of RUN_B.")] = None,
 ) -> None:
     """Paired difference RUN_B minus RUN_A, with an interval over videos."""
-    from harness.runs import read_run
-    from harness.scoring.compare import compare as compare_runs
-    from harness.scoring.report import comparison_lines
+    from rvosbench.harness.runs import read_run
+    from rvosbench.harness.scoring.compare import compare as compare_runs
+    from rvosbench.harness.scoring.report import comparison_lines
 
     compared = compare_runs(read_run(run_a), read_run(run_b), first_label=first, second_label=second)
     for line in comparison_lines(compared):
@@ -211,8 +211,8 @@ def sync(
     uri: Annotated[str | None, typer.Option(help="MLflow tracking URI; default: SQLite in the runs folder.")] = None,
 ) -> None:
     """Mirror into MLflow every run that is not there yet."""
-    from harness.tracking import MirrorFailure, default_uri
-    from harness.tracking import sync as mirror_all
+    from rvosbench.harness.tracking import MirrorFailure, default_uri
+    from rvosbench.harness.tracking import sync as mirror_all
 
     failed = 0
     for outcome in mirror_all(runs, uri or default_uri(runs)):
@@ -228,7 +228,7 @@ def sync(
 @app.command()
 def doctor(data_root: DataRoot = Path("data"), runs: Runs = Path("runs")) -> None:
     """Say what this machine has and lacks."""
-    from harness.doctor import examine
+    from rvosbench.harness.doctor import examine
 
     colours = {"ok": "green", "note": "yellow", "problem": "red"}
     problems = 0
@@ -243,7 +243,7 @@ def doctor(data_root: DataRoot = Path("data"), runs: Runs = Path("runs")) -> Non
 @datasets_app.command("list")
 def datasets_list(data_root: DataRoot = Path("data")) -> None:
     """Every split of every card, and how much of it is under the data root."""
-    from harness.data.verify import describe, render_cards
+    from rvosbench.harness.data.verify import describe, render_cards
 
     for line in render_cards(describe(data_root)):
         out.print(line, highlight=False, soft_wrap=True)
@@ -257,7 +257,7 @@ def datasets_verify(
     full: Annotated[bool, typer.Option("--full", help="Decode every image and check every checksum.")] = False,
 ) -> None:
     """Check a split: what is present, complete, wrong, naming files."""
-    from harness.data.verify import render, verify
+    from rvosbench.harness.data.verify import render, verify
 
     report = verify(name, data_root, split, mode="full" if full else "quick")
     for line in render(report):
@@ -275,7 +275,7 @@ def datasets_shapes(
     videos: Annotated[int, typer.Option(min=1)] = 20,
 ) -> None:
     """Generate the bundled benchmark: videos of moving shapes with referring and reasoning expressions."""
-    from harness.data.shapes import write_shapes
+    from rvosbench.harness.data.shapes import write_shapes
 
     say(str(write_shapes(data_root, layout=layout, split=split, seed=seed, videos=videos)))
 

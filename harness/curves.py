@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.errors import PrerequisiteError
-from harness.tracking import (
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.tracking import (
     _BATCH,
     _COMPLETE,
     _CONTENT,

@@ -13,9 +13,9 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.keys import digest_of
-from harness.settings import Settings
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.keys import digest_of
+from rvosbench.harness.settings import Settings
 
 
 def _identity(default: Any = ..., **kwargs: Any) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from harness.errors import PrerequisiteError, nearest_name
-from harness.pipeline.stages import Method
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.pipeline.stages import Method
 
 GROUP = "rvosbench.methods"
 

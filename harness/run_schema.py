@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
-from harness.errors import PrerequisiteError
+from rvosbench.harness.errors import PrerequisiteError
 
 SCHEMA = 1
 """The newest run folder schema this version reads."""

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from harness.errors import PrerequisiteError
-from harness.run_schema import (
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.run_schema import (
     SCHEMA,
     Counts,
     DatasetUse,

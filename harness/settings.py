@@ -44,7 +44,7 @@ def identity_of(settings: Settings) -> dict[str, Json]:
         where = f"{type(settings).__name__}.{field.name}"
         role = field.metadata.get(ROLE)
         if role not in ("identity", "runtime"):
-            raise TypeError(f"{where} declares no role: use identity() or runtime() from harness.settings")
+            raise TypeError(f"{where} declares no role: use identity() or runtime() from rvosbench.harness.settings")
         if role == "identity":
             out[field.name] = _plain(getattr(settings, field.name), where)
     return out

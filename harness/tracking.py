@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from harness.errors import PrerequisiteError
-from harness.runs import RECIPE, RUN, SAMPLES, SCORES, Run, Score, read_run, run_folders, status_counts
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.runs import RECIPE, RUN, SAMPLES, SCORES, Run, Score, read_run, run_folders, status_counts
 
 EXPERIMENT = "rvosbench"
 ARTEFACT_FOLDER = "mlruns"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from leaderboard.ui import STYLE
+from rvosbench.leaderboard.ui import STYLE
 
 st.set_page_config(page_title="rvosbench", layout="wide")
 st.html(STYLE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from leaderboard.pivot import Pivot
-from leaderboard.tables import KINDS
+from rvosbench.leaderboard.pivot import Pivot
+from rvosbench.leaderboard.tables import KINDS
 
 Chart = alt.LayerChart | alt.FacetChart
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e6e9ee"

@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from harness.errors import PrerequisiteError, nearest_name
-from leaderboard import exports
-from leaderboard.serve import command
-from leaderboard.tables import SCOPES, Filters, Scope
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.leaderboard import exports
+from rvosbench.leaderboard.serve import command
+from rvosbench.leaderboard.tables import SCOPES, Filters, Scope
 
 
 def leaderboard(

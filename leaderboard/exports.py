@@ -11,11 +11,11 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from harness.errors import PrerequisiteError, nearest_name
-from harness.runs import find_runs
-from harness.scoring.report import score_tables
-from leaderboard.pivot import Cell, Pivot, pivot
-from leaderboard.tables import COLUMNS, Filters, apply, board, score_notes
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.runs import find_runs
+from rvosbench.harness.scoring.report import score_tables
+from rvosbench.leaderboard.pivot import Cell, Pivot, pivot
+from rvosbench.leaderboard.tables import COLUMNS, Filters, apply, board, score_notes
 
 Format = Literal["csv", "md", "latex"]
 _CSV_COLUMNS = [name for name in COLUMNS if name not in ("main", "variant")]

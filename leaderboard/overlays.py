@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.types import BoolHW, FrameHW3
+from rvosbench.harness.data.types import BoolHW, FrameHW3
 
 View = Literal["compare", "prediction", "truth", "frame"]
 VIEWS: dict[View, str] = {

@@ -13,10 +13,10 @@ from functools import cache
 
 import pandas as pd
 
-from harness.data.cards import load_card
-from harness.errors import PrerequisiteError
-from harness.published import AS_PUBLISHED, DATASETS
-from leaderboard.tables import KINDS, OURS
+from rvosbench.harness.data.cards import load_card
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.published import AS_PUBLISHED, DATASETS
+from rvosbench.leaderboard.tables import KINDS, OURS
 
 MARKS = {
     "†": "the source names no protocol",

@@ -1,4 +1,4 @@
-"""Takes pictures of the leaderboard's pages: ``python -m leaderboard.screenshot RUNS OUT_FOLDER``.
+"""Takes pictures of the leaderboard's pages: ``python -m rvosbench.leaderboard.screenshot RUNS OUT_FOLDER``.
 
 Needs the packages streamlit and playwright, and a chromium (``--browser``, default /usr/bin/chromium).
 """
@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
-from harness.errors import PrerequisiteError
-from harness.runs import find_runs
-from leaderboard.serve import command
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.runs import find_runs
+from rvosbench.leaderboard.serve import command
 
 PAGES = {"leaderboard": "", "chart": "", "rows": "", "runs": "runs", "run": "run"}
 """Picture -> page; "chart" and "rows" are tabs of the first one."""

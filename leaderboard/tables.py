@@ -9,16 +9,16 @@ from typing import Literal
 
 import pandas as pd
 
-from harness.data.cards import load_card
-from harness.errors import PrerequisiteError
-from harness.published import (
+from rvosbench.harness.data.cards import load_card
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.published import (
     DATASETS,
     display_lvlm,
     display_method,
     load_published,
     source_link,
 )
-from harness.runs import Run, Score
+from rvosbench.harness.runs import Run, Score
 
 Scope = Literal["main", "published", "everything"]
 SCOPES: Mapping[Scope, str] = {"main": "Main comparison", "published": "All published", "everything": "With ablations"}

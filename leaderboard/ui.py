@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from harness.runs import Run, RunList, find_runs
-from leaderboard.pivot import Cell, Pivot
-from leaderboard.tables import KINDS, OURS, board
+from rvosbench.harness.runs import Run, RunList, find_runs
+from rvosbench.leaderboard.pivot import Cell, Pivot
+from rvosbench.leaderboard.tables import KINDS, OURS, board
 
 RUNS_VARIABLE = "RVOSBENCH_RUNS"
 _TTL = 15.0

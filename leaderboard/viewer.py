@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.data.cards import card_names
-from harness.data.images import read_rgb
-from harness.data.masks import decode
-from harness.data.reader import Dataset, open_dataset
-from harness.data.types import BoolHW, Expression, FrameHW3, GroundTruth, MaskTrack, Video
-from harness.errors import PrerequisiteError
-from harness.pipeline.artefacts import ArtefactStore
-from harness.pipeline.tracks import mask_track
-from harness.runs import Run
+from rvosbench.harness.data.cards import card_names
+from rvosbench.harness.data.images import read_rgb
+from rvosbench.harness.data.masks import decode
+from rvosbench.harness.data.reader import Dataset, open_dataset
+from rvosbench.harness.data.types import BoolHW, Expression, FrameHW3, GroundTruth, MaskTrack, Video
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.harness.pipeline.tracks import mask_track
+from rvosbench.harness.runs import Run
 
 DATA_VARIABLE = "RVOSBENCH_DATA"
 _KEY = re.compile(r"[0-9a-f]{16,128}")

@@ -1,4 +1,4 @@
-"""``python -m methods.small FOLDER``: small random checkpoints of every supported architecture.
+"""``python -m rvosbench.methods.small FOLDER``: small random checkpoints of every supported architecture.
 
 They make the whole path run on a laptop. Untrained: they prove the path, not the accuracy.
 """
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from methods.lvlm.small import small_families
-from methods.lvlm.small import write_small as write_small_lvlm
-from methods.segmentation.small import write_small as write_small_sam2
+from rvosbench.methods.lvlm.small import small_families
+from rvosbench.methods.lvlm.small import write_small as write_small_lvlm
+from rvosbench.methods.segmentation.small import write_small as write_small_sam2
 
 
 def main() -> None:
     """Writes ``FOLDER/<family>`` for every LVLM family and ``FOLDER/sam2``; equal seeds give equal bytes."""
-    parser = argparse.ArgumentParser(prog="python -m methods.small", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m rvosbench.methods.small", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

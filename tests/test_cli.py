@@ -16,7 +16,7 @@ from clips import HEIGHT, WIDTH, square, write_dataset
 from PIL import Image
 from processes import rvosbench
 
-from harness import cli
+from rvosbench.harness import cli
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_the_scorer_imports_no_torch_and_no_ray(folder: Path) -> None:
         "import sys; absent = ('torch', 'ray', 'mlflow', 'transformers', 'sam2', 'streamlit');"
         "sys.modules.update(dict.fromkeys(absent));"
         "sys.argv = ['rvosbench', 'score', 'masks', '--dataset', 'shapes', '--data-root', 'data', '--out', 'out'];"
-        "from harness.cli import main; main()"
+        "from rvosbench.harness.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from harness.data.cards import load_card
-from harness.published import (
+from rvosbench.harness.data.cards import load_card
+from rvosbench.harness.published import (
     AS_PUBLISHED,
     DATASETS,
     PATH,

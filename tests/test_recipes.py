@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.errors import PrerequisiteError
-from harness.recipes import dump_recipe, load_recipe
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.recipes import dump_recipe, load_recipe
 
 GOOD = {
     "name": "trial",

@@ -9,14 +9,14 @@ import pkgutil
 import pytest
 from pydantic import BaseModel
 
-import harness
-import methods
-from harness import recipes
-from harness.settings import ROLE, Settings, identity, identity_of, runtime
+import rvosbench.harness
+import rvosbench.methods
+from rvosbench.harness import recipes
+from rvosbench.harness.settings import ROLE, Settings, identity, identity_of, runtime
 
 
 def _all_settings() -> list[type[Settings]]:
-    for package in (harness, methods):
+    for package in (rvosbench.harness, rvosbench.methods):
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
@@ -24,7 +24,7 @@ def _all_settings() -> list[type[Settings]]:
     def below(cls: type[Settings]) -> list[type[Settings]]:
         return [leaf for sub in cls.__subclasses__() for leaf in (sub, *below(sub))]
 
-    return [cls for cls in below(Settings) if cls.__module__.split(".")[0] in ("harness", "methods")]
+    return [cls for cls in below(Settings) if cls.__module__.startswith("rvosbench.")]
 
 
 def test_every_settings_field_is_identity_or_runtime() -> None:

@@ -19,8 +19,8 @@ from typing import Any
 
 import httpx
 
-from harness.errors import PrerequisiteError, SampleError
-from harness.pipeline.servers import Servers
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.pipeline.servers import Servers
 
 _CONNECT_SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0

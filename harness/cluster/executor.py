@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.stages import StageSpec
-from harness.pipeline.work import Record, StageWorker, WorkItem
-from harness.recipes import ServingChoice
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.stages import StageSpec
+from rvosbench.harness.pipeline.work import Record, StageWorker, WorkItem
+from rvosbench.harness.recipes import ServingChoice
 
 if TYPE_CHECKING:
-    from harness.cluster.replica import Replica
-    from harness.cluster.serving import ReplicaHandle
-    from harness.cluster.vllm import Launch
+    from rvosbench.harness.cluster.replica import Replica
+    from rvosbench.harness.cluster.serving import ReplicaHandle
+    from rvosbench.harness.cluster.vllm import Launch
 
 Report = Callable[[Record], None]
 """Called in the driver for every artefact that ended, in finish order."""
@@ -29,7 +29,7 @@ def nothing_to_watch() -> None:
 class Executor(Protocol):
     """Runs one stage over work items; the results are in the store, the records tell how each ended.
 
-    It also has the places for model servers (``harness.cluster.serving.Host``).
+    It also has the places for model servers (``rvosbench.harness.cluster.serving.Host``).
     """
 
     def run(self, spec: StageSpec, items: Sequence[WorkItem], report: Report, watch: Watch = nothing_to_watch) -> None:
@@ -82,7 +82,7 @@ class InProcessExecutor:
 
     def place(self, launch: Launch, log: Path, choice: ServingChoice) -> Replica:
         """See Executor."""
-        from harness.cluster.replica import Replica
+        from rvosbench.harness.cluster.replica import Replica
 
         return Replica(launch, log, "127.0.0.1")
 

@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cluster.executor import Report, Watch, longest_first, nothing_to_watch
-from harness.cluster.workers import Workers
-from harness.errors import PrerequisiteError
-from harness.pipeline.artefacts import ArtefactStore
-from harness.pipeline.stages import StageSpec
-from harness.pipeline.work import Record, WorkItem
-from harness.recipes import ExecutorChoice, Pool, ServingChoice
+from rvosbench.harness.cluster.executor import Report, Watch, longest_first, nothing_to_watch
+from rvosbench.harness.cluster.workers import Workers
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.harness.pipeline.stages import StageSpec
+from rvosbench.harness.pipeline.work import Record, WorkItem
+from rvosbench.harness.recipes import ExecutorChoice, Pool, ServingChoice
 
 if TYPE_CHECKING:
-    from harness.cluster.ray_replicas import RayReplica
-    from harness.cluster.vllm import Launch
+    from rvosbench.harness.cluster.ray_replicas import RayReplica
+    from rvosbench.harness.cluster.vllm import Launch
 
 _TICK_SECONDS = 0.5
 RAY_ENVIRONMENT = {
@@ -84,7 +84,7 @@ class RayExecutor:
 
     def replica_count(self, choice: ServingChoice) -> int:
         """See Executor."""
-        from harness.cluster.ray_replicas import replica_count
+        from rvosbench.harness.cluster.ray_replicas import replica_count
 
         self._connect()
         self._workers.dismiss()  # the servers may need what idle workers hold
@@ -92,7 +92,7 @@ class RayExecutor:
 
     def place(self, launch: Launch, log: Path, choice: ServingChoice) -> RayReplica:
         """See Executor."""
-        from harness.cluster.ray_replicas import RayReplica
+        from rvosbench.harness.cluster.ray_replicas import RayReplica
 
         return RayReplica(launch, log, choice, local=self._owns_ray)
 

@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.cluster.replica import Replica, Status
-from harness.cluster.vllm import Launch
-from harness.errors import PrerequisiteError
-from harness.recipes import ServingChoice
+from rvosbench.harness.cluster.replica import Replica, Status
+from rvosbench.harness.cluster.vllm import Launch
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.recipes import ServingChoice
 
 _CALL_SECONDS = 60.0
 _PLACE_TICK_SECONDS = 1.0

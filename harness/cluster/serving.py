@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from harness.cluster.chat import serving_model
-from harness.cluster.replica import Status
-from harness.cluster.vllm import Launch, launch_of
-from harness.errors import PrerequisiteError
-from harness.pipeline.servers import ModelServer, Servers
-from harness.recipes import ServingChoice
+from rvosbench.harness.cluster.chat import serving_model
+from rvosbench.harness.cluster.replica import Status
+from rvosbench.harness.cluster.vllm import Launch, launch_of
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.servers import ModelServer, Servers
+from rvosbench.harness.recipes import ServingChoice
 
 _TICK_SECONDS = 1.0
 _UNWELL_SECONDS = 60.0

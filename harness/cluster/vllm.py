@@ -14,9 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.servers import ModelServer
-from harness.recipes import ServingChoice
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.servers import ModelServer
+from rvosbench.harness.recipes import ServingChoice
 
 _MODULE = "vllm.entrypoints.openai.api_server"
 # On a CPU the workers' threads are not bound to cores (others compute too), nothing is compiled (that takes longer than
@@ -81,7 +81,7 @@ def launch_of(need: ModelServer, choice: ServingChoice, key: str) -> Launch:
         "--dtype": need.dtype,
         "--max-model-len": None if need.max_length is None else str(need.max_length),
         "--limit-mm-per-prompt": json.dumps({"image": need.images, "video": need.videos}),
-        # The one backend whose schemas say where blanks may stand; see methods.reasoning.parser.schema.
+        # The one backend whose schemas say where blanks may stand; see rvosbench.methods.reasoning.parser.schema.
         "--structured-outputs-config": json.dumps({"backend": "guidance"}),
         "--tensor-parallel-size": str(choice.gpus) if choice.gpus > 1 else None,
     }

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.stages import StageSpec
-from harness.pipeline.work import Record, StageWorker, WorkItem
-from harness.recipes import Pool
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.stages import StageSpec
+from rvosbench.harness.pipeline.work import Record, StageWorker, WorkItem
+from rvosbench.harness.recipes import Pool
 
 
 class WorkerProcess:

@@ -13,9 +13,10 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.errors import PrerequisiteError, nearest_name
+import rvosbench
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
 
-CARDS = Path(__file__).parent / "cards"
+CARDS = Path(rvosbench.__file__).parent / "cards"
 
 MaskKind = Literal["palette", "binary", "rle"]
 """palette: one PNG per frame whose pixel is the object id. binary: a folder of PNGs per object, non-zero is object.

@@ -15,13 +15,19 @@ from typing import Literal, TypeVar
 import numpy as np
 from pycocotools import mask as coco
 
-from harness.data.cards import Card, Layout, Split
-from harness.data.digests import file_sha256
-from harness.data.files import images_by_stem
-from harness.data.ground_truth import VOID, BinaryGroundTruth, DiskGroundTruth, PaletteGroundTruth, RleGroundTruth
-from harness.data.images import image_size, read_rgb
-from harness.data.types import Expression, Video
-from harness.errors import SampleError
+from rvosbench.harness.data.cards import Card, Layout, Split
+from rvosbench.harness.data.digests import file_sha256
+from rvosbench.harness.data.files import images_by_stem
+from rvosbench.harness.data.ground_truth import (
+    VOID,
+    BinaryGroundTruth,
+    DiskGroundTruth,
+    PaletteGroundTruth,
+    RleGroundTruth,
+)
+from rvosbench.harness.data.images import image_size, read_rgb
+from rvosbench.harness.data.types import Expression, Video
+from rvosbench.harness.errors import SampleError
 
 THREADS = 8
 Level = Literal["error", "warning", "note"]

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from harness.data.types import Video
-from harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.data.types import Video
+from rvosbench.harness.errors import PrerequisiteError, SampleError
 
 THREADS = 8
 FRESH_NS = 2_000_000_000

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NoReturn
 
-from harness.errors import PrerequisiteError
+from rvosbench.harness.errors import PrerequisiteError
 
 INTACT = "Replace the file with an intact copy."
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -9,17 +9,17 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
-from harness.data.caches import ArrayCache
-from harness.data.images import image_size, read_rgb
-from harness.data.types import FrameHW3, Video
-from harness.errors import SampleError
+from rvosbench.harness.data.caches import ArrayCache
+from rvosbench.harness.data.images import image_size, read_rgb
+from rvosbench.harness.data.types import FrameHW3, Video
+from rvosbench.harness.errors import SampleError
 
 CACHE_BYTES = 4 * 2**30
 THREADS = 8
 
 
 class DecodedFrames:
-    """Implements ``harness.pipeline.stages.VideoFrames``. Frames come out read-only: they are shared.
+    """Implements ``rvosbench.harness.pipeline.stages.VideoFrames``. Frames come out read-only: they are shared.
 
     A copy sent to another process starts with an empty cache.
     """

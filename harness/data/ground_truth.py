@@ -1,6 +1,6 @@
 """Ground truth in its three forms: palette PNGs, folders of binary PNGs, and RLE dictionaries.
 
-All implement ``harness.data.types.GroundTruth``. They are cheap to send to another process: paths travel,
+All implement ``rvosbench.harness.data.types.GroundTruth``. They are cheap to send to another process: paths travel,
 decoded masks and dictionaries do not. H W: pixels.
 """
 
@@ -14,12 +14,12 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from harness.data.caches import ArrayCache
-from harness.data.files import RleTable, images_by_stem, load_rle_table
-from harness.data.images import Uint8HW, image_size, read_binary, read_labels
-from harness.data.masks import decode
-from harness.data.types import BoolHW, Expression, GroundTruth, Video
-from harness.errors import SampleError
+from rvosbench.harness.data.caches import ArrayCache
+from rvosbench.harness.data.files import RleTable, images_by_stem, load_rle_table
+from rvosbench.harness.data.images import Uint8HW, image_size, read_binary, read_labels
+from rvosbench.harness.data.masks import decode
+from rvosbench.harness.data.types import BoolHW, Expression, GroundTruth, Video
+from rvosbench.harness.errors import SampleError
 
 ValueT = TypeVar("ValueT")
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.data.types import BoolHW, FrameHW3
-from harness.errors import SampleError
+from rvosbench.harness.data.types import BoolHW, FrameHW3
+from rvosbench.harness.errors import SampleError
 
 Uint8HW = NDArray[np.uint8]
 

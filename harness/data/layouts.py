@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.data.cards import Card, Layout
-from harness.errors import PrerequisiteError
+from rvosbench.harness.data.cards import Card, Layout
+from rvosbench.harness.errors import PrerequisiteError
 
 Needs = Literal["frames", "masks"]
 

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.types import BoolHW, MaskTrack
-from harness.errors import SampleError
+from rvosbench.harness.data.types import BoolHW, MaskTrack
+from rvosbench.harness.errors import SampleError
 
 _FIRST, _GROUP, _SIGN, _MORE = 48, 0x1F, 0x10, 0x20
 _MAX_GROUPS = 8

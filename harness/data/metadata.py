@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.data.cards import Card, Layout, MaskKey, Split
-from harness.data.files import INTACT, load_json, malformed
-from harness.data.types import Expression
-from harness.errors import PrerequisiteError
+from rvosbench.harness.data.cards import Card, Layout, MaskKey, Split
+from rvosbench.harness.data.files import INTACT, load_json, malformed
+from rvosbench.harness.data.types import Expression
+from rvosbench.harness.errors import PrerequisiteError
 
 
 @dataclass(frozen=True, slots=True)

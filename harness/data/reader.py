@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.data.cards import Card, load_card, video_ids
-from harness.data.files import images_by_stem
-from harness.data.ground_truth import (
+from rvosbench.harness.data.cards import Card, load_card, video_ids
+from rvosbench.harness.data.files import images_by_stem
+from rvosbench.harness.data.ground_truth import (
     BinaryGroundTruth,
     DiskGroundTruth,
     PaletteGroundTruth,
     RleGroundTruth,
     missing_words,
 )
-from harness.data.layouts import Located, Needs, fill, locate
-from harness.data.metadata import VideoEntry, read_metadata
-from harness.data.types import Sample, Video
-from harness.errors import PrerequisiteError
+from rvosbench.harness.data.layouts import Located, Needs, fill, locate
+from rvosbench.harness.data.metadata import VideoEntry, read_metadata
+from rvosbench.harness.data.types import Sample, Video
+from rvosbench.harness.errors import PrerequisiteError
 
 
 @dataclass(frozen=True)

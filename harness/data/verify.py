@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from harness.data.cards import Card, Expected, card_names, load_card
-from harness.data.checks import (
+from rvosbench.harness.data.cards import Card, Expected, card_names, load_card
+from rvosbench.harness.data.checks import (
     Finding,
     Level,
     Mode,
@@ -24,11 +24,11 @@ from harness.data.checks import (
     check_masks,
     check_same_masks,
 )
-from harness.data.ground_truth import DiskGroundTruth
-from harness.data.layouts import Located, candidates, locate
-from harness.data.reader import list_videos, open_dataset
-from harness.data.types import Video
-from harness.errors import PrerequisiteError
+from rvosbench.harness.data.ground_truth import DiskGroundTruth
+from rvosbench.harness.data.layouts import Located, candidates, locate
+from rvosbench.harness.data.reader import list_videos, open_dataset
+from rvosbench.harness.data.types import Video
+from rvosbench.harness.errors import PrerequisiteError
 
 SHOWN = 3
 """Files shown under a finding; the report holds all of them."""

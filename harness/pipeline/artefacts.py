@@ -20,9 +20,9 @@ from typing import IO
 
 import numpy as np
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.stages import Artefact
-from harness.settings import Json
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.stages import Artefact
+from rvosbench.harness.settings import Json
 
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 _ELSEWHERE = "Choose another folder with --set runs=FOLDER, or --out."

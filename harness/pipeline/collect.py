@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from harness.data.types import MaskTrack, Video
-from harness.pipeline.artefacts import ArtefactStore
-from harness.pipeline.plan import SCORE, Plan, PlannedSample
-from harness.pipeline.runfolder import RunFolder
-from harness.pipeline.tracks import mask_track
-from harness.pipeline.work import Record
-from harness.scoring.matching import AnnotatorItems, items_from_tracks
-from harness.scoring.sample import SampleResult
-from harness.scoring.stage import scored_result
-from harness.scoring.statistics import Item
+from rvosbench.harness.data.types import MaskTrack, Video
+from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.harness.pipeline.plan import SCORE, Plan, PlannedSample
+from rvosbench.harness.pipeline.runfolder import RunFolder
+from rvosbench.harness.pipeline.tracks import mask_track
+from rvosbench.harness.pipeline.work import Record
+from rvosbench.harness.scoring.matching import AnnotatorItems, items_from_tracks
+from rvosbench.harness.scoring.sample import SampleResult
+from rvosbench.harness.scoring.stage import scored_result
+from rvosbench.harness.scoring.statistics import Item
 
 Records = Mapping[tuple[str, str], Record]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.data.reader import Dataset
-from harness.data.types import MaskTrack, Sample
-from harness.errors import PrerequisiteError, nearest_name
-from harness.pipeline.artefacts import ArtefactStore
-from harness.pipeline.tracks import mask_track
-from harness.runs import read_run, read_samples
-from harness.scoring.submission import MasksOfVideo, masks_of_tracks
+from rvosbench.harness.data.reader import Dataset
+from rvosbench.harness.data.types import MaskTrack, Sample
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.harness.pipeline.tracks import mask_track
+from rvosbench.harness.runs import read_run, read_samples
+from rvosbench.harness.scoring.submission import MasksOfVideo, masks_of_tracks
 
 
 def masks_of_run(run_dir: Path, dataset: Dataset, method: str | None) -> MasksOfVideo:

@@ -6,8 +6,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from harness.pipeline.stages import StageSpec
-from harness.settings import Json, identity_of
+from rvosbench.harness.pipeline.stages import StageSpec
+from rvosbench.harness.settings import Json, identity_of
 
 SCHEMA = 1
 """Raised when the meaning of artefact files changes."""

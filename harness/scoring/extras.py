@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.scoring.kernel import f, j
-from harness.scoring.protocols import (
+from rvosbench.harness.scoring.kernel import f, j
+from rvosbench.harness.scoring.protocols import (
     Counted,
     Rule,
     average,
@@ -17,8 +17,8 @@ from harness.scoring.protocols import (
     recall,
     with_empty_predictions,
 )
-from harness.scoring.sample import SampleResult
-from harness.scoring.statistics import Item, mean_of_groups
+from rvosbench.harness.scoring.sample import SampleResult
+from rvosbench.harness.scoring.statistics import Item, mean_of_groups
 
 NO_TARGET = "no_target"
 """The subset of expressions that refer to nothing."""

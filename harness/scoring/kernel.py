@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.types import BoolHW
+from rvosbench.harness.data.types import BoolHW
 
 WordsRK = NDArray[np.uint64]
 CountsT6 = NDArray[np.int64]

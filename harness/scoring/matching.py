@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.ground_truth import VOID, PaletteGroundTruth
-from harness.data.masks import decode
-from harness.data.types import BoolHW, Expression, GroundTruth, MaskTrack, Video
-from harness.errors import PrerequisiteError
-from harness.scoring.kernel import GroundTruthFrame, f, j
-from harness.scoring.sample import SampleResult
-from harness.scoring.statistics import Item
+from rvosbench.harness.data.ground_truth import VOID, PaletteGroundTruth
+from rvosbench.harness.data.masks import decode
+from rvosbench.harness.data.types import BoolHW, Expression, GroundTruth, MaskTrack, Video
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.scoring.kernel import GroundTruthFrame, f, j
+from rvosbench.harness.scoring.sample import SampleResult
+from rvosbench.harness.scoring.statistics import Item
 
 FloatOPT = NDArray[np.float64]
 AnnotatorItems = Callable[[str, str | None, Video], Sequence[Item]]

@@ -23,14 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from harness.data.cards import video_ids
-from harness.data.images import read_binary
-from harness.data.layouts import candidates
-from harness.data.masks import decode
-from harness.data.metadata import read_metadata
-from harness.data.reader import Dataset
-from harness.data.types import BoolHW, Expression, Video
-from harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.data.cards import video_ids
+from rvosbench.harness.data.images import read_binary
+from rvosbench.harness.data.layouts import candidates
+from rvosbench.harness.data.masks import decode
+from rvosbench.harness.data.metadata import read_metadata
+from rvosbench.harness.data.reader import Dataset
+from rvosbench.harness.data.types import BoolHW, Expression, Video
+from rvosbench.harness.errors import PrerequisiteError, SampleError
 
 Kind = Literal["missing", "extra", "wrong size", "unreadable", "ground truth"]
 KINDS: tuple[Kind, ...] = ("missing", "extra", "wrong size", "unreadable", "ground truth")

@@ -4,7 +4,7 @@ Benchmarks that share J and F still differ in which frames count, how means are 
 scores, so a number means nothing without the name of its protocol. Here a protocol is a rule: which frames of a
 sample count, which group the sample belongs to, and which groups' means are averaged. What all rules share:
 
-* J and F of a frame are those of ``harness.scoring.kernel``. On a frame where the target is absent an empty
+* J and F of a frame are those of ``rvosbench.harness.scoring.kernel``. On a frame where the target is absent an empty
   prediction scores 1 and any other 0; an empty prediction of a visible target scores 0.
 * A sample's J (F) is the mean over its counted frames; J&F is the mean of J and F at the level reported.
 * A failed or missing sample scores 0 and stays in the denominator. Official scripts skip it, abort, or lose it.
@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import PrerequisiteError, nearest_name
-from harness.scoring.kernel import CountsT6, f, gt_present, j
-from harness.scoring.statistics import Item
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.scoring.kernel import CountsT6, f, gt_present, j
+from rvosbench.harness.scoring.statistics import Item
 
 KEYFRAMES = "@keyframes"
 """Suffix of a protocol's id for methods whose masks exist on keyframes only; never mixed with the full protocol."""

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.run_schema import Interval, Score
-from harness.scoring.compare import Comparison
-from harness.scoring.predictions import KINDS, Problem
-from harness.scoring.statistics import Spread
+from rvosbench.harness.run_schema import Interval, Score
+from rvosbench.harness.scoring.compare import Comparison
+from rvosbench.harness.scoring.predictions import KINDS, Problem
+from rvosbench.harness.scoring.statistics import Spread
 
 
 def score_tables(scores: Sequence[Score]) -> Iterator[Table]:

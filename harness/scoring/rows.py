@@ -9,13 +9,13 @@ from typing import Protocol
 
 import numpy as np
 
-from harness.run_schema import Counts, FallbackUse, Interval, Score
-from harness.scoring.extras import davis_extras, hard_frames, robustness
-from harness.scoring.kernel import gt_present
-from harness.scoring.matching import AnnotatorItems
-from harness.scoring.protocols import KEYFRAMES, BoolT, Counted, Rule, average, require_protocol
-from harness.scoring.sample import SampleResult, ScoredDataset
-from harness.scoring.statistics import Item, bootstrap, mean_of_groups
+from rvosbench.harness.run_schema import Counts, FallbackUse, Interval, Score
+from rvosbench.harness.scoring.extras import davis_extras, hard_frames, robustness
+from rvosbench.harness.scoring.kernel import gt_present
+from rvosbench.harness.scoring.matching import AnnotatorItems
+from rvosbench.harness.scoring.protocols import KEYFRAMES, BoolT, Counted, Rule, average, require_protocol
+from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
+from rvosbench.harness.scoring.statistics import Item, bootstrap, mean_of_groups
 
 _LISTED = 20
 """Names in one note."""

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.reader import Dataset
-from harness.data.types import Sample
-from harness.scoring.kernel import Counts, CountsT6, GroundTruthFrame, f, j
+from rvosbench.harness.data.reader import Dataset
+from rvosbench.harness.data.types import Sample
+from rvosbench.harness.scoring.kernel import Counts, CountsT6, GroundTruthFrame, f, j
 
 Status = Literal["scored", "failed", "missing"]
 Evaluated = Literal["all", "keyframes"]
@@ -64,7 +64,7 @@ class ScoredDataset:
 
     dataset: Dataset
     protocols: tuple[str, ...]
-    """Ids; see ``harness.scoring.protocols``."""
+    """Ids; see ``rvosbench.harness.scoring.protocols``."""
 
 
 def missing_frame(truth: GroundTruthFrame) -> Counts:

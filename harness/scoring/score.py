@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.data.reader import Dataset
-from harness.data.types import Sample, Video
-from harness.errors import PrerequisiteError, nearest_name
-from harness.scoring.predictions import KINDS, Kind, Problem, open_predictions
-from harness.scoring.protocols import Rule, protocol_names, require_protocol
-from harness.scoring.results import write_tables
-from harness.scoring.rows import BootstrapSettings
-from harness.scoring.sample import SampleResult, ScoredDataset
-from harness.scoring.statistics import Bootstrap, Item
-from harness.scoring.videos import ExpressionOutcome, VideoOutcome, VideoTask, score_video
+from rvosbench.harness.data.reader import Dataset
+from rvosbench.harness.data.types import Sample, Video
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.scoring.predictions import KINDS, Kind, Problem, open_predictions
+from rvosbench.harness.scoring.protocols import Rule, protocol_names, require_protocol
+from rvosbench.harness.scoring.results import write_tables
+from rvosbench.harness.scoring.rows import BootstrapSettings
+from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
+from rvosbench.harness.scoring.statistics import Bootstrap, Item
+from rvosbench.harness.scoring.videos import ExpressionOutcome, VideoOutcome, VideoTask, score_video
 
 Strictness = Literal["strict", "lenient"]
 """strict: anything wrong and nothing is scored. lenient: what is missing or unusable scores 0 and is counted."""

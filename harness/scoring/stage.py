@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.data.masks import decode
-from harness.data.reader import Dataset, open_dataset
-from harness.data.types import Expression, GroundTruth, MaskTrack, Video
-from harness.errors import PrerequisiteError, SampleError
-from harness.pipeline.stages import Artefact, Outcome, Request, StageSpec, VideoFrames
-from harness.pipeline.tracks import mask_track
-from harness.scoring.kernel import Counts, GroundTruthFrame
-from harness.scoring.sample import SampleResult
-from harness.settings import Settings, identity, runtime
+from rvosbench.harness.data.masks import decode
+from rvosbench.harness.data.reader import Dataset, open_dataset
+from rvosbench.harness.data.types import Expression, GroundTruth, MaskTrack, Video
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, StageSpec, VideoFrames
+from rvosbench.harness.pipeline.tracks import mask_track
+from rvosbench.harness.scoring.kernel import Counts, GroundTruthFrame
+from rvosbench.harness.scoring.sample import SampleResult
+from rvosbench.harness.settings import Settings, identity, runtime
 
 VERSION = 1
 """Raised when the integers change."""
@@ -41,7 +41,7 @@ class ScoreSettings(Settings):
 def score_spec(dataset: Dataset) -> StageSpec:
     """The stage that scores mask tracks on an opened dataset."""
     settings = ScoreSettings(dataset.card.name, dataset.split, str(dataset.root.resolve()))
-    return StageSpec("score", "harness.scoring.stage:build", VERSION, settings, consumes=("segment",))
+    return StageSpec("score", "rvosbench.harness.scoring.stage:build", VERSION, settings, consumes=("segment",))
 
 
 def build(settings: ScoreSettings) -> ScoreStage:

@@ -22,14 +22,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from harness.data.images import image_size
-from harness.data.masks import decode
-from harness.data.reader import Dataset
-from harness.data.types import BoolHW, Expression, MaskTrack, Sample, Video
-from harness.errors import PrerequisiteError, SampleError, nearest_name
-from harness.pipeline.artefacts import atomic_write
-from harness.scoring.predictions import Problem, VideoMasks, open_predictions, summed_up
-from harness.scoring.score import Progress, Strictness
+from rvosbench.harness.data.images import image_size
+from rvosbench.harness.data.masks import decode
+from rvosbench.harness.data.reader import Dataset
+from rvosbench.harness.data.types import BoolHW, Expression, MaskTrack, Sample, Video
+from rvosbench.harness.errors import PrerequisiteError, SampleError, nearest_name
+from rvosbench.harness.pipeline.artefacts import atomic_write
+from rvosbench.harness.scoring.predictions import Problem, VideoMasks, open_predictions, summed_up
+from rvosbench.harness.scoring.score import Progress, Strictness
 
 ROOTS: Mapping[str, str] = {"ref_youtube_vos": "Annotations/", "mevis": ""}
 """Dataset -> what precedes the video folders in its archive."""
@@ -122,7 +122,7 @@ def validate_submission(path: Path, dataset: Dataset) -> list[Problem]:
 
 
 def masks_of_predictions(path: Path) -> MasksOfVideo:
-    """Masks of a folder or an RLE file, as ``harness.scoring.predictions`` describes them.
+    """Masks of a folder or an RLE file, as ``rvosbench.harness.scoring.predictions`` describes them.
 
     Raises:
         PrerequisiteError: there is neither, or the file is not of the documented form.

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.types import BoolHW, Expression, GroundTruth, Video
-from harness.errors import SampleError
-from harness.scoring.kernel import CountsT6, GroundTruthFrame
-from harness.scoring.matching import ObjectMatcher
-from harness.scoring.predictions import Problem, VideoMasks, summed_up
-from harness.scoring.sample import Status, missing_frame
-from harness.scoring.statistics import Item
+from rvosbench.harness.data.types import BoolHW, Expression, GroundTruth, Video
+from rvosbench.harness.errors import SampleError
+from rvosbench.harness.scoring.kernel import CountsT6, GroundTruthFrame
+from rvosbench.harness.scoring.matching import ObjectMatcher
+from rvosbench.harness.scoring.predictions import Problem, VideoMasks, summed_up
+from rvosbench.harness.scoring.sample import Status, missing_frame
+from rvosbench.harness.scoring.statistics import Item
 
 Truths = dict[tuple[str, ...], GroundTruthFrame | SampleError]
 """The ground truth of one frame by targets, or why it cannot be read."""

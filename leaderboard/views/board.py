@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from leaderboard.charts import comparison_chart
-from leaderboard.exports import to_csv, to_latex, to_markdown
-from leaderboard.pivot import Pivot, pivot
-from leaderboard.tables import KINDS, SCOPES, Filters, Scope, apply
-from leaderboard.ui import (
+from rvosbench.leaderboard.charts import comparison_chart
+from rvosbench.leaderboard.exports import to_csv, to_latex, to_markdown
+from rvosbench.leaderboard.pivot import Pivot, pivot
+from rvosbench.leaderboard.tables import KINDS, SCOPES, Filters, Scope, apply
+from rvosbench.leaderboard.ui import (
     broken_notice,
     leaders_html,
     legend_html,

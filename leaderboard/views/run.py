@@ -9,15 +9,24 @@ import pandas as pd
 import streamlit as st
 import yaml
 
-from harness.data.reader import Dataset
-from harness.errors import PrerequisiteError, SampleError
-from harness.published import display_lvlm
-from harness.runs import STATUSES, Run, read_frames, read_samples, status_counts
-from leaderboard.charts import frame_chart
-from leaderboard.overlays import MEANINGS, VIEWS, View, compose, hex_colour
-from leaderboard.tables import OURS, board
-from leaderboard.ui import broken_notice, choose_run, duration, load_runs, page_title, plain, runs_root, swatches_html
-from leaderboard.viewer import SampleView, data_roots, find_dataset, open_sample, reasoning
+from rvosbench.harness.data.reader import Dataset
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.published import display_lvlm
+from rvosbench.harness.runs import STATUSES, Run, read_frames, read_samples, status_counts
+from rvosbench.leaderboard.charts import frame_chart
+from rvosbench.leaderboard.overlays import MEANINGS, VIEWS, View, compose, hex_colour
+from rvosbench.leaderboard.tables import OURS, board
+from rvosbench.leaderboard.ui import (
+    broken_notice,
+    choose_run,
+    duration,
+    load_runs,
+    page_title,
+    plain,
+    runs_root,
+    swatches_html,
+)
+from rvosbench.leaderboard.viewer import SampleView, data_roots, find_dataset, open_sample, reasoning
 
 _SCORES: dict[str, Any] = {
     "method": "Method",

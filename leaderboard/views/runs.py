@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from harness.errors import PrerequisiteError
-from harness.runs import Run, status_counts
-from leaderboard.tables import dataset_title
-from leaderboard.ui import duration, load_runs, page_title, plain, runs_root
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.runs import Run, status_counts
+from rvosbench.leaderboard.tables import dataset_title
+from rvosbench.leaderboard.ui import duration, load_runs, page_title, plain, runs_root
 
 _COLUMNS: dict[str, Any] = {
     "run": st.column_config.TextColumn("Run", width="medium"),

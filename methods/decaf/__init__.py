@@ -36,18 +36,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.stages import Method, Stage, StageSpec
-from harness.settings import Settings
-from methods.decaf.masking import AttentionMasks, SamMasks
-from methods.decaf.prompts import background_needs_name
-from methods.decaf.reading import Ground, Reason
-from methods.decaf.settings import AttentionSettings, DecafSettings, GroundSettings, ReasonSettings, SamSettings
-from methods.lvlm.checkpoints import lvlm_settings
-from methods.lvlm.load import load_lvlm
-from methods.segmentation.artefacts import open_sam2
-from methods.segmentation.checkpoints import with_digest
-from methods.segmentation.from_points import TrackletSettings
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.stages import Method, Stage, StageSpec
+from rvosbench.harness.settings import Settings
+from rvosbench.methods.decaf.masking import AttentionMasks, SamMasks
+from rvosbench.methods.decaf.prompts import background_needs_name
+from rvosbench.methods.decaf.reading import Ground, Reason
+from rvosbench.methods.decaf.settings import (
+    AttentionSettings,
+    DecafSettings,
+    GroundSettings,
+    ReasonSettings,
+    SamSettings,
+)
+from rvosbench.methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.segmentation.artefacts import open_sam2
+from rvosbench.methods.segmentation.checkpoints import with_digest
+from rvosbench.methods.segmentation.from_points import TrackletSettings
 
 
 def build_reason(settings: ReasonSettings) -> Stage:
@@ -102,14 +108,14 @@ class Decaf:
             settings.prefix,
         )
         specs = (
-            StageSpec("ground", "methods.decaf:build_ground", 2, ground, ("reason",) if named else ()),
+            StageSpec("ground", "rvosbench.methods.decaf:build_ground", 2, ground, ("reason",) if named else ()),
             self._segment(settings),
         )
-        return (StageSpec("reason", "methods.decaf:build_reason", 1, reason), *specs) if named else specs
+        return (StageSpec("reason", "rvosbench.methods.decaf:build_reason", 1, reason), *specs) if named else specs
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for a clip of the keyframes, in one sentence; imports torch."""
-        from methods.lvlm.estimate import clip_memory
+        from rvosbench.methods.lvlm.estimate import clip_memory
 
         assert isinstance(settings, DecafSettings) and lvlm is not None
         return clip_memory(lvlm, settings.lvlm, settings.rollout, settings.keyframes, size)
@@ -117,12 +123,12 @@ class Decaf:
     def _segment(self, settings: DecafSettings) -> StageSpec:
         if settings.masks == "attention":
             attention = AttentionSettings(settings.fusion)
-            return StageSpec("segment", "methods.decaf:build_attention_masks", 1, attention, ("ground",))
+            return StageSpec("segment", "rvosbench.methods.decaf:build_attention_masks", 1, attention, ("ground",))
         tracklets = TrackletSettings(
             nms_iou=settings.nms_iou, keep_score=settings.tau_track, deletion=settings.nms_deletion
         )
         sam = SamSettings(settings.fusion, settings.tau_point, tracklets, with_digest(settings.sam2))
-        return StageSpec("segment", "methods.decaf:build_segment", 1, sam, ("ground",))
+        return StageSpec("segment", "rvosbench.methods.decaf:build_segment", 1, sam, ("ground",))
 
 
 METHOD: Method = Decaf()

@@ -1,6 +1,6 @@
 """The ``segment`` stage: fuse the rollout maps, then masks by SAM2 from points, or by Otsu on the map itself.
 
-The artefacts are those of ``methods.segmentation.artefacts``.
+The artefacts are those of ``rvosbench.methods.segmentation.artefacts``.
 
 Shape legend: T keyframes, h w map cells.
 """
@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
-from methods.decaf.settings import AttentionSettings, SamSettings
-from methods.rollout import fusion
-from methods.segmentation.artefacts import OpenVideo, masks_from_map, masks_from_points
-from methods.segmentation.segmenter import Segmenter
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
+from rvosbench.methods.decaf.settings import AttentionSettings, SamSettings
+from rvosbench.methods.rollout import fusion
+from rvosbench.methods.segmentation.artefacts import OpenVideo, masks_from_map, masks_from_points
+from rvosbench.methods.segmentation.segmenter import Segmenter
 
 
 class SamMasks:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from harness.errors import PrerequisiteError, SampleError, nearest_name
+from rvosbench.harness.errors import PrerequisiteError, SampleError, nearest_name
 
 PromptVersion = Literal["v0", "v1", "v2", "v3"]
 VERSIONS: tuple[PromptVersion, ...] = ("v0", "v1", "v2", "v3")

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.errors import PrerequisiteError
-from harness.settings import Settings, identity
-from methods.decaf.prompts import PromptVersion, check_version
-from methods.lvlm.base import LvlmOptions, LvlmSettings
-from methods.rollout.fusion import FusionSettings
-from methods.rollout.spec import RolloutSpec
-from methods.segmentation.checkpoints import Sam2Settings
-from methods.segmentation.from_points import TrackletSettings
-from methods.segmentation.nms import DeletionRule
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.settings import Settings, identity
+from rvosbench.methods.decaf.prompts import PromptVersion, check_version
+from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings
+from rvosbench.methods.rollout.fusion import FusionSettings
+from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings
+from rvosbench.methods.segmentation.from_points import TrackletSettings
+from rvosbench.methods.segmentation.nms import DeletionRule
 
 Background = PromptVersion | Literal["none"]
 """A background prompt, or no background call at all."""

@@ -41,26 +41,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.stages import Method, Stage, StageSpec
-from harness.settings import Settings
-from methods.lochead.grounding import Ground
-from methods.lochead.heads import find_heads
-from methods.lochead.masking import AttentionMasks, SamMasks
-from methods.lochead.settings import (
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.stages import Method, Stage, StageSpec
+from rvosbench.harness.settings import Settings
+from rvosbench.methods.lochead.grounding import Ground
+from rvosbench.methods.lochead.heads import find_heads
+from rvosbench.methods.lochead.masking import AttentionMasks, SamMasks
+from rvosbench.methods.lochead.settings import (
     AttentionSettings,
     GroundSettings,
     LocHeadSettings,
     SamSettings,
     resolved_prompt,
 )
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.checkpoints import config_of, find, lvlm_settings
-from methods.lvlm.load import load_lvlm
-from methods.rollout.spec import RolloutSpec
-from methods.segmentation.artefacts import open_sam2
-from methods.segmentation.checkpoints import with_digest
-from methods.segmentation.from_points import TrackletSettings
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.checkpoints import config_of, find, lvlm_settings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.segmentation.artefacts import open_sam2
+from rvosbench.methods.segmentation.checkpoints import with_digest
+from rvosbench.methods.segmentation.from_points import TrackletSettings
 
 
 def build_ground(settings: GroundSettings) -> Stage:
@@ -106,11 +106,11 @@ class LocHead:
             resolved_prompt(settings.prompt, find(lvlm).family),
             settings.query,
         )
-        return StageSpec("ground", "methods.lochead:build_ground", 1, ground), self._segment(settings)
+        return StageSpec("ground", "rvosbench.methods.lochead:build_ground", 1, ground), self._segment(settings)
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for a batch of frames, in one sentence; imports torch."""
-        from methods.lvlm.estimate import RELEASED, estimate, in_words
+        from rvosbench.methods.lvlm.estimate import RELEASED, estimate, in_words
 
         assert isinstance(settings, LocHeadSettings) and lvlm is not None
         config = RELEASED.get(lvlm.partition("@")[0]) or config_of(lvlm)
@@ -131,12 +131,12 @@ class LocHead:
     def _segment(self, settings: LocHeadSettings) -> StageSpec:
         if settings.masks == "attention":
             attention = AttentionSettings(settings.map, settings.threshold)
-            return StageSpec("segment", "methods.lochead:build_attention_masks", 1, attention, ("ground",))
+            return StageSpec("segment", "rvosbench.methods.lochead:build_attention_masks", 1, attention, ("ground",))
         tracklets = TrackletSettings(
             nms_iou=settings.nms_iou, keep_score=settings.tau_track, deletion=settings.nms_deletion
         )
         sam = SamSettings(settings.map, settings.tau_point, tracklets, with_digest(settings.sam2))
-        return StageSpec("segment", "methods.lochead:build_segment", 1, sam, ("ground",))
+        return StageSpec("segment", "rvosbench.methods.lochead:build_segment", 1, sam, ("ground",))
 
 
 METHOD: Method = LocHead()

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data.types import FrameHW3
-from harness.errors import SampleError
-from methods.decaf.prompts import object_prompt, sentence
-from methods.lochead.settings import Head, Prompt, Query
-from methods.lvlm.base import Grid, MapThw, Prompted
-from methods.lvlm.llava import LlavaLvlm
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.text_span import text_span
-from methods.rollout.capture import capture
-from methods.rollout.recursion import LayerQK
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.harness.errors import SampleError
+from rvosbench.methods.decaf.prompts import object_prompt, sentence
+from rvosbench.methods.lochead.settings import Head, Prompt, Query
+from rvosbench.methods.lvlm.base import Grid, MapThw, Prompted
+from rvosbench.methods.lvlm.llava import LlavaLvlm
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.text_span import text_span
+from rvosbench.methods.rollout.capture import capture
+from rvosbench.methods.rollout.recursion import LayerQK
 
 BEFORE = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "

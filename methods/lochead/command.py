@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
 
 if TYPE_CHECKING:
-    from methods.lochead.heads import HeadFile
-    from methods.lochead.pairs import Pairs
-    from methods.lochead.settings import CalibrateSettings
+    from rvosbench.methods.lochead.heads import HeadFile
+    from rvosbench.methods.lochead.pairs import Pairs
+    from rvosbench.methods.lochead.settings import CalibrateSettings
 
 
 def calibrate(
@@ -36,8 +36,8 @@ def calibrate(
 ) -> None:
     """Find a model's localization heads (Loc-Head) on pairs of images and expressions."""
     # Here, as every other command of rvosbench loads this file too.
-    from methods.lochead.heads import write_heads
-    from methods.lvlm.checkpoints import find as find_checkpoint
+    from rvosbench.methods.lochead.heads import write_heads
+    from rvosbench.methods.lvlm.checkpoints import find as find_checkpoint
 
     if (dataset is None) == (pairs is None):
         raise PrerequisiteError("Give either --dataset or --pairs.", "Example: --dataset ref_davis17 --data-root data")
@@ -63,8 +63,8 @@ def read_settings(
     Raises:
         PrerequisiteError: an unknown variant, key or value.
     """
-    from harness.recipes import apply_override, method_settings
-    from methods.lochead.settings import VARIANTS, CalibrateSettings
+    from rvosbench.harness.recipes import apply_override, method_settings
+    from rvosbench.methods.lochead.settings import VARIANTS, CalibrateSettings
 
     if variant not in VARIANTS:
         raise PrerequisiteError(f"There is no variant '{variant}'.", nearest_name(variant, VARIANTS))
@@ -99,8 +99,8 @@ def report(found: HeadFile) -> list[str]:
 
 
 def _source(dataset: str | None, data_root: Path, split: str | None, pairs: Path | None) -> Pairs:
-    from harness.data.reader import open_dataset
-    from methods.lochead.pairs import DatasetPairs, ListedPairs
+    from rvosbench.harness.data.reader import open_dataset
+    from rvosbench.methods.lochead.pairs import DatasetPairs, ListedPairs
 
     if pairs is not None:
         return ListedPairs(pairs)
@@ -114,11 +114,11 @@ def _source(dataset: str | None, data_root: Path, split: str | None, pairs: Path
 def _find(checkpoint: str, digest: str, source: Pairs, settings: CalibrateSettings) -> HeadFile:
     from rich.console import Console
 
-    from harness.progress import SampleProgress
-    from methods.lochead.finding import draw, find
-    from methods.lvlm.base import LvlmSettings
-    from methods.lvlm.load import load_lvlm
-    from methods.lvlm.running import RunningLvlm
+    from rvosbench.harness.progress import SampleProgress
+    from rvosbench.methods.lochead.finding import draw, find
+    from rvosbench.methods.lvlm.base import LvlmSettings
+    from rvosbench.methods.lvlm.load import load_lvlm
+    from rvosbench.methods.lvlm.running import RunningLvlm
 
     model = LvlmSettings(checkpoint=checkpoint, digest=digest, **vars(settings.lvlm))
     drawn = draw(source, settings)

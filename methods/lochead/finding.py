@@ -12,15 +12,15 @@ from importlib.metadata import version
 
 import numpy as np
 
-from harness.errors import PrerequisiteError, SampleError
-from harness.settings import Json, identity_of
-from methods.lochead.attention import all_head_maps, ask, clip_grid, query_position
-from methods.lochead.calibration import PairHeads, Trial, most_frequent, read_maps, run_trial
-from methods.lochead.heads import Frequency, HeadFile, OfModel
-from methods.lochead.pairs import Pair, Pairs, draw_trial
-from methods.lochead.settings import CalibrateSettings, Prompt, resolved_prompt
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.running import RunningLvlm
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.settings import Json, identity_of
+from rvosbench.methods.lochead.attention import all_head_maps, ask, clip_grid, query_position
+from rvosbench.methods.lochead.calibration import PairHeads, Trial, most_frequent, read_maps, run_trial
+from rvosbench.methods.lochead.heads import Frequency, HeadFile, OfModel
+from rvosbench.methods.lochead.pairs import Pair, Pairs, draw_trial
+from rvosbench.methods.lochead.settings import CalibrateSettings, Prompt, resolved_prompt
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.running import RunningLvlm
 
 Progress = Callable[[int, int], None]
 """Pairs done, of how many."""

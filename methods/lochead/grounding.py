@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
-from methods.keyframes import keyframe_indices
-from methods.lochead.heads import check_sizes
-from methods.lochead.settings import GroundSettings
-from methods.lvlm.base import Lvlm
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
+from rvosbench.methods.keyframes import keyframe_indices
+from rvosbench.methods.lochead.heads import check_sizes
+from rvosbench.methods.lochead.settings import GroundSettings
+from rvosbench.methods.lvlm.base import Lvlm
 
 
 class Ground:
@@ -29,7 +29,7 @@ class Ground:
 
     def __init__(self, settings: GroundSettings, lvlm: Lvlm) -> None:
         # Here, so that planning a run imports no torch.
-        from methods.lvlm.running import RunningLvlm
+        from rvosbench.methods.lvlm.running import RunningLvlm
 
         if not isinstance(lvlm, RunningLvlm):
             raise PrerequisiteError(
@@ -44,7 +44,7 @@ class Ground:
         return one_by_one(requests, lambda request: self._maps(video, request.expression.text))
 
     def _maps(self, video: VideoFrames, expression: str) -> Artefact:
-        from methods.lochead.attention import ask, clip_grid, head_maps, prompt_text, query_position
+        from rvosbench.methods.lochead.attention import ask, clip_grid, head_maps, prompt_text, query_position
 
         settings, lvlm = self.settings, self.lvlm
         text = prompt_text(settings.prompt, expression)

@@ -13,12 +13,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.artefacts import write_json
-from harness.recipes import describe
-from methods.lochead.settings import Head
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.checkpoints import config_of
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.artefacts import write_json
+from rvosbench.harness.recipes import describe
+from rvosbench.methods.lochead.settings import Head
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.checkpoints import config_of
 
 _HEAD = re.compile(r"L(\d+)H(\d+)", re.IGNORECASE)
 _Heads = Field(min_length=1)
@@ -85,7 +85,7 @@ class HeadFile(_Record):
 @cache
 def known_heads() -> Mapping[str, KnownHeads]:
     """Published heads by the name they have here."""
-    text = files("methods.lochead").joinpath("known_heads.yaml").read_text(encoding="utf-8")
+    text = files("rvosbench.methods.lochead").joinpath("known_heads.yaml").read_text(encoding="utf-8")
     return {name: KnownHeads.model_validate(entry) for name, entry in yaml.safe_load(text).items()}
 
 

@@ -1,6 +1,6 @@
 """The ``segment`` stage: the heads' maps become one map, then masks by SAM2 from points, or by a threshold on it.
 
-The artefacts are those of ``methods.segmentation.artefacts``.
+The artefacts are those of ``rvosbench.methods.segmentation.artefacts``.
 
 Shape legend: T keyframes, K heads, h w map cells, H W pixels.
 """
@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.masks import track_from_masks
-from harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
-from methods.lochead.settings import AttentionSettings, MapSettings, SamSettings
-from methods.rollout.fusion import Float32, resize
-from methods.segmentation.artefacts import OpenVideo, masks_from_map, masks_from_points, with_maps
+from rvosbench.harness.data.masks import track_from_masks
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
+from rvosbench.methods.lochead.settings import AttentionSettings, MapSettings, SamSettings
+from rvosbench.methods.rollout.fusion import Float32, resize
+from rvosbench.methods.segmentation.artefacts import OpenVideo, masks_from_map, masks_from_points, with_maps
 
 
 class SamMasks:

@@ -13,11 +13,11 @@ from typing import Protocol
 
 import numpy as np
 
-from harness.data.images import read_rgb
-from harness.data.reader import Dataset
-from harness.data.types import FrameHW3, Sample
-from harness.errors import PrerequisiteError, SampleError
-from harness.settings import Json
+from rvosbench.harness.data.images import read_rgb
+from rvosbench.harness.data.reader import Dataset
+from rvosbench.harness.data.types import FrameHW3, Sample
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.settings import Json
 
 
 @dataclass(frozen=True)

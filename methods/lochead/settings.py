@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from harness.errors import PrerequisiteError, nearest_name
-from harness.settings import Settings, identity, runtime
-from methods.lvlm.base import LvlmOptions, LvlmSettings
-from methods.rollout.fusion import Float32, normalise_clip, normalise_frames, smooth
-from methods.segmentation.checkpoints import Sam2Settings
-from methods.segmentation.from_points import TrackletSettings
-from methods.segmentation.nms import DeletionRule
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.settings import Settings, identity, runtime
+from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings
+from rvosbench.methods.rollout.fusion import Float32, normalise_clip, normalise_frames, smooth
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings
+from rvosbench.methods.segmentation.from_points import TrackletSettings
+from rvosbench.methods.segmentation.nms import DeletionRule
 
 Head = tuple[int, int]
 """Layer and head, from 0."""

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.types import FrameHW3
-from harness.errors import PrerequisiteError
-from harness.settings import Settings, identity, runtime
-from methods.rollout.spec import RolloutSpec
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.settings import Settings, identity, runtime
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 if TYPE_CHECKING:
     import torch
 
-    from methods.lvlm.soft import SoftPrompt
+    from rvosbench.methods.lvlm.soft import SoftPrompt
 
 Grid = tuple[int, int, int]
 """Merged visual tokens (t, h, w): what the language model sees."""
@@ -81,7 +81,7 @@ class LvlmOptions(Settings):
 class LvlmSettings(LvlmOptions):
     """Which model, and how it runs.
 
-    Build it with ``methods.lvlm.checkpoints.lvlm_settings``, which fills ``digest``.
+    Build it with ``rvosbench.methods.lvlm.checkpoints.lvlm_settings``, which fills ``digest``.
     """
 
     checkpoint: str = runtime()
@@ -106,7 +106,7 @@ class Prompted:
     """Cell by cell in row-major (t, h, w) order, which of the visual tokens along L shows it, (t h w,) int64; None:
     they stand in that order."""
     soft: SoftPrompt | None = None
-    """What its soft tokens stand for (see ``methods.lvlm.soft``); None: it has none."""
+    """What its soft tokens stand for (see ``rvosbench.methods.lvlm.soft``); None: it has none."""
 
     @property
     def length(self) -> int:

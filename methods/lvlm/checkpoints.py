@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.data.digests import MediaIndex
-from harness.errors import PrerequisiteError, nearest_name
-from methods.lvlm.base import LvlmSettings
+from rvosbench.harness.data.digests import MediaIndex
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.methods.lvlm.base import LvlmSettings
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 _NEEDED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
@@ -162,7 +162,7 @@ def supported_family(config: dict[str, Any], checkpoint: str) -> str:
         PrerequisiteError: not supported; the nearest family is named. Or some layers see only a window of the
             sequence, which rollout over all earlier positions would misread.
     """
-    from methods.lvlm.load import FAMILIES
+    from rvosbench.methods.lvlm.load import FAMILIES
 
     model_type = str(config.get("model_type"))
     if model_type not in FAMILIES:

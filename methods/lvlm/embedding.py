@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from methods.lvlm.base import Prompted
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.soft import by_token, picture_tokens
+from rvosbench.methods.lvlm.base import Prompted
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.soft import by_token, picture_tokens
 
 
 @contextmanager

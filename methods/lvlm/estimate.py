@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from methods.lvlm.base import LvlmOptions, LvlmSettings
-from methods.lvlm.checkpoints import config_of
-from methods.lvlm.views import views
-from methods.rollout.spec import RolloutSpec
+from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings
+from rvosbench.methods.lvlm.checkpoints import config_of
+from rvosbench.methods.lvlm.views import views
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 TYPICAL_TEXT = 105
 """Tokens of DecAF's object prompt with its chat frame, for an expression of usual length."""

@@ -39,10 +39,10 @@ from torch import Tensor
 from transformers import InternVLForConditionalGeneration, InternVLProcessor
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
-from harness.data.types import FrameHW3
-from harness.errors import PrerequisiteError, SampleError
-from methods.lvlm.base import Grid, Lvlm, LvlmSettings, Prompted
-from methods.lvlm.running import RunningLvlm, load_model, load_processor
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.lvlm.base import Grid, Lvlm, LvlmSettings, Prompted
+from rvosbench.methods.lvlm.running import RunningLvlm, load_model, load_processor
 
 SYSTEM = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 """The family's system turn; the chat template inserts none."""

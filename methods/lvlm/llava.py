@@ -31,10 +31,10 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.image_utils import SizeDict
 
-from harness.data.types import FrameHW3
-from harness.errors import PrerequisiteError, SampleError
-from methods.lvlm.base import Grid, Lvlm, LvlmSettings, Prompted
-from methods.lvlm.running import RunningLvlm, load_model, load_processor
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.lvlm.base import Grid, Lvlm, LvlmSettings, Prompted
+from rvosbench.methods.lvlm.running import RunningLvlm, load_model, load_processor
 
 
 class LlavaChat(RunningLvlm):

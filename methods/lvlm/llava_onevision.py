@@ -46,11 +46,11 @@ from transformers import LlavaOnevisionForConditionalGeneration, LlavaOnevisionP
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
-from harness.data.types import FrameHW3
-from harness.errors import SampleError
-from methods.lvlm.base import Grid, Lvlm, LvlmSettings, Prompted
-from methods.lvlm.llava import LlavaChat, check_agreement
-from methods.lvlm.running import load_model, load_processor
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.harness.errors import SampleError
+from rvosbench.methods.lvlm.base import Grid, Lvlm, LvlmSettings, Prompted
+from rvosbench.methods.lvlm.llava import LlavaChat, check_agreement
+from rvosbench.methods.lvlm.running import load_model, load_processor
 
 SYSTEM = "You are a helpful assistant."
 

@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from methods.lvlm.base import Lvlm, LvlmSettings
-from methods.lvlm.checkpoints import local_folder, read_config, supported_family
+from rvosbench.methods.lvlm.base import Lvlm, LvlmSettings
+from rvosbench.methods.lvlm.checkpoints import local_folder, read_config, supported_family
 
 if TYPE_CHECKING:
     LoadFamily = Callable[[Path, LvlmSettings], Lvlm]
 
 FAMILIES: Mapping[str, str] = {
-    "internvl": "methods.lvlm.internvl:load",
-    "llava": "methods.lvlm.llava:load",
-    "llava_onevision": "methods.lvlm.llava_onevision:load",
-    "qwen2_vl": "methods.lvlm.qwen2_vl:load",
-    "qwen2_5_vl": "methods.lvlm.qwen2_5_vl:load",
+    "internvl": "rvosbench.methods.lvlm.internvl:load",
+    "llava": "rvosbench.methods.lvlm.llava:load",
+    "llava_onevision": "rvosbench.methods.lvlm.llava_onevision:load",
+    "qwen2_vl": "rvosbench.methods.lvlm.qwen2_vl:load",
+    "qwen2_5_vl": "rvosbench.methods.lvlm.qwen2_5_vl:load",
 }
 """``model_type`` -> ``module:function`` with the signature (folder, settings) -> Lvlm."""
 

@@ -4,7 +4,7 @@ A chat begins with the same tokens whatever is asked: its head and the visual to
 values and attention are then the same for every prompt on a view (the clip, or one frame). The prefix of a view is
 everything through its last visual token. It is run once; every prompt's remaining tokens, its tail, are run over the
 cached keys and values at the positions they have in the whole prompt, and rolled out together with the others
-(``methods.rollout.shared``).
+(``rvosbench.methods.rollout.shared``).
 
 Which tokens are shared is found from the tokens themselves, not from the family: the prefix is the one of a fixed
 probe text, and a prompt whose first tokens are not the probe's (text in front of the visual tokens, say) is run whole.
@@ -28,16 +28,16 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from harness.data.types import FrameHW3
-from harness.errors import SampleError
-from methods.lvlm.base import Lvlm, MapThw, Prompted
-from methods.lvlm.embedding import padded, positions
-from methods.lvlm.running import RunningLvlm, maps_of
-from methods.lvlm.soft import SoftPrompt, SoftPrompts, by_token, picture_span, with_soft
-from methods.rollout.capture import capture
-from methods.rollout.recursion import LayerQK
-from methods.rollout.shared import shared_rows
-from methods.rollout.spec import RolloutSpec
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.harness.errors import SampleError
+from rvosbench.methods.lvlm.base import Lvlm, MapThw, Prompted
+from rvosbench.methods.lvlm.embedding import padded, positions
+from rvosbench.methods.lvlm.running import RunningLvlm, maps_of
+from rvosbench.methods.lvlm.soft import SoftPrompt, SoftPrompts, by_token, picture_span, with_soft
+from rvosbench.methods.rollout.capture import capture
+from rvosbench.methods.rollout.recursion import LayerQK
+from rvosbench.methods.rollout.shared import shared_rows
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 View = Callable[[str], Prompted]
 """Puts a prompt to one view."""

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from harness.data.types import FrameHW3
-from harness.errors import PrerequisiteError, SampleError
-from methods.lvlm.base import Grid, LvlmSettings, Prompted
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.sizes import token_grid
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.lvlm.base import Grid, LvlmSettings, Prompted
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.sizes import token_grid
 
 
 class QwenLvlm(RunningLvlm):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from methods.lvlm.base import Lvlm, LvlmSettings
-from methods.lvlm.qwen import QwenLvlm
-from methods.lvlm.running import load_model, load_processor
+from rvosbench.methods.lvlm.base import Lvlm, LvlmSettings
+from rvosbench.methods.lvlm.qwen import QwenLvlm
+from rvosbench.methods.lvlm.running import load_model, load_processor
 
 
 def load(folder: Path, settings: LvlmSettings) -> Lvlm:

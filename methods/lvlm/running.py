@@ -16,13 +16,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from harness.data.types import FrameHW3
-from harness.errors import PrerequisiteError, SampleError
-from methods.lvlm.base import Grid, LvlmSettings, MapThw, Prompted, Reading
-from methods.lvlm.soft import soft_embeddings
-from methods.rollout.capture import Captured, capture
-from methods.rollout.recursion import Rows, rollout_rows
-from methods.rollout.spec import RolloutSpec
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.lvlm.base import Grid, LvlmSettings, MapThw, Prompted, Reading
+from rvosbench.methods.lvlm.soft import soft_embeddings
+from rvosbench.methods.rollout.capture import Captured, capture
+from rvosbench.methods.rollout.recursion import Rows, rollout_rows
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 
 class RunningLvlm(ABC):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from harness.errors import SampleError
+from rvosbench.harness.errors import SampleError
 
 _LARGEST_RATIO = 200
 

@@ -28,7 +28,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
 
 _SPECIALS = [
     "<|endoftext|>",
@@ -164,11 +164,11 @@ def write_qwen2_vl(folder: Path, seed: int, shape: SmallShape) -> None:
 
 
 _WRITERS: Mapping[str, str] = {
-    "internvl": "methods.lvlm.small_internvl:write_internvl",
-    "qwen2_5_vl": "methods.lvlm.small:write_qwen2_5_vl",
-    "llava": "methods.lvlm.small_llava:write_llava",
-    "llava_onevision": "methods.lvlm.small_llava:write_llava_onevision",
-    "qwen2_vl": "methods.lvlm.small:write_qwen2_vl",
+    "internvl": "rvosbench.methods.lvlm.small_internvl:write_internvl",
+    "qwen2_5_vl": "rvosbench.methods.lvlm.small:write_qwen2_5_vl",
+    "llava": "rvosbench.methods.lvlm.small_llava:write_llava",
+    "llava_onevision": "rvosbench.methods.lvlm.small_llava:write_llava_onevision",
+    "qwen2_vl": "rvosbench.methods.lvlm.small:write_qwen2_vl",
 }
 """Family -> ``module:function`` with the signature (folder, seed, shape)."""
 

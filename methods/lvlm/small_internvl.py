@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from methods.lvlm.small import SmallShape, save, small_tokenizer
+from rvosbench.methods.lvlm.small import SmallShape, save, small_tokenizer
 
 _TILE_PATCHES = 8
 _DOWNSAMPLE = 0.5

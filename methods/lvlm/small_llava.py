@@ -1,4 +1,4 @@
-"""Small random checkpoints of LLaVA-OneVision and LLaVA-1.5; see ``methods.lvlm.small``.
+"""Small random checkpoints of LLaVA-OneVision and LLaVA-1.5; see ``rvosbench.methods.lvlm.small``.
 
 The vision towers see 5x5 patches: an odd number, as in the released LLaVA-OneVision (27x27), so pooling has to round.
 """
@@ -25,7 +25,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from methods.lvlm.small import SmallShape, byte_level_bpe, save
+from rvosbench.methods.lvlm.small import SmallShape, byte_level_bpe, save
 
 _PATCHES = 5
 """Along one side of the picture, unless the shape says otherwise."""

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from harness.errors import PrerequisiteError
-from methods.lvlm.base import Prompted
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.lvlm.base import Prompted
 
 if TYPE_CHECKING:
-    from methods.lvlm.running import RunningLvlm
+    from rvosbench.methods.lvlm.running import RunningLvlm
 
 Position = Literal["front", "before_vision", "after_vision"]
 """Where the vectors stand: before everything, the system turn included; right before the first picture; right behind

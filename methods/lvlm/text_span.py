@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.errors import PrerequisiteError, SampleError
-from methods.lvlm.base import Prompted
-from methods.lvlm.running import RunningLvlm
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.lvlm.base import Prompted
+from rvosbench.methods.lvlm.running import RunningLvlm
 
 
 def text_span(

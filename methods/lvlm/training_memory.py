@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import torch
 
-from methods.lvlm.base import LvlmOptions
-from methods.lvlm.estimate import BLOCK_ROWS, TYPICAL_TEXT, meta_model
-from methods.lvlm.views import views
-from methods.rollout.spec import RolloutSpec
+from rvosbench.methods.lvlm.base import LvlmOptions
+from rvosbench.methods.lvlm.estimate import BLOCK_ROWS, TYPICAL_TEXT, meta_model
+from rvosbench.methods.lvlm.views import views
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 _FLOAT32 = 4
 

@@ -15,10 +15,10 @@ from typing import Any
 from transformers import LlavaOnevisionProcessor
 from transformers.image_processing_utils import select_best_resolution
 
-from harness.errors import PrerequisiteError
-from methods.lvlm.base import Grid, LvlmOptions
-from methods.lvlm.internvl import most_tiles, tiling
-from methods.lvlm.sizes import token_grid
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.lvlm.base import Grid, LvlmOptions
+from rvosbench.methods.lvlm.internvl import most_tiles, tiling
+from rvosbench.methods.lvlm.sizes import token_grid
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,6 @@ loaded and torch is not imported.
 
 from __future__ import annotations
 
-from methods.picture.command import picture
+from rvosbench.methods.picture.command import picture
 
 __all__ = ["picture"]

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from harness.data.types import FrameHW3
-from harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.harness.errors import PrerequisiteError, SampleError
 
 
 def picture(
@@ -26,9 +26,9 @@ def picture(
 ) -> None:
     """Draw where a method looked: frames, attention maps, prompts, masks and ground truth of one sample."""
     # Here, as every other command of rvosbench loads this file too.
-    from harness.runs import read_run
-    from methods.picture.rows import sample_sheet
-    from methods.picture.samples import Wanted, find_sample
+    from rvosbench.harness.runs import read_run
+    from rvosbench.methods.picture.rows import sample_sheet
+    from rvosbench.methods.picture.samples import Wanted, find_sample
 
     if target.suffix.lower() != ".png":
         raise PrerequisiteError(f"--out {target} is not a PNG file.", "Example: --out sheet.png")

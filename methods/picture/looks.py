@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.stages import Method
-from harness.recipes import MethodChoice, Recipe, load_recipe, method_settings
-from harness.registry import load_method
-from harness.runs import RECIPE, Run
-from methods.decaf.settings import DecafSettings
-from methods.rollout.fusion import FusionSettings
-from methods.steerseg.settings import SteersegSettings
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.stages import Method
+from rvosbench.harness.recipes import MethodChoice, Recipe, load_recipe, method_settings
+from rvosbench.harness.registry import load_method
+from rvosbench.harness.runs import RECIPE, Run
+from rvosbench.methods.decaf.settings import DecafSettings
+from rvosbench.methods.rollout.fusion import FusionSettings
+from rvosbench.methods.steerseg.settings import SteersegSettings
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def look_of(run: Run, label: str, lvlm: str | None) -> Look:
             return _LOOKS[choice.method](settings)
         raise PrerequisiteError(
             f"'{label}' is the method {choice.method}, whose maps this command cannot read.",
-            f"It reads those of {' and '.join(_LOOKS)}. Others can call methods.picture.sheet.draw_sheet.",
+            f"It reads those of {' and '.join(_LOOKS)}. Others can call rvosbench.methods.picture.sheet.draw_sheet.",
         )
     raise PrerequisiteError(
         f"{run.folder / RECIPE} has no method '{label}'" + (f" on {lvlm}." if lvlm else "."),

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.types import BoolHW, FrameHW3
-from methods.rollout.fusion import Float32, resize
+from rvosbench.harness.data.types import BoolHW, FrameHW3
+from rvosbench.methods.rollout.fusion import Float32, resize
 
 Colour = tuple[int, int, int]
 """RGB, 0..255."""

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.data.images import read_rgb
-from harness.data.masks import decode
-from harness.data.types import BoolHW, FrameHW3, MaskTrack, Video
-from harness.errors import PrerequisiteError, nearest_name
-from harness.pipeline.stages import Artefact
-from harness.pipeline.tracks import mask_track
-from harness.runs import read_frames
-from harness.settings import Json
-from methods.keyframes import keyframe_indices
-from methods.picture.looks import Look, look_of
-from methods.picture.painting import Colour
-from methods.picture.samples import Found
-from methods.picture.sheet import Heading, HeatRow, MaskRow, Points, Row, draw_sheet
-from methods.rollout import fusion
+from rvosbench.harness.data.images import read_rgb
+from rvosbench.harness.data.masks import decode
+from rvosbench.harness.data.types import BoolHW, FrameHW3, MaskTrack, Video
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.pipeline.stages import Artefact
+from rvosbench.harness.pipeline.tracks import mask_track
+from rvosbench.harness.runs import read_frames
+from rvosbench.harness.settings import Json
+from rvosbench.methods.keyframes import keyframe_indices
+from rvosbench.methods.picture.looks import Look, look_of
+from rvosbench.methods.picture.painting import Colour
+from rvosbench.methods.picture.samples import Found
+from rvosbench.methods.picture.sheet import Heading, HeatRow, MaskRow, Points, Row, draw_sheet
+from rvosbench.methods.rollout import fusion
 
 PREDICTED: Colour = (240, 120, 50)
 TRUE: Colour = (66, 120, 230)

@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from harness.data.ground_truth import DiskGroundTruth
-from harness.data.reader import open_dataset
-from harness.data.types import Expression, Video
-from harness.errors import PrerequisiteError, nearest_name
-from harness.pipeline.artefacts import ArtefactStore
-from harness.pipeline.stages import Artefact
-from harness.runs import Run, read_samples
+from rvosbench.harness.data.ground_truth import DiskGroundTruth
+from rvosbench.harness.data.reader import open_dataset
+from rvosbench.harness.data.types import Expression, Video
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.harness.pipeline.stages import Artefact
+from rvosbench.harness.runs import Run, read_samples
 
 _KEY = re.compile(r"[0-9a-f]{16,128}")
 

@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from harness.data.types import BoolHW, FrameHW3
-from methods.picture.painting import (
+from rvosbench.harness.data.types import BoolHW, FrameHW3
+from rvosbench.methods.picture.painting import (
     HEAT,
     Colour,
     cell_size,
@@ -25,7 +25,7 @@ from methods.picture.painting import (
     paint_mask,
     paint_points,
 )
-from methods.rollout.fusion import Float32
+from rvosbench.methods.rollout.fusion import Float32
 
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (24, 30, 42)

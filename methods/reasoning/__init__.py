@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.servers import Servers
-from harness.pipeline.stages import Stage, StageSpec
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.checkpoints import config_of
-from methods.reasoning.settings import CotSettings, ReasoningSettings
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.servers import Servers
+from rvosbench.harness.pipeline.stages import Stage, StageSpec
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.checkpoints import config_of
+from rvosbench.methods.reasoning.settings import CotSettings, ReasoningSettings
 
 
 def reason_stage(settings: ReasoningSettings, lvlm: LvlmSettings) -> StageSpec:
@@ -35,23 +35,23 @@ def reason_stage(settings: ReasoningSettings, lvlm: LvlmSettings) -> StageSpec:
         lvlm = replace(lvlm, attention="sdpa", extra_tokens="keep")
     cot = CotSettings(settings if server else replace(settings, structured=False), lvlm)
     if not server:
-        return StageSpec("reason", "methods.reasoning:build_reason", 1, cot)
-    from methods.reasoning.remote import server_need
+        return StageSpec("reason", "rvosbench.methods.reasoning:build_reason", 1, cot)
+    from rvosbench.methods.reasoning.remote import server_need
 
     # 2: a schema's answers have their blanks again.
-    return StageSpec("reason", "methods.reasoning:build_reason", 2, cot, server=server_need(cot))
+    return StageSpec("reason", "rvosbench.methods.reasoning:build_reason", 2, cot, server=server_need(cot))
 
 
 def build_reason(settings: CotSettings, servers: Servers | None = None) -> Stage:
     """The stage; loads the model, or finds the servers that have it."""
-    from methods.reasoning.stage import LocalReasoner, Reason
+    from rvosbench.methods.reasoning.stage import LocalReasoner, Reason
 
     if settings.reasoning.engine == "local":
-        from methods.lvlm.load import load_lvlm
+        from rvosbench.methods.lvlm.load import load_lvlm
 
         return Reason(settings, LocalReasoner(load_lvlm(settings.lvlm)))
-    from harness.cluster.chat import ChatServers
-    from methods.reasoning.remote import ServerReasoner
+    from rvosbench.harness.cluster.chat import ChatServers
+    from rvosbench.methods.reasoning.remote import ServerReasoner
 
     if servers is None:
         raise PrerequisiteError("The reason stage asks a server and was given none.", "Run it through rvosbench run.")

@@ -1,12 +1,12 @@
 """The chain-of-thought prompt.
 
 Source: SteerSeg (arXiv 2605.14908) asks once for discriminative attributes and reasons; its wording is not public. The
-sentences here are ours. The expression is prepared as in every prompt (``methods.decaf.prompts.sentence``).
+sentences here are ours. The expression is prepared as in every prompt (``rvosbench.methods.decaf.prompts.sentence``).
 """
 
 from __future__ import annotations
 
-from methods.decaf.prompts import sentence
+from rvosbench.methods.decaf.prompts import sentence
 
 _COT = (
     'Expression: "{sentence}"\n'

@@ -33,18 +33,18 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from harness.data.types import FrameHW3
-from harness.errors import PrerequisiteError, SampleError
-from harness.pipeline.servers import ModelServer
-from methods.lvlm.base import LvlmOptions
-from methods.lvlm.checkpoints import config_of
-from methods.lvlm.sizes import token_grid
-from methods.reasoning.parser import schema
-from methods.reasoning.settings import CotSettings
-from methods.reasoning.stage import Answer
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.pipeline.servers import ModelServer
+from rvosbench.methods.lvlm.base import LvlmOptions
+from rvosbench.methods.lvlm.checkpoints import config_of
+from rvosbench.methods.lvlm.sizes import token_grid
+from rvosbench.methods.reasoning.parser import schema
+from rvosbench.methods.reasoning.settings import CotSettings
+from rvosbench.methods.reasoning.stage import Answer
 
 if TYPE_CHECKING:
-    from harness.cluster.chat import ChatServers
+    from rvosbench.harness.cluster.chat import ChatServers
 
 _QWEN = ("qwen2_vl", "qwen2_5_vl")
 _TEXT_TOKENS = 2048
@@ -140,11 +140,11 @@ def messages(config: Mapping[str, Any], clip: Mapping[str, Any], prompt: str) ->
 def _system(family: str) -> str:
     # Here, because these modules import torch, which a worker that asks a Qwen server does without.
     if family == "internvl":
-        from methods.lvlm import internvl
+        from rvosbench.methods.lvlm import internvl
 
         return internvl.SYSTEM
     if family == "llava_onevision":
-        from methods.lvlm import llava_onevision
+        from rvosbench.methods.lvlm import llava_onevision
 
         return llava_onevision.SYSTEM
     raise PrerequisiteError(f"Family '{family}' is not asked through a server.", "Set reasoning.engine to local.")

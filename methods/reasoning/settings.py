@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.errors import PrerequisiteError
-from harness.settings import Settings, identity, runtime
-from methods.lvlm.base import LvlmSettings
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.settings import Settings, identity, runtime
+from rvosbench.methods.lvlm.base import LvlmSettings
 
 Engine = Literal["local", "server"]
 

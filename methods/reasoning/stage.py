@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from harness.data.types import FrameHW3
-from harness.errors import SampleError
-from harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames
-from methods.keyframes import keyframe_indices
-from methods.lvlm.base import Lvlm
-from methods.reasoning.parser import parse, well_formed
-from methods.reasoning.prompts import cot_prompt
-from methods.reasoning.settings import CotSettings
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.harness.errors import SampleError
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames
+from rvosbench.methods.keyframes import keyframe_indices
+from rvosbench.methods.lvlm.base import Lvlm
+from rvosbench.methods.reasoning.parser import parse, well_formed
+from rvosbench.methods.reasoning.prompts import cot_prompt
+from rvosbench.methods.reasoning.settings import CotSettings
 
 Answer = str | SampleError
 

@@ -38,10 +38,10 @@ def steerseg_table(
     # Here, as every other command of rvosbench loads this file too.
     from rich.console import Console
 
-    from harness.errors import PrerequisiteError
-    from methods.reproduce import report
-    from methods.reproduce.running import INTERRUPTED, plan, run_all, write_data
-    from methods.reproduce.world import load_world
+    from rvosbench.harness.errors import PrerequisiteError
+    from rvosbench.methods.reproduce import report
+    from rvosbench.methods.reproduce.running import INTERRUPTED, plan, run_all, write_data
+    from rvosbench.methods.reproduce.world import load_world
 
     console = Console()
     chosen = load_world(world)
@@ -73,7 +73,7 @@ def steerseg_table(
 
 
 def _write(folder: Path, texts: tuple[str, str]) -> None:
-    from harness.pipeline.artefacts import atomic_write
+    from rvosbench.harness.pipeline.artefacts import atomic_write
 
     for name, text in zip(_FILES, texts, strict=True):
         with atomic_write(folder / name) as file:

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from harness.data.reader import Dataset, open_dataset
-from harness.errors import PrerequisiteError
-from methods.lochead.heads import find_heads, read_heads
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.checkpoints import Checkpoint, find, is_here
-from methods.reproduce.cost import Size
-from methods.reproduce.table import Line
-from methods.reproduce.world import SHAPES_SPLIT, World
-from methods.segmentation.checkpoints import require_on_hub, resolve
-from methods.steerseg.prompt_files import SoftPromptSettings, read_card, with_digest
+from rvosbench.harness.data.reader import Dataset, open_dataset
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.lochead.heads import find_heads, read_heads
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.checkpoints import Checkpoint, find, is_here
+from rvosbench.methods.reproduce.cost import Size
+from rvosbench.methods.reproduce.table import Line
+from rvosbench.methods.reproduce.world import SHAPES_SPLIT, World
+from rvosbench.methods.segmentation.checkpoints import require_on_hub, resolve
+from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, read_card, with_digest
 
 
 @dataclass(frozen=True)

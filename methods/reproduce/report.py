@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from methods.reproduce.cost import assumptions
-from methods.reproduce.running import Job
-from methods.reproduce.table import Cell, Column
-from methods.reproduce.world import World
+from rvosbench.methods.reproduce.cost import assumptions
+from rvosbench.methods.reproduce.running import Job
+from rvosbench.methods.reproduce.table import Cell, Column
+from rvosbench.methods.reproduce.world import World
 
 Triple = tuple[float, float, float]
 MARKS = {"suspect": "?", "copied": "°"}

@@ -10,15 +10,15 @@ from typing import Literal, get_args
 from rich.console import Console
 from rich.text import Text
 
-from harness.data.shapes import write_shapes
-from harness.errors import PrerequisiteError
-from harness.recipes import Recipe
-from harness.run_schema import read_scores
-from harness.runs import RUN, SCORES, read_run
-from methods.reproduce.cost import Method, Size, gpu_hours
-from methods.reproduce.pieces import Piece, Pieces
-from methods.reproduce.table import Cell, Line, Result, filled, published_cells
-from methods.reproduce.world import SHAPES_SPLIT, World, recipe_of
+from rvosbench.harness.data.shapes import write_shapes
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.recipes import Recipe
+from rvosbench.harness.run_schema import read_scores
+from rvosbench.harness.runs import RUN, SCORES, read_run
+from rvosbench.methods.reproduce.cost import Method, Size, gpu_hours
+from rvosbench.methods.reproduce.pieces import Piece, Pieces
+from rvosbench.methods.reproduce.table import Cell, Line, Result, filled, published_cells
+from rvosbench.methods.reproduce.world import SHAPES_SPLIT, World, recipe_of
 
 State = Literal["done", "to run", "missing", "published only"]
 INTERRUPTED = 130
@@ -84,8 +84,8 @@ def write_data(world: World, data_root: Path) -> None:
 
 def run_all(jobs: Iterable[Job], console: Console) -> Outcome:
     """Runs what can be run, and fills the table's cells. An interrupt ends it; what was computed is kept."""
-    from harness.pipeline.engine import Run
-    from harness.pipeline.runfolder import RunFolder
+    from rvosbench.harness.pipeline.engine import Run
+    from rvosbench.harness.pipeline.runfolder import RunFolder
 
     results: dict[tuple[Line, str], Result] = {}
     why: dict[tuple[Line, str], str] = {}

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.published import DATASETS, load_published
-from harness.run_schema import Score
+from rvosbench.harness.published import DATASETS, load_published
+from rvosbench.harness.run_schema import Score
 
 _SUBSETS = ("all", "referring", "reasoning")
 _APART = 0.05
@@ -28,7 +28,7 @@ class Published:
     run_by: str
     """Who ran it, where that is not the method's author."""
     flag: str
-    """See ``harness.published.flag_of``; "" for none."""
+    """See ``rvosbench.harness.published.flag_of``; "" for none."""
     note: str
     elsewhere: str
     """Other values of the same cell, with their sources; "" for none."""

@@ -9,8 +9,9 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.errors import PrerequisiteError, nearest_name
-from harness.recipes import (
+import rvosbench
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.recipes import (
     DatasetChoice,
     ExecutorChoice,
     MethodChoice,
@@ -20,9 +21,9 @@ from harness.recipes import (
     describe,
     read_values,
 )
-from methods.reproduce.cost import Cost
+from rvosbench.methods.reproduce.cost import Cost
 
-WORLDS = Path(__file__).parent / "worlds"
+WORLDS = Path(rvosbench.__file__).parent / "recipes" / "reproduce"
 SHAPES_SPLIT = "valid"
 
 

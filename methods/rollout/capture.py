@@ -21,8 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from harness.errors import PrerequisiteError
-from methods.rollout.recursion import LayerQK
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.rollout.recursion import LayerQK
 
 _PREFIX = "rvosbench_capture_"
 _here = threading.local()

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import PrerequisiteError
-from harness.settings import Settings, identity
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.settings import Settings, identity
 
 Views = Literal["both", "clip", "frame"]
 Float32 = NDArray[np.float32]

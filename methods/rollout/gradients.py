@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from methods.rollout.passes import Geometry, Run, block_scores, by_key_head, forward_pass, largest
+from rvosbench.methods.rollout.passes import Geometry, Run, block_scores, by_key_head, forward_pass, largest
 
 
 class LayerPass(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """One layer's part of a rollout for one item, a block of query rows at a time, forward only.
 
-Everything here runs without autograd; ``methods.rollout.gradients`` has the backward of the same blocks.
+Everything here runs without autograd; ``rvosbench.methods.rollout.gradients`` has the backward of the same blocks.
 
 Shape legend: A attention heads, K key heads, G = A / K heads that share a key, L sequence, D head dim, b rows of a
 block, e columns that a block sees, R rows carried.

@@ -25,10 +25,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.rollout.gradients import LayerPass
-from methods.rollout.passes import Geometry, forward_pass
-from methods.rollout.passes import Run as Run
-from methods.rollout.spec import RolloutSpec
+from rvosbench.methods.rollout.gradients import LayerPass
+from rvosbench.methods.rollout.passes import Geometry, forward_pass
+from rvosbench.methods.rollout.passes import Run as Run
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from methods.rollout.recursion import LayerQK, Rows, Run, visual_runs
-from methods.rollout.spec import RolloutSpec
+from rvosbench.methods.rollout.recursion import LayerQK, Rows, Run, visual_runs
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 _COLUMNS = 32
 

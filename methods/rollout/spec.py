@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.errors import PrerequisiteError
-from harness.settings import Settings, identity, runtime
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.settings import Settings, identity, runtime
 
 
 @dataclass(frozen=True)

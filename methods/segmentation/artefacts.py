@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from harness.data.masks import track_from_masks
-from harness.data.types import MaskTrack
-from harness.pipeline.stages import Artefact, VideoFrames
-from harness.pipeline.tracks import segment_artefact
-from harness.settings import Json
-from methods.rollout import fusion
-from methods.segmentation.checkpoints import Sam2Settings
-from methods.segmentation.from_points import TrackletSettings, segment_from_points
-from methods.segmentation.segmenter import Segmenter
+from rvosbench.harness.data.masks import track_from_masks
+from rvosbench.harness.data.types import MaskTrack
+from rvosbench.harness.pipeline.stages import Artefact, VideoFrames
+from rvosbench.harness.pipeline.tracks import segment_artefact
+from rvosbench.harness.settings import Json
+from rvosbench.methods.rollout import fusion
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings
+from rvosbench.methods.segmentation.from_points import TrackletSettings, segment_from_points
+from rvosbench.methods.segmentation.segmenter import Segmenter
 
 OpenVideo = Callable[[VideoFrames], Segmenter]
 """Opens a video for the segmenter; what it encodes is shared by the video's expressions."""
@@ -31,8 +31,8 @@ def open_sam2(settings: Sam2Settings) -> OpenVideo:
         PrerequisiteError: the checkpoint is missing or damaged, or the device does not exist.
     """
     # Here, so that planning a run imports no torch.
-    from methods.segmentation.model import load
-    from methods.segmentation.tracking import Sam2Video
+    from rvosbench.methods.segmentation.model import load
+    from rvosbench.methods.segmentation.tracking import Sam2Video
 
     model = load(settings)
     return lambda video: Sam2Video(model, video)

@@ -26,8 +26,8 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.errors import PrerequisiteError, nearest_name
-from harness.settings import Settings, identity, runtime
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.settings import Settings, identity, runtime
 
 FOLDER_VARIABLE = "RVOSBENCH_CHECKPOINTS"
 CONFIG_FILE, WEIGHTS_FILE = "config.yaml", "model.safetensors"

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from harness.errors import SampleError
-from methods.segmentation.frames import FrameSource, preprocess
-from methods.segmentation.model import Sam2
+from rvosbench.harness.errors import SampleError
+from rvosbench.methods.segmentation.frames import FrameSource, preprocess
+from rvosbench.methods.segmentation.model import Sam2
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from harness.data.types import FrameHW3
+from rvosbench.harness.data.types import FrameHW3
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
 class FrameSource(Protocol):
-    """Frames of one size: a list of arrays, or ``harness.pipeline.stages.VideoFrames``."""
+    """Frames of one size: a list of arrays, or ``rvosbench.harness.pipeline.stages.VideoFrames``."""
 
     def __len__(self) -> int: ...
 

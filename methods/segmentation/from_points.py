@@ -15,13 +15,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.masks import encode, track_from_masks
-from harness.data.types import MaskTrack
-from harness.settings import Json, Settings, identity
-from methods.segmentation.nms import DeletionRule, suppress
-from methods.segmentation.packed import PackedMasks
-from methods.segmentation.segmenter import Segmenter
-from methods.segmentation.tracklets import MapThw, attention_consistency, final_scores, select
+from rvosbench.harness.data.masks import encode, track_from_masks
+from rvosbench.harness.data.types import MaskTrack
+from rvosbench.harness.settings import Json, Settings, identity
+from rvosbench.methods.segmentation.nms import DeletionRule, suppress
+from rvosbench.methods.segmentation.packed import PackedMasks
+from rvosbench.methods.segmentation.segmenter import Segmenter
+from rvosbench.methods.segmentation.tracklets import MapThw, attention_consistency, final_scores, select
 
 
 @dataclass(frozen=True)

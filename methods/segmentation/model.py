@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from harness.errors import PrerequisiteError
-from methods.segmentation.checkpoints import Checkpoint, Sam2Settings, digest, resolve
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.segmentation.checkpoints import Checkpoint, Sam2Settings, digest, resolve
 
 INSTALL = "Install the extra: uv pip install -c constraints.txt -e '.[sam2]'"
 

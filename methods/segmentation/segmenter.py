@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.segmentation.packed import BoolNHW, PackedMasks
+from rvosbench.methods.segmentation.packed import BoolNHW, PackedMasks
 
 
 @dataclass(frozen=True, eq=False)

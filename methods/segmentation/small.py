@@ -14,8 +14,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from methods.segmentation.checkpoints import CONFIG_FILE, WEIGHTS_FILE
-from methods.segmentation.model import build
+from rvosbench.methods.segmentation.checkpoints import CONFIG_FILE, WEIGHTS_FILE
+from rvosbench.methods.segmentation.model import build
 
 SMALL_BASE = "configs/sam2.1/sam2.1_hiera_t.yaml"
 # A block at the start of a stage must not attend globally: its windows would be empty.

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from methods.segmentation.checkpoints import resolve
-from methods.segmentation.frames import FrameSource, preprocess
-from methods.segmentation.model import Sam2, build, post_processing
-from methods.segmentation.packed import BoolNHW, PackedMasks
-from methods.segmentation.segmenter import PointMasks, TrackedMasks
+from rvosbench.methods.segmentation.checkpoints import resolve
+from rvosbench.methods.segmentation.frames import FrameSource, preprocess
+from rvosbench.methods.segmentation.model import Sam2, build, post_processing
+from rvosbench.methods.segmentation.packed import BoolNHW, PackedMasks
+from rvosbench.methods.segmentation.segmenter import PointMasks, TrackedMasks
 
 
 def stock_predictor(model: Sam2) -> Any:

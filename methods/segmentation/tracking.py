@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from methods.segmentation.features import FrameFeatures
-from methods.segmentation.frames import FrameSource
-from methods.segmentation.model import Sam2
-from methods.segmentation.packed import BoolNHW, PackedMasks
-from methods.segmentation.segmenter import PointMasks, TrackedMasks
+from rvosbench.methods.segmentation.features import FrameFeatures
+from rvosbench.methods.segmentation.frames import FrameSource
+from rvosbench.methods.segmentation.model import Sam2
+from rvosbench.methods.segmentation.packed import BoolNHW, PackedMasks
+from rvosbench.methods.segmentation.segmenter import PointMasks, TrackedMasks
 
 Direction = Literal["forward", "backward"]
 _FILLED = 0.1

@@ -16,7 +16,7 @@ frame map's weight 0.30 (``wf0.30``). Everything else is DecAF's released way (i
 those of SteerSeg's README), or ours where DecAF has none.
 
 Decisions that are open, what is done here, and where it is set ("training's": in recipes of ``rvosbench train
-steerseg``, see ``methods.steerseg.training.recipe``):
+steerseg``, see ``rvosbench.methods.steerseg.training.recipe``):
 
  1. position of the soft prompt: in front of everything. Training's ``position`` (front, before_vision, after_vision),
     saved with the prompt.
@@ -67,22 +67,28 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.stages import Method, Stage, StageSpec
-from harness.settings import Settings
-from methods.decaf import METHOD as DECAF
-from methods.decaf.settings import DecafSettings
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.checkpoints import lvlm_settings
-from methods.lvlm.load import load_lvlm
-from methods.reasoning import reason_stage
-from methods.segmentation.artefacts import open_sam2
-from methods.segmentation.checkpoints import with_digest
-from methods.steerseg.grounding import Ground
-from methods.steerseg.masking import SamMasks
-from methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card
-from methods.steerseg.prompt_files import with_digest as with_prompts_digest
-from methods.steerseg.settings import GroundSettings, KeepSettings, RankingSettings, SegmentSettings, SteersegSettings
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.stages import Method, Stage, StageSpec
+from rvosbench.harness.settings import Settings
+from rvosbench.methods.decaf import METHOD as DECAF
+from rvosbench.methods.decaf.settings import DecafSettings
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.reasoning import reason_stage
+from rvosbench.methods.segmentation.artefacts import open_sam2
+from rvosbench.methods.segmentation.checkpoints import with_digest
+from rvosbench.methods.steerseg.grounding import Ground
+from rvosbench.methods.steerseg.masking import SamMasks
+from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card
+from rvosbench.methods.steerseg.prompt_files import with_digest as with_prompts_digest
+from rvosbench.methods.steerseg.settings import (
+    GroundSettings,
+    KeepSettings,
+    RankingSettings,
+    SegmentSettings,
+    SteersegSettings,
+)
 
 USUAL_TOKENS = 64
 """Of a soft prompt, for memory estimates."""
@@ -131,7 +137,7 @@ class Steerseg:
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for a clip of the keyframes, in one sentence; imports torch."""
-        from methods.lvlm.estimate import clip_memory
+        from rvosbench.methods.lvlm.estimate import clip_memory
 
         assert isinstance(settings, SteersegSettings) and lvlm is not None
         tokens = USUAL_TOKENS if settings.soft else 0
@@ -148,7 +154,7 @@ def _steered(settings: SteersegSettings, model: LvlmSettings) -> tuple[StageSpec
         _soft_prompts(settings.soft_prompts, model) if settings.soft else None,
     )
     consumes = ("reason",) if settings.cot else ()
-    spec = StageSpec("ground", "methods.steerseg:build_ground", 1, ground, consumes)
+    spec = StageSpec("ground", "rvosbench.methods.steerseg:build_ground", 1, ground, consumes)
     return (reason_stage(settings.reasoning, model), spec) if settings.cot else (spec,)
 
 
@@ -187,7 +193,7 @@ def _segment(settings: SteersegSettings) -> StageSpec:
         keep=KeepSettings(settings.keep, value),
         sam2=with_digest(settings.sam2),
     )
-    return StageSpec("segment", "methods.steerseg:build_segment", 1, segment, ("ground",))
+    return StageSpec("segment", "rvosbench.methods.steerseg:build_segment", 1, segment, ("ground",))
 
 
 def _as_decaf(settings: SteersegSettings) -> DecafSettings:

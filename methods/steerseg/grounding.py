@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from harness.errors import SampleError
-from harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
-from methods.keyframes import keyframe_indices
-from methods.lvlm.base import Lvlm, MapThw
-from methods.steerseg.prompts import attention_prompt
-from methods.steerseg.settings import GroundSettings
+from rvosbench.harness.errors import SampleError
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
+from rvosbench.methods.keyframes import keyframe_indices
+from rvosbench.methods.lvlm.base import Lvlm, MapThw
+from rvosbench.methods.steerseg.prompts import attention_prompt
+from rvosbench.methods.steerseg.settings import GroundSettings
 
 if TYPE_CHECKING:
-    from methods.lvlm.soft import SoftPrompts
+    from rvosbench.methods.lvlm.soft import SoftPrompts
 
 Maps = Mapping[str, "tuple[MapThw, MapThw] | SampleError"]
 """By prompt, its clip map and its frame maps, or what is wrong with it."""
@@ -52,7 +52,7 @@ class Ground:
 
     def _rollouts(self, video: VideoFrames, keyframes: Sequence[int], asked: Sequence[str]) -> Maps:
         # Here, so that planning a run imports no torch.
-        from methods.lvlm.prefix import clip_and_frame_rollouts
+        from rvosbench.methods.lvlm.prefix import clip_and_frame_rollouts
 
         settings = self.settings
         try:

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
-from harness.settings import Json
-from methods.decaf.masking import rollout_maps
-from methods.rollout import fusion
-from methods.segmentation.artefacts import OpenVideo, with_maps
-from methods.segmentation.from_points import Rank, Tracklet, segment_tracklets, tracklets_from_points
-from methods.segmentation.segmenter import Segmenter
-from methods.steerseg.ranking import by_decaf, by_pearson, view_maps
-from methods.steerseg.settings import SegmentSettings
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
+from rvosbench.harness.settings import Json
+from rvosbench.methods.decaf.masking import rollout_maps
+from rvosbench.methods.rollout import fusion
+from rvosbench.methods.segmentation.artefacts import OpenVideo, with_maps
+from rvosbench.methods.segmentation.from_points import Rank, Tracklet, segment_tracklets, tracklets_from_points
+from rvosbench.methods.segmentation.segmenter import Segmenter
+from rvosbench.methods.steerseg.ranking import by_decaf, by_pearson, view_maps
+from rvosbench.methods.steerseg.settings import SegmentSettings
 
 NO_POINT = "the map is the same everywhere, so no point was prompted"
 NO_MASK = "SAM2 gave no mask for any point"

@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.data.digests import file_sha256
-from harness.errors import PrerequisiteError
-from harness.pipeline.keys import digest_of
-from harness.recipes import describe
-from harness.settings import Json, Settings, identity, runtime
+import rvosbench
+from rvosbench.harness.data.digests import file_sha256
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.keys import digest_of
+from rvosbench.harness.recipes import describe
+from rvosbench.harness.settings import Json, Settings, identity, runtime
 
 if TYPE_CHECKING:
-    from methods.lvlm.base import Lvlm
-    from methods.lvlm.soft import Position, SoftPrompt, SoftPrompts
+    from rvosbench.methods.lvlm.base import Lvlm
+    from rvosbench.methods.lvlm.soft import Position, SoftPrompt, SoftPrompts
 
 CARD = "card.json"
 SCHEMA = 1
@@ -165,8 +166,6 @@ def save_soft_prompts(
     import torch
     from safetensors.torch import save_file
 
-    import harness
-
     if not prompts or ("shared" in prompts and len(prompts) > 1):
         raise ValueError(f"prompts {sorted(prompts)} do not make a folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -196,7 +195,7 @@ def save_soft_prompts(
         data=data,
         seed=seed,
         recipe=dict(recipe),
-        package_version=harness.__version__,
+        package_version=rvosbench.__version__,
         note=note,
     )
     temporary = folder / f".{CARD}.tmp"
@@ -211,8 +210,8 @@ def load_soft_prompts(settings: SoftPromptSettings, lvlm: Lvlm) -> SoftPrompts:
     Raises:
         PrerequisiteError: of another model, of another width, damaged, or not the ones the settings were made for.
     """
-    from methods.lvlm.running import RunningLvlm
-    from methods.lvlm.soft import SoftPrompts
+    from rvosbench.methods.lvlm.running import RunningLvlm
+    from rvosbench.methods.lvlm.soft import SoftPrompts
 
     if not isinstance(lvlm, RunningLvlm):
         raise TypeError(f"a {type(lvlm).__name__} takes no soft prompts")
@@ -267,7 +266,7 @@ def _read_vectors(path: Path, facts: PromptFacts, width: int, device: Any) -> So
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from methods.lvlm.soft import SoftPrompt
+    from rvosbench.methods.lvlm.soft import SoftPrompt
 
     try:
         vectors_nD = load_file(path)[TENSOR]

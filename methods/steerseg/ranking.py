@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.rollout import fusion
-from methods.segmentation.from_points import Rank, Ranked, Tracklet, by_consistency
-from methods.segmentation.tracklets import pool_masks, select
-from methods.steerseg.settings import Domain, KeepSettings, RankingSettings
+from rvosbench.methods.rollout import fusion
+from rvosbench.methods.segmentation.from_points import Rank, Ranked, Tracklet, by_consistency
+from rvosbench.methods.segmentation.tracklets import pool_masks, select
+from rvosbench.methods.steerseg.settings import Domain, KeepSettings, RankingSettings
 
 WORST = -1.0
 """The correlation of what has none: a constant mask (empty, full, or the same share of every cell) or map."""

@@ -10,17 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.errors import PrerequisiteError, nearest_name
-from harness.settings import Settings, identity
-from methods.decaf.prompts import check_version
-from methods.decaf.settings import Background, Masks, Prefix
-from methods.lvlm.base import LvlmOptions, LvlmSettings
-from methods.reasoning.settings import ReasoningSettings
-from methods.rollout.fusion import FusionSettings, Views
-from methods.rollout.spec import RolloutSpec
-from methods.segmentation.checkpoints import Sam2Settings
-from methods.segmentation.nms import DeletionRule
-from methods.steerseg.prompt_files import SoftPromptSettings
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.settings import Settings, identity
+from rvosbench.methods.decaf.prompts import check_version
+from rvosbench.methods.decaf.settings import Background, Masks, Prefix
+from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings
+from rvosbench.methods.reasoning.settings import ReasoningSettings
+from rvosbench.methods.rollout.fusion import FusionSettings, Views
+from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings
+from rvosbench.methods.segmentation.nms import DeletionRule
+from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings
 
 PointsFrom = Literal["fused", "frame"]
 RankingRule = Literal["pearson", "consistency"]

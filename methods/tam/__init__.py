@@ -32,15 +32,15 @@ Published by DecAF, J&F on Ref-DAVIS17 / ReasonVOS / ReVOS: Qwen2-VL-7B 2.5 / 2.
 
 from __future__ import annotations
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.stages import Method, Stage, StageSpec
-from harness.settings import Settings
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.checkpoints import config_of, find, lvlm_settings
-from methods.lvlm.load import load_lvlm
-from methods.rollout.spec import RolloutSpec
-from methods.tam.settings import GroundSettings, SegmentSettings, TamSettings
-from methods.tam.stages import AttentionMasks, Ground
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.stages import Method, Stage, StageSpec
+from rvosbench.harness.settings import Settings
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.checkpoints import config_of, find, lvlm_settings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.tam.settings import GroundSettings, SegmentSettings, TamSettings
+from rvosbench.methods.tam.stages import AttentionMasks, Ground
 
 
 def build_ground(settings: GroundSettings) -> Stage:
@@ -82,13 +82,15 @@ class Tam:
             settings.causal,
         )
         return (
-            StageSpec("ground", "methods.tam:build_ground", 1, ground),
-            StageSpec("segment", "methods.tam:build_segment", 1, SegmentSettings(settings.token), ("ground",)),
+            StageSpec("ground", "rvosbench.methods.tam:build_ground", 1, ground),
+            StageSpec(
+                "segment", "rvosbench.methods.tam:build_segment", 1, SegmentSettings(settings.token), ("ground",)
+            ),
         )
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for one view, in one sentence; imports torch."""
-        from methods.lvlm.estimate import RELEASED, estimate, in_words
+        from rvosbench.methods.lvlm.estimate import RELEASED, estimate, in_words
 
         assert isinstance(settings, TamSettings) and lvlm is not None
         config = RELEASED.get(lvlm.partition("@")[0]) or config_of(lvlm)

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import SampleError
-from methods.lvlm.base import Prompted
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.text_span import text_span
-from methods.tam.maps import Activations
+from rvosbench.harness.errors import SampleError
+from rvosbench.methods.lvlm.base import Prompted
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.text_span import text_span
+from rvosbench.methods.tam.maps import Activations
 
 
 @dataclass(frozen=True, eq=False)

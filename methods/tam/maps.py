@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.rollout.fusion import Float32
-from methods.tam.settings import Version
+from rvosbench.methods.rollout.fusion import Float32
+from rvosbench.methods.tam.settings import Version
 
 Float64 = NDArray[np.float64]
 _EPSILON = 1e-8

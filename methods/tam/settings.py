@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.errors import PrerequisiteError, nearest_name
-from harness.settings import Settings, identity
-from methods.decaf.prompts import PromptVersion, check_version
-from methods.lvlm.base import LvlmOptions, LvlmSettings
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.settings import Settings, identity
+from rvosbench.methods.decaf.prompts import PromptVersion, check_version
+from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings
 
 View = Literal["clip", "frame"]
 Version = Literal["fixed", "released"]

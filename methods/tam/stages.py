@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
-from harness.settings import Json
-from methods.decaf.prompts import object_prompt
-from methods.keyframes import keyframe_indices
-from methods.lvlm.base import Lvlm
-from methods.rollout.fusion import Float32, match_keyframes
-from methods.segmentation.artefacts import masks_from_map
-from methods.tam.settings import GroundSettings, SegmentSettings, Token
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
+from rvosbench.harness.settings import Json
+from rvosbench.methods.decaf.prompts import object_prompt
+from rvosbench.methods.keyframes import keyframe_indices
+from rvosbench.methods.lvlm.base import Lvlm
+from rvosbench.methods.rollout.fusion import Float32, match_keyframes
+from rvosbench.methods.segmentation.artefacts import masks_from_map
+from rvosbench.methods.tam.settings import GroundSettings, SegmentSettings, Token
 
 
 class Ground:
@@ -30,7 +30,7 @@ class Ground:
 
     def __init__(self, settings: GroundSettings, lvlm: Lvlm) -> None:
         # Here, so that planning a run imports no torch.
-        from methods.lvlm.running import RunningLvlm
+        from rvosbench.methods.lvlm.running import RunningLvlm
 
         if not isinstance(lvlm, RunningLvlm):
             raise PrerequisiteError(
@@ -43,9 +43,9 @@ class Ground:
         return one_by_one(requests, lambda request: self._maps(video, request.expression.text))
 
     def _maps(self, video: VideoFrames, expression: str) -> Artefact:
-        from methods.lochead.attention import clip_grid
-        from methods.tam.explaining import explain
-        from methods.tam.maps import answer_maps
+        from rvosbench.methods.lochead.attention import clip_grid
+        from rvosbench.methods.tam.explaining import explain
+        from rvosbench.methods.tam.maps import answer_maps
 
         settings, lvlm = self.settings, self.lvlm
         prompt = object_prompt(settings.object_prompt, expression)

@@ -1,4 +1,4 @@
-"""``python -m methods.training FAMILY FOLDER``: trains a small checkpoint of a real model class from scratch."""
+"""``python -m rvosbench.methods.training FAMILY FOLDER``: trains a small checkpoint of a real class from scratch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.running import resolve_device
-from methods.lvlm.small import CORPUS, SmallShape, write_small
-from methods.training.card import CARD, read_card, write_card
-from methods.training.evaluate import judge
-from methods.training.inputs import buckets, training_settings
-from methods.training.lessons import VERSION, Lesson, lessons
-from methods.training.loop import Schedule, train
-from methods.training.network import Learner, initialise
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.running import resolve_device
+from rvosbench.methods.lvlm.small import CORPUS, SmallShape, write_small
+from rvosbench.methods.training.card import CARD, read_card, write_card
+from rvosbench.methods.training.evaluate import judge
+from rvosbench.methods.training.inputs import buckets, training_settings
+from rvosbench.methods.training.lessons import VERSION, Lesson, lessons
+from rvosbench.methods.training.loop import Schedule, train
+from rvosbench.methods.training.network import Learner, initialise
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "llava_onevision", "internvl")
 SHAPE = SmallShape(
@@ -38,7 +38,7 @@ CORPUS_LESSONS = 60
 
 def main() -> None:
     """Trains, judges on held-out clips, writes the checkpoint with its model card."""
-    parser = argparse.ArgumentParser(prog="python -m methods.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m rvosbench.methods.training", description=__doc__)
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("folder", type=Path, help="where the checkpoint goes")
     parser.add_argument("--clips", type=int, default=5000, help="of the train split")
@@ -54,7 +54,7 @@ def main() -> None:
         "--held-out",
         type=int,
         default=60,
-        help="clips of the valid split to judge on; 0: judge later, with python -m methods.training.evaluate",
+        help="clips of the valid split to judge on; 0: judge later, with python -m rvosbench.methods.training.evaluate",
     )
     given = parser.parse_args()
     if given.start and not all((given.start / name).is_file() for name in (CARD, "model.safetensors")):
@@ -93,8 +93,8 @@ def main() -> None:
         given.folder,
         {
             "model_class": type(lvlm.model).__name__,
-            "command": f"python -m methods.training {given.family} {given.folder} --clips {given.clips} --look-steps "
-            f"{ended.look_steps} --read-steps {ended.read_steps} --seed {given.seed}"
+            "command": f"python -m rvosbench.methods.training {given.family} {given.folder} --clips {given.clips} "
+            f"--look-steps {ended.look_steps} --read-steps {ended.read_steps} --seed {given.seed}"
             + (f" --start {given.start}" if given.start else ""),
             "parameters": sum(parameter.numel() for parameter in lvlm.model.parameters()),
             **({"start": made} if made else {}),

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from harness.settings import Json
+from rvosbench.harness.settings import Json
 
 CARD = "README.md"
 

@@ -1,6 +1,6 @@
 """How good a checkpoint is on held-out clips: answers by kind of question, and where attention points.
 
-    python -m methods.training.evaluate FOLDER
+    python -m rvosbench.methods.training.evaluate FOLDER
 
 measures it and completes its model card.
 
@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from methods.lvlm.load import load_lvlm
-from methods.rollout.spec import RolloutSpec
-from methods.training.card import read_card, write_card
-from methods.training.inputs import buckets, thing_shares, training_settings
-from methods.training.lessons import Lesson, held_out
-from methods.training.loop import pack
-from methods.training.network import Learner
-from methods.training.questions import Question
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.training.card import read_card, write_card
+from rvosbench.methods.training.inputs import buckets, thing_shares, training_settings
+from rvosbench.methods.training.lessons import Lesson, held_out
+from rvosbench.methods.training.loop import pack
+from rvosbench.methods.training.network import Learner
+from rvosbench.methods.training.questions import Question
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def target_share(
 
 def main() -> None:
     """Measures and completes the card."""
-    parser = argparse.ArgumentParser(prog="python -m methods.training.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m rvosbench.methods.training.evaluate", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="of the world")
     parser.add_argument("--clips", type=int, default=60, help="of the valid split")

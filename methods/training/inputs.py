@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from harness.data.shapes.stories import TEXTURES
-from methods.lvlm.base import LvlmSettings, Prompted
-from methods.lvlm.load import load_lvlm
-from methods.training.lessons import TRAITS, Lesson
-from methods.training.questions import Question
+from rvosbench.harness.data.shapes.stories import TEXTURES
+from rvosbench.methods.lvlm.base import LvlmSettings, Prompted
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.training.lessons import TRAITS, Lesson
+from rvosbench.methods.training.questions import Question
 
 ViewKind = Literal["clip", "picture", "text"]
 Asked = tuple[NDArray[np.int32], int]

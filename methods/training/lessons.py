@@ -19,13 +19,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.shapes.clip import Clip, make_clip
-from harness.data.shapes.outlines import SHAPES
-from harness.data.shapes.render import COLOURS
-from harness.data.shapes.stories import TEXTURES
-from harness.data.shapes.world import SIZES
-from methods.keyframes import keyframe_indices
-from methods.training.questions import Question, clip_questions, picture_questions, text_questions
+from rvosbench.harness.data.shapes.clip import Clip, make_clip
+from rvosbench.harness.data.shapes.outlines import SHAPES
+from rvosbench.harness.data.shapes.render import COLOURS
+from rvosbench.harness.data.shapes.stories import TEXTURES
+from rvosbench.harness.data.shapes.world import SIZES
+from rvosbench.methods.keyframes import keyframe_indices
+from rvosbench.methods.training.questions import Question, clip_questions, picture_questions, text_questions
 
 KEYFRAMES = 8
 """As in the demo's recipe."""

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from methods.training.inputs import Asked, Bucket
-from methods.training.network import Glances, Learner, Packed
+from rvosbench.methods.training.inputs import Asked, Bucket
+from rvosbench.methods.training.network import Glances, Learner, Packed
 
 SHARES = {"clip": 0.5, "picture": 0.43, "text": 0.07}
 """How many batches show a clip, one picture, nothing."""

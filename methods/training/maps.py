@@ -13,14 +13,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from harness.errors import SampleError
-from methods.decaf.prompts import background_prompt, object_prompt
-from methods.lvlm.base import Lvlm
-from methods.lvlm.prefix import ClipAndFrames, clip_and_frame_rollouts
-from methods.rollout.fusion import Float32, FusionSettings, RolloutMaps, fuse
-from methods.rollout.spec import RolloutSpec
-from methods.training.evaluate import target_share
-from methods.training.lessons import Lesson
+from rvosbench.harness.errors import SampleError
+from rvosbench.methods.decaf.prompts import background_prompt, object_prompt
+from rvosbench.methods.lvlm.base import Lvlm
+from rvosbench.methods.lvlm.prefix import ClipAndFrames, clip_and_frame_rollouts
+from rvosbench.methods.rollout.fusion import Float32, FusionSettings, RolloutMaps, fuse
+from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.training.evaluate import target_share
+from rvosbench.methods.training.lessons import Lesson
 
 FULL = FusionSettings()
 ROWS: dict[str, tuple[RolloutSpec, FusionSettings]] = {

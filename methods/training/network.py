@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from methods.lvlm.embedding import embedding_only
-from methods.rollout.capture import capture
-from methods.training.inputs import IGNORED, Bucket, label_counts
+from rvosbench.methods.lvlm.embedding import embedding_only
+from rvosbench.methods.rollout.capture import capture
+from rvosbench.methods.training.inputs import IGNORED, Bucket, label_counts
 
 GLANCING = 0
 """The head, and the key head it reads."""

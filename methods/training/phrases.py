@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.data.shapes.draw import pick
-from harness.data.shapes.language import DEEDS, NOUNS, PLACES
-from harness.data.shapes.view import View
+from rvosbench.harness.data.shapes.draw import pick
+from rvosbench.harness.data.shapes.language import DEEDS, NOUNS, PLACES
+from rvosbench.harness.data.shapes.view import View
 
 TRAITS = ("colour", "size", "place", "deed")
 """In the order of a caption; ``noun`` is the fifth trait."""

@@ -1,7 +1,7 @@
 """Questions about a clip with their answers: those that the methods ask, and simpler ones that teach to look.
 
-The prompts are the methods' own (``methods.decaf.prompts``, ``methods.steerseg.prompts``,
-``methods.reasoning.prompts``); the simpler ones are captions, look-ups and positions.
+The prompts are the methods' own (``rvosbench.methods.decaf.prompts``, ``rvosbench.methods.steerseg.prompts``,
+``rvosbench.methods.reasoning.prompts``); the simpler ones are captions, look-ups and positions.
 """
 
 from __future__ import annotations
@@ -13,14 +13,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.data.shapes.clip import Clip
-from harness.data.shapes.draw import pick, shuffled
-from harness.data.shapes.language import NOUNS, Sentence, Writer
-from harness.data.shapes.view import View
-from methods.decaf.prompts import VERSIONS, background_prompt, choice_prompt, object_prompt, punctuated
-from methods.reasoning.prompts import cot_prompt
-from methods.steerseg.prompts import attention_prompt
-from methods.training.phrases import TRAITS, Traits, caption, clip_traits, picture_traits, position, singling_out
+from rvosbench.harness.data.shapes.clip import Clip
+from rvosbench.harness.data.shapes.draw import pick, shuffled
+from rvosbench.harness.data.shapes.language import NOUNS, Sentence, Writer
+from rvosbench.harness.data.shapes.view import View
+from rvosbench.methods.decaf.prompts import VERSIONS, background_prompt, choice_prompt, object_prompt, punctuated
+from rvosbench.methods.reasoning.prompts import cot_prompt
+from rvosbench.methods.steerseg.prompts import attention_prompt
+from rvosbench.methods.training.phrases import (
+    TRAITS,
+    Traits,
+    caption,
+    clip_traits,
+    picture_traits,
+    position,
+    singling_out,
+)
 
 NOTHING, SEVERAL = "nothing", "shapes"
 GROUNDS = {"gradient": "wall", "clouds": "clouds", "grain": "sand", "planks": "planks", "tiles": "tiles"}

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from fake_server import ANSWER, FakeServer, Reply, completion
 
-from harness.cluster.chat import ChatServers, rendezvous, serving_model
-from harness.errors import PrerequisiteError, SampleError
-from harness.pipeline.servers import Servers
+from rvosbench.harness.cluster.chat import ChatServers, rendezvous, serving_model
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.pipeline.servers import Servers
 
 _NOWHERE = "http://127.0.0.1:9"
 """Nothing listens at the discard port."""
@@ -32,7 +32,7 @@ def chat(*urls: str, pauses: list[float] | None = None, **options: Any) -> ChatS
 @pytest.fixture
 def restless(monkeypatch: pytest.MonkeyPatch) -> None:
     """The only server is asked again at once."""
-    monkeypatch.setattr("harness.cluster.chat._COOL_DOWN_SECONDS", 0.0)
+    monkeypatch.setattr("rvosbench.harness.cluster.chat._COOL_DOWN_SECONDS", 0.0)
 
 
 def scripted(*replies: Reply | None) -> FakeServer:

@@ -11,14 +11,14 @@ from clips import write_clip
 from clusters import local_ray
 from fake_method import BrightSettings
 
-from harness.cluster.executor import Executor, InProcessExecutor, longest_first
-from harness.cluster.ray_pool import RayExecutor
-from harness.data.types import Video
-from harness.errors import PrerequisiteError
-from harness.pipeline.artefacts import ArtefactStore
-from harness.pipeline.stages import StageSpec
-from harness.pipeline.work import PendingExpression, Record, WorkItem
-from harness.recipes import ExecutorChoice, Pool
+from rvosbench.harness.cluster.executor import Executor, InProcessExecutor, longest_first
+from rvosbench.harness.cluster.ray_pool import RayExecutor
+from rvosbench.harness.data.types import Video
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.harness.pipeline.stages import StageSpec
+from rvosbench.harness.pipeline.work import PendingExpression, Record, WorkItem
+from rvosbench.harness.recipes import ExecutorChoice, Pool
 
 
 def item_of(video: Video) -> WorkItem:

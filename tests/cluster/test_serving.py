@@ -17,15 +17,15 @@ from clusters import local_ray
 from fake_server import ANSWER, FakeServer
 from processes import MARK, marked, require_none_marked
 
-from harness.cluster import serving as serving_module
-from harness.cluster.chat import ChatServers
-from harness.cluster.executor import InProcessExecutor
-from harness.cluster.ray_pool import RayExecutor
-from harness.cluster.replica import telling
-from harness.cluster.serving import Host, ServerPool, serving
-from harness.errors import PrerequisiteError
-from harness.pipeline.servers import ModelServer
-from harness.recipes import ExecutorChoice, ServingChoice
+from rvosbench.harness.cluster import serving as serving_module
+from rvosbench.harness.cluster.chat import ChatServers
+from rvosbench.harness.cluster.executor import InProcessExecutor
+from rvosbench.harness.cluster.ray_pool import RayExecutor
+from rvosbench.harness.cluster.replica import telling
+from rvosbench.harness.cluster.serving import Host, ServerPool, serving
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.servers import ModelServer
+from rvosbench.harness.recipes import ExecutorChoice, ServingChoice
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 NEED = ModelServer("/models/small", "small", dtype="float32", max_length=64, videos=1, frame_rate=2.0)
@@ -59,7 +59,7 @@ class World:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake is up in a moment."""
-    monkeypatch.setattr("harness.cluster.chat._COOL_DOWN_SECONDS", 0.3)
+    monkeypatch.setattr("rvosbench.harness.cluster.chat._COOL_DOWN_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -276,8 +276,8 @@ def test_more_servers_than_the_cluster_holds_are_refused(world: World, there: Ra
 
 def test_a_hung_server_is_started_again(world: World, here: InProcessExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving_module, "_UNWELL_SECONDS", 0.5)
-    monkeypatch.setattr("harness.cluster.replica._HEALTH_SECONDS", 0.5)
-    monkeypatch.setattr("harness.cluster.replica._GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("rvosbench.harness.cluster.replica._HEALTH_SECONDS", 0.5)
+    monkeypatch.setattr("rvosbench.harness.cluster.replica._GRACE_SECONDS", 0.5)
     with world.serving(here) as pool:
         (server,) = world.servers()
         os.kill(server, signal.SIGSTOP)

@@ -28,7 +28,8 @@ time.sleep(600)
 """
 _STARTER = f"""
 import subprocess, sys
-command = [sys.executable, "-m", "harness.cluster.supervisor", "1", sys.executable, "-c", {_SERVER!r}, *sys.argv[1:]]
+module = "rvosbench.harness.cluster.supervisor"
+command = [sys.executable, "-m", module, "1", sys.executable, "-c", {_SERVER!r}, *sys.argv[1:]]
 child = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 print(child.pid, flush=True)
 sys.stdin.read()

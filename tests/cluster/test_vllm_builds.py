@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.cluster.vllm import launch_of
-from harness.doctor import examine
-from harness.errors import PrerequisiteError
-from harness.pipeline.servers import ModelServer
-from harness.recipes import ServingChoice
+from rvosbench.harness.cluster.vllm import launch_of
+from rvosbench.harness.doctor import examine
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.servers import ModelServer
+from rvosbench.harness.recipes import ServingChoice
 
 ROOT = Path(__file__).resolve().parents[2]
 NEED = ModelServer("/models/small", "small", dtype="float32", max_length=64, videos=1, frame_rate=2.0)
@@ -34,7 +34,7 @@ def install(monkeypatch: pytest.MonkeyPatch, distribution: tuple[str, str] | Non
     there = "json" if distribution else "absent"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: find(there if name == "vllm" else name))
     monkeypatch.setattr(metadata, "version", of)
-    monkeypatch.setattr("harness.doctor.version", of)
+    monkeypatch.setattr("rvosbench.harness.doctor.version", of)
 
 
 def test_without_vllm_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_the_doctor_says_which_vllm_is_there(
     text: str,
 ) -> None:
     install(monkeypatch, distribution)
-    monkeypatch.setattr("harness.doctor.device_info", lambda: {"gpus": gpus})
+    monkeypatch.setattr("rvosbench.harness.doctor.device_info", lambda: {"gpus": gpus})
     (finding,) = [finding for finding in examine(tmp_path, tmp_path) if finding.subject == "vllm"]
     assert finding.level == level
     assert text in finding.text

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.data import digests
-from harness.data.digests import MediaIndex
-from harness.data.types import Video
-from harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.data import digests
+from rvosbench.harness.data.digests import MediaIndex
+from rvosbench.harness.data.types import Video
+from rvosbench.harness.errors import PrerequisiteError, SampleError
 
 OLD = time.time_ns() - 3600 * 10**9
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.data.caches import ArrayCache
-from harness.data.frames import DecodedFrames
-from harness.data.images import image_size, read_binary, read_labels, read_rgb
-from harness.data.reader import open_dataset
-from harness.data.types import Video
-from harness.errors import SampleError
+from rvosbench.harness.data.caches import ArrayCache
+from rvosbench.harness.data.frames import DecodedFrames
+from rvosbench.harness.data.images import image_size, read_binary, read_labels, read_rgb
+from rvosbench.harness.data.reader import open_dataset
+from rvosbench.harness.data.types import Video
+from rvosbench.harness.errors import SampleError
 
 
 def clip(*paths: Path) -> Video:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.data.cards import CARDS, card_names, load_card, read_card, video_ids
-from harness.data.files import load_json, load_plain_pickle, load_rle_table
-from harness.data.reader import open_dataset
-from harness.errors import PrerequisiteError
+from rvosbench.harness.data.cards import CARDS, card_names, load_card, read_card, video_ids
+from rvosbench.harness.data.files import load_json, load_plain_pickle, load_rle_table
+from rvosbench.harness.data.reader import open_dataset
+from rvosbench.harness.errors import PrerequisiteError
 
 Change = Callable[[dict[str, Any]], Any]
 

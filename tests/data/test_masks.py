@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.masks import decode, encode, run_lengths
-from harness.data.types import BoolHW
-from harness.errors import SampleError
+from rvosbench.harness.data.masks import decode, encode, run_lengths
+from rvosbench.harness.data.types import BoolHW
+from rvosbench.harness.errors import SampleError
 
 
 @st.composite

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.data.ground_truth import BinaryGroundTruth, RleGroundTruth
-from harness.data.metadata import unique_ids
-from harness.data.reader import Dataset, open_dataset
-from harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.data.ground_truth import BinaryGroundTruth, RleGroundTruth
+from rvosbench.harness.data.metadata import unique_ids
+from rvosbench.harness.data.reader import Dataset, open_dataset
+from rvosbench.harness.errors import PrerequisiteError, SampleError
 
 
 def mask(dataset: Dataset, sample: int, frame: int) -> Any:
@@ -330,7 +330,7 @@ def test_real_masklets_overlap_disappear_and_unite(samples: Path, tree: Any) -> 
 
 
 def expression_mask(truth: RleGroundTruth, video: Any, annotation: int, frame: int) -> Any:
-    from harness.data.types import Expression
+    from rvosbench.harness.data.types import Expression
 
     return truth.mask(video, Expression("x", "", (str(annotation),)), frame)
 
@@ -347,7 +347,7 @@ def test_two_targets_of_different_size_are_an_error(tree: Any, square: Any, rle:
 def test_a_dictionary_is_parsed_once_and_shared(
     tree: Any, square: Any, rle: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.data import files
+    from rvosbench.harness.data import files
 
     mevis(tree, square, rle)
     parsed: list[str] = []

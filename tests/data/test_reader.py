@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.data.ground_truth import PaletteGroundTruth
-from harness.data.reader import open_dataset
-from harness.errors import PrerequisiteError
+from rvosbench.harness.data.ground_truth import PaletteGroundTruth
+from rvosbench.harness.data.reader import open_dataset
+from rvosbench.harness.errors import PrerequisiteError
 
 
 @pytest.fixture

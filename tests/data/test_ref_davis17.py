@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from harness.data.cards import load_card
-from harness.data.ground_truth import PaletteGroundTruth, RleGroundTruth
-from harness.data.images import read_labels
-from harness.data.metadata import read_metadata
-from harness.data.reader import open_dataset
-from harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.data.cards import load_card
+from rvosbench.harness.data.ground_truth import PaletteGroundTruth, RleGroundTruth
+from rvosbench.harness.data.images import read_labels
+from rvosbench.harness.data.metadata import read_metadata
+from rvosbench.harness.data.reader import open_dataset
+from rvosbench.harness.errors import PrerequisiteError, SampleError
 
 META = "davis17/meta_expressions/valid/meta_expressions.json"
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.data.frames import DecodedFrames
-from harness.data.reader import Dataset, open_dataset
-from harness.data.shapes import Clip, make_clip, write_shapes
+from rvosbench.harness.data.frames import DecodedFrames
+from rvosbench.harness.data.reader import Dataset, open_dataset
+from rvosbench.harness.data.shapes import Clip, make_clip, write_shapes
 
 SEED, VIDEOS = 5, 4
 Expected = list[tuple[str, tuple[int, ...]]]

@@ -13,9 +13,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from harness.cli import app
-from harness.data.shapes import layouts, make_clip, write_shapes
-from harness.errors import PrerequisiteError
+from rvosbench.harness.cli import app
+from rvosbench.harness.data.shapes import layouts, make_clip, write_shapes
+from rvosbench.harness.errors import PrerequisiteError
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -174,6 +174,6 @@ def test_command(tmp_path: Path) -> None:
 
 
 def test_base_install_suffices() -> None:
-    code = "import sys, harness.data.shapes; print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
+    code = "import sys, rvosbench.harness.data.shapes; print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

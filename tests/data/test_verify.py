@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.data.cards import Card, load_card
-from harness.data.digests import file_sha256
-from harness.data.verify import Report, describe, render, render_cards, verify
-from harness.errors import PrerequisiteError
+from rvosbench.harness.data.cards import Card, load_card
+from rvosbench.harness.data.digests import file_sha256
+from rvosbench.harness.data.verify import Report, describe, render, render_cards, verify
+from rvosbench.harness.errors import PrerequisiteError
 
 META = "davis17/meta_expressions/valid/meta_expressions.json"
 FRAMES = ("00000", "00001", "00002")

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from harness.data.masks import track_from_masks
-from harness.data.reader import open_dataset
-from harness.pipeline.artefacts import ArtefactStore
-from harness.pipeline.tracks import segment_artefact
+from rvosbench.harness.data.masks import track_from_masks
+from rvosbench.harness.data.reader import open_dataset
+from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.harness.pipeline.tracks import segment_artefact
 
 WriteRun = Callable[..., Path]
 

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from harness.errors import PrerequisiteError
-from leaderboard.commands import leaderboard
-from leaderboard.exports import export, print_scores
-from leaderboard.tables import Filters
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.leaderboard.commands import leaderboard
+from rvosbench.leaderboard.exports import export, print_scores
+from rvosbench.leaderboard.tables import Filters
 
 NASTY = r"50% of_{x} & <b>#1</b> | \input{a} [red]~^$"
 

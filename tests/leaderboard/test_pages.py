@@ -16,11 +16,11 @@ pytest.importorskip("streamlit", reason="the leaderboard extra is not installed"
 
 from streamlit.testing.v1 import AppTest
 
-import leaderboard
-from harness.pipeline.artefacts import ArtefactStore
-from harness.pipeline.stages import Artefact
+import rvosbench.leaderboard
+from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.harness.pipeline.stages import Artefact
 
-APP = Path(leaderboard.__file__).with_name("app.py")
+APP = Path(rvosbench.leaderboard.__file__).with_name("app.py")
 RUN, RUNS = "views/run.py", "views/runs.py"
 PROSE = ("info", "warning", "error", "caption", "markdown", "subheader", "metric")
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.runs import find_runs
-from leaderboard.serve import command
+from rvosbench.harness.runs import find_runs
+from rvosbench.leaderboard.serve import command
 
 pytest.importorskip("streamlit", reason="the leaderboard extra is not installed")
 
-from leaderboard.screenshot import PAGES, served, take
+from rvosbench.leaderboard.screenshot import PAGES, served, take
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.runs import find_runs
-from leaderboard.pivot import Pivot, is_partial, pivot
-from leaderboard.tables import COLUMNS, Filters, apply, board
+from rvosbench.harness.runs import find_runs
+from rvosbench.leaderboard.pivot import Pivot, is_partial, pivot
+from rvosbench.leaderboard.tables import COLUMNS, Filters, apply, board
 
 
 @pytest.fixture

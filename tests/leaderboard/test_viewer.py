@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.data.masks import track_from_masks
-from harness.errors import PrerequisiteError
-from harness.pipeline.artefacts import ArtefactStore
-from harness.pipeline.stages import Artefact
-from harness.pipeline.tracks import segment_artefact
-from harness.runs import Run, read_run, read_samples
-from leaderboard.overlays import COLOURS, compose, reduce_frame
-from leaderboard.viewer import find_dataset, open_sample, reasoning
+from rvosbench.harness.data.masks import track_from_masks
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.harness.pipeline.stages import Artefact
+from rvosbench.harness.pipeline.tracks import segment_artefact
+from rvosbench.harness.runs import Run, read_run, read_samples
+from rvosbench.leaderboard.overlays import COLOURS, compose, reduce_frame
+from rvosbench.leaderboard.viewer import find_dataset, open_sample, reasoning
 
 GREY_HW3 = np.full((40, 60, 3), 100, dtype=np.uint8)
 

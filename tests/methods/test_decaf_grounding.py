@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.data.types import Expression, FrameHW3, Video
-from harness.errors import PrerequisiteError, SampleError
-from harness.pipeline.artefacts import to_bytes
-from harness.pipeline.stages import Artefact, Outcome, Request
-from harness.settings import identity_of
-from methods.decaf import METHOD
-from methods.decaf.reading import Ground
-from methods.decaf.settings import DecafSettings, GroundSettings
-from methods.lvlm.base import Lvlm, LvlmOptions, LvlmSettings
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.small import write_small
-from methods.rollout.spec import RolloutSpec
+from rvosbench.harness.data.types import Expression, FrameHW3, Video
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.pipeline.artefacts import to_bytes
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request
+from rvosbench.harness.settings import identity_of
+from rvosbench.methods.decaf import METHOD
+from rvosbench.methods.decaf.reading import Ground
+from rvosbench.methods.decaf.settings import DecafSettings, GroundSettings
+from rvosbench.methods.lvlm.base import Lvlm, LvlmOptions, LvlmSettings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.small import write_small
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 
 class Frames:

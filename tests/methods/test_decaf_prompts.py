@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.errors import PrerequisiteError, SampleError
-from methods.decaf import prompts
-from methods.keyframes import keyframe_indices
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.decaf import prompts
+from rvosbench.methods.keyframes import keyframe_indices
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.pipeline.stages import StageSpec
-from harness.recipes import load_recipe, method_settings
-from harness.registry import load_method
-from methods.lvlm.small import write_small as write_small_lvlm
-from methods.segmentation.checkpoints import FOLDER_VARIABLE
-from methods.segmentation.small import write_small as write_small_sam2
+from rvosbench.harness.pipeline.stages import StageSpec
+from rvosbench.harness.recipes import load_recipe, method_settings
+from rvosbench.harness.registry import load_method
+from rvosbench.methods.lvlm.small import write_small as write_small_lvlm
+from rvosbench.methods.segmentation.checkpoints import FOLDER_VARIABLE
+from rvosbench.methods.segmentation.small import write_small as write_small_sam2
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

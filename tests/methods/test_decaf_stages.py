@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data.masks import decode
-from harness.data.types import Expression, FrameHW3, Video
-from harness.errors import PrerequisiteError, SampleError
-from harness.pipeline.artefacts import to_bytes
-from harness.pipeline.stages import Artefact, Request, Stage
-from harness.pipeline.tracks import mask_track
-from methods.decaf import prompts
-from methods.decaf.masking import AttentionMasks, SamMasks
-from methods.decaf.reading import Ground, Reason
-from methods.decaf.settings import AttentionSettings, GroundSettings, ReasonSettings, SamSettings
-from methods.lvlm.base import Grid, LvlmSettings, Prompted, Reading
-from methods.rollout import fusion
-from methods.rollout.spec import RolloutSpec
-from methods.segmentation.checkpoints import Sam2Settings
-from methods.segmentation.from_points import TrackletSettings
-from methods.segmentation.packed import PackedMasks
-from methods.segmentation.segmenter import PointMasks, TrackedMasks
+from rvosbench.harness.data.masks import decode
+from rvosbench.harness.data.types import Expression, FrameHW3, Video
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.pipeline.artefacts import to_bytes
+from rvosbench.harness.pipeline.stages import Artefact, Request, Stage
+from rvosbench.harness.pipeline.tracks import mask_track
+from rvosbench.methods.decaf import prompts
+from rvosbench.methods.decaf.masking import AttentionMasks, SamMasks
+from rvosbench.methods.decaf.reading import Ground, Reason
+from rvosbench.methods.decaf.settings import AttentionSettings, GroundSettings, ReasonSettings, SamSettings
+from rvosbench.methods.lvlm.base import Grid, LvlmSettings, Prompted, Reading
+from rvosbench.methods.rollout import fusion
+from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings
+from rvosbench.methods.segmentation.from_points import TrackletSettings
+from rvosbench.methods.segmentation.packed import PackedMasks
+from rvosbench.methods.segmentation.segmenter import PointMasks, TrackedMasks
 
 HEIGHT, WIDTH = 40, 60
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from methods.picture.painting import (
+from rvosbench.methods.picture.painting import (
     CHOSEN,
     HEAT,
     HEAT_OPACITY,
@@ -21,8 +21,8 @@ from methods.picture.painting import (
     paint_mask,
     paint_points,
 )
-from methods.picture.rows import PREDICTED, TRUE
-from methods.picture.sheet import (
+from rvosbench.methods.picture.rows import PREDICTED, TRUE
+from rvosbench.methods.picture.sheet import (
     EMPTY,
     PAPER,
     Heading,

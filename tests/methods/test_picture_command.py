@@ -19,18 +19,18 @@ import yaml
 from clips import HEIGHT, WIDTH, square, write_dataset
 from PIL import Image
 
-from harness import cli
-from harness.data.images import read_rgb
-from harness.data.masks import track_from_masks
-from harness.pipeline.artefacts import ArtefactStore
-from harness.pipeline.stages import Artefact
-from harness.pipeline.tracks import segment_artefact
-from methods.picture.painting import (
+from rvosbench.harness import cli
+from rvosbench.harness.data.images import read_rgb
+from rvosbench.harness.data.masks import track_from_masks
+from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.harness.pipeline.stages import Artefact
+from rvosbench.harness.pipeline.tracks import segment_artefact
+from rvosbench.methods.picture.painting import (
     fit,
     paint_heat,
 )
-from methods.picture.rows import PREDICTED, TRUE
-from methods.picture.sheet import (
+from rvosbench.methods.picture.rows import PREDICTED, TRUE
+from rvosbench.methods.picture.sheet import (
     EMPTY,
     Heading,
     HeatRow,
@@ -251,7 +251,7 @@ def test_masks_of_attention_have_no_prompts_and_exist_on_keyframes_only(
 
 def test_a_sheet_needs_no_torch(run_dir: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from methods.picture import picture; "
+        "import sys; from pathlib import Path; from rvosbench.methods.picture import picture; "
         f"picture(Path({str(run_dir)!r}), 'a', '1', Path({str(tmp_path / 'x.png')!r}), 'DecAF', 'small'); "
         "print(sorted({'torch', 'transformers', 'ray', 'mlflow', 'matplotlib'} & set(sys.modules)))"
     )

@@ -12,13 +12,13 @@ import pytest
 from clips import write_dataset
 from rich.console import Console
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.artefacts import ArtefactStore
-from harness.pipeline.engine import Run
-from harness.pipeline.runfolder import RunFolder
-from harness.recipes import Recipe
-from harness.run_schema import FallbackUse
-from harness.runs import read_run
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.harness.pipeline.engine import Run
+from rvosbench.harness.pipeline.runfolder import RunFolder
+from rvosbench.harness.recipes import Recipe
+from rvosbench.harness.run_schema import FallbackUse
+from rvosbench.harness.runs import read_run
 
 
 def execute(folder: Path, texts: dict[str, list[str]]) -> tuple[Path, str, int]:

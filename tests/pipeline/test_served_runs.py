@@ -15,8 +15,8 @@ from clips import write_dataset
 from fake_server import FakeServer
 from processes import SUPPORT, Command, rvosbench, wait_for_lines
 
-from harness.pipeline.artefacts import ArtefactStore
-from methods.lvlm.small import write_small
+from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.methods.lvlm.small import write_small
 
 VIDEOS = {name: [f"{name} first", f"{name} second"] for name in ("a", "b", "c")}
 SAMPLES = 6

@@ -23,21 +23,21 @@ import yaml
 from clips import write_clip, write_dataset
 from processes import Command, rvosbench
 
-from harness.cluster.executor import InProcessExecutor
-from harness.cluster.serving import serving
-from harness.cluster.vllm import installed_build
-from harness.data.frames import DecodedFrames
-from harness.data.reader import open_dataset
-from harness.data.shapes import write_shapes
-from harness.data.types import Video
-from harness.errors import SampleError
-from harness.pipeline.servers import Servers
-from harness.pipeline.stages import Artefact, Outcome, Request, StageSpec
-from harness.recipes import ServingChoice
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.checkpoints import lvlm_settings
-from methods.lvlm.small import write_small
-from methods.reasoning import ReasoningSettings, reason_stage
+from rvosbench.harness.cluster.executor import InProcessExecutor
+from rvosbench.harness.cluster.serving import serving
+from rvosbench.harness.cluster.vllm import installed_build
+from rvosbench.harness.data.frames import DecodedFrames
+from rvosbench.harness.data.reader import open_dataset
+from rvosbench.harness.data.shapes import write_shapes
+from rvosbench.harness.data.types import Video
+from rvosbench.harness.errors import SampleError
+from rvosbench.harness.pipeline.servers import Servers
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, StageSpec
+from rvosbench.harness.recipes import ServingChoice
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.lvlm.small import write_small
+from rvosbench.methods.reasoning import ReasoningSettings, reason_stage
 
 
 def _gpus() -> int:

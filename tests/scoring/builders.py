@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from harness.data.masks import encode
-from harness.data.reader import Dataset, open_dataset
-from harness.data.types import BoolHW
+from rvosbench.harness.data.masks import encode
+from rvosbench.harness.data.reader import Dataset, open_dataset
+from rvosbench.harness.data.types import BoolHW
 
 SIZE = (12, 16)
 Track = Sequence[BoolHW | None]

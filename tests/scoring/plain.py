@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from harness.data.types import BoolHW
+from rvosbench.harness.data.types import BoolHW
 
 
 def boundary(mask_HW: BoolHW) -> BoolHW:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.data.reader import Dataset
-from harness.errors import PrerequisiteError
-from harness.runs import Run, read_run
-from harness.scoring.compare import compare
-from harness.scoring.results import SampleResult, ScoredDataset, write_tables
-from harness.scoring.score import score_predictions
-from harness.scoring.statistics import Bootstrap
+from rvosbench.harness.data.reader import Dataset
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.runs import Run, read_run
+from rvosbench.harness.scoring.compare import compare
+from rvosbench.harness.scoring.results import SampleResult, ScoredDataset, write_tables
+from rvosbench.harness.scoring.score import score_predictions
+from rvosbench.harness.scoring.statistics import Bootstrap
 
 from .builders import NOTHING, Clip, Entry, revos, square, write_predictions
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from harness.data.types import BoolHW
-from harness.scoring.kernel import Counts, GroundTruthFrame, _Packed, f, frame_counts, gt_present, j, radius
+from rvosbench.harness.data.types import BoolHW
+from rvosbench.harness.scoring.kernel import Counts, GroundTruthFrame, _Packed, f, frame_counts, gt_present, j, radius
 
 from . import plain
 
@@ -144,7 +144,7 @@ def test_memory_order_never_matters_at_real_frame_sizes(height: int, width: int)
     assert len(found) == 1
     # Two rectangles of one size overlap in all but the shift.
     tall, wide = height // 2 - height // 4, width // 2 - width // 4
-    assert next(iter(found)).I == (tall - 3) * (wide - 5)
+    assert (tall - 3) * (wide - 5) == next(iter(found)).I
 
 
 def test_views_and_strides_do_not_matter() -> None:

@@ -13,14 +13,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.data.images import read_binary
-from harness.data.masks import decode
-from harness.data.types import BoolHW
-from harness.scoring.extras import r_bool
-from harness.scoring.kernel import GroundTruthFrame, f, frame_counts, j
-from harness.scoring.matching import fuse, match
-from harness.scoring.protocols import Counted, average, counted, decay, recall, require_protocol
-from harness.scoring.sample import SampleResult
+from rvosbench.harness.data.images import read_binary
+from rvosbench.harness.data.masks import decode
+from rvosbench.harness.data.types import BoolHW
+from rvosbench.harness.scoring.extras import r_bool
+from rvosbench.harness.scoring.kernel import GroundTruthFrame, f, frame_counts, j
+from rvosbench.harness.scoring.matching import fuse, match
+from rvosbench.harness.scoring.protocols import Counted, average, counted, decay, recall, require_protocol
+from rvosbench.harness.scoring.sample import SampleResult
 
 from .test_results import sample_of
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.data.reader import Dataset
-from harness.data.types import BoolHW
-from harness.errors import PrerequisiteError
-from harness.scoring.predictions import Problem, open_predictions, summed_up
+from rvosbench.harness.data.reader import Dataset
+from rvosbench.harness.data.types import BoolHW
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.scoring.predictions import Problem, open_predictions, summed_up
 
 from .builders import FULL, NOTHING, SIZE, Clip, Entry, mevis, revos, rle, square, write_json, write_png
 
@@ -109,7 +109,7 @@ def test_predictions_for_videos_the_root_lacks_are_no_surplus(tmp_path: Path) ->
     masks = json.loads(table.read_text())
     del masks["1"]
     write_json(table, masks)
-    from harness.data.reader import open_dataset
+    from rvosbench.harness.data.reader import open_dataset
 
     dataset = open_dataset("mevis", tmp_path / "data", needs="masks")
     assert [video.name for video in dataset.videos] == ["a"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.errors import PrerequisiteError
-from harness.scoring.extras import davis_extras, hard_frames
-from harness.scoring.protocols import (
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.scoring.extras import davis_extras, hard_frames
+from rvosbench.harness.scoring.protocols import (
     PROTOCOLS,
     Counted,
     average,
@@ -17,7 +17,7 @@ from harness.scoring.protocols import (
     recall,
     require_protocol,
 )
-from harness.scoring.statistics import mean_of_groups
+from rvosbench.harness.scoring.statistics import mean_of_groups
 
 # The six integers of frames that are easy to name: I, U, n_gt, n_pred, m_gt, m_pred.
 RIGHT = (9, 9, 12, 12, 12, 12)  # J 1, F 1

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from harness.data.types import Expression, Sample, Video
-from harness.errors import PrerequisiteError
-from harness.run_schema import read_scores
-from harness.scoring.results import SampleResult, ScoredDataset, write_tables
-from harness.scoring.statistics import Bootstrap
+from rvosbench.harness.data.types import Expression, Sample, Video
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.run_schema import read_scores
+from rvosbench.harness.scoring.results import SampleResult, ScoredDataset, write_tables
+from rvosbench.harness.scoring.statistics import Bootstrap
 
 from .builders import Clip, Entry, hidden, mevis, revos, square
 

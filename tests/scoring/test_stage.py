@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.data.masks import track_from_masks
-from harness.data.reader import Dataset
-from harness.data.types import BoolHW, FrameHW3, MaskTrack, Video
-from harness.errors import SampleError
-from harness.pipeline.stages import Artefact, Outcome, Request, StageSpec
-from harness.pipeline.tracks import segment_artefact
-from harness.scoring.kernel import GroundTruthFrame
-from harness.scoring.matching import items_from_tracks
-from harness.scoring.sample import SampleResult
-from harness.scoring.stage import ScoreSettings, build, score_spec, scored_result
-from harness.settings import identity_of
+from rvosbench.harness.data.masks import track_from_masks
+from rvosbench.harness.data.reader import Dataset
+from rvosbench.harness.data.types import BoolHW, FrameHW3, MaskTrack, Video
+from rvosbench.harness.errors import SampleError
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, StageSpec
+from rvosbench.harness.pipeline.tracks import segment_artefact
+from rvosbench.harness.scoring.kernel import GroundTruthFrame
+from rvosbench.harness.scoring.matching import items_from_tracks
+from rvosbench.harness.scoring.sample import SampleResult
+from rvosbench.harness.scoring.stage import ScoreSettings, build, score_spec, scored_result
+from rvosbench.harness.settings import identity_of
 
 from . import plain
 from .builders import NOTHING, SIZE, Clip, Entry, mevis, ref_davis, square

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.scoring.statistics import Item, bootstrap, difference, mean_of_groups
+from rvosbench.harness.scoring.statistics import Item, bootstrap, difference, mean_of_groups
 
 
 def made_items(videos: int, seed: int, groups: tuple[str, ...] = ("",)) -> list[Item]:
@@ -72,7 +72,7 @@ def test_width_equals_the_closed_form_standard_error() -> None:
 def test_blocks_of_draws_are_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     items = made_items(9, seed=2)
     whole = bootstrap(items, ("",), resamples=300, seed=4)
-    monkeypatch.setattr("harness.scoring.statistics._BLOCK", 9 * 7)
+    monkeypatch.setattr("rvosbench.harness.scoring.statistics._BLOCK", 9 * 7)
     assert bootstrap(items, ("",), resamples=300, seed=4) == whole
     assert bootstrap(items, ("",), resamples=300, seed=5) != whole
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.data.masks import track_from_masks
-from harness.data.reader import Dataset
-from harness.data.types import MaskTrack, Sample
-from harness.errors import PrerequisiteError
-from harness.scoring.submission import (
+from rvosbench.harness.data.masks import track_from_masks
+from rvosbench.harness.data.reader import Dataset
+from rvosbench.harness.data.types import MaskTrack, Sample
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.scoring.submission import (
     export_submission,
     masks_of_predictions,
     masks_of_tracks,
@@ -178,7 +178,7 @@ def test_what_has_no_server_or_no_zip_stops_with_a_fix(tmp_path: Path, dataset: 
 
 
 def test_other_datasets_have_no_archive(tmp_path: Path, samples: Path) -> None:
-    from harness.data.reader import open_dataset
+    from rvosbench.harness.data.reader import open_dataset
 
     dataset = open_dataset("ref_davis17", samples / "mini_ref_davis17")
     with pytest.raises(PrerequisiteError, match="no server archive"):

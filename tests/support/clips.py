@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from harness.data import masks
-from harness.data.types import Expression, Video
+from rvosbench.harness.data import masks
+from rvosbench.harness.data.types import Expression, Video
 
 HEIGHT, WIDTH = 48, 64
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-
-SUPPORT = Path(__file__).resolve().parent
+from processes import PYTHONPATH
 
 
 @contextmanager
@@ -17,7 +15,7 @@ def local_ray(gpus: int) -> Iterator[None]:
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(SUPPORT))
+        patch.setenv("PYTHONPATH", PYTHONPATH)
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(
             num_cpus=2, num_gpus=gpus, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.data import masks
-from harness.errors import SampleError
-from harness.pipeline.stages import Artefact, Outcome, Request, StageSpec, VideoFrames, one_by_one
-from harness.pipeline.tracks import segment_artefact
-from harness.settings import Settings, identity, runtime
+from rvosbench.harness.data import masks
+from rvosbench.harness.errors import SampleError
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, StageSpec, VideoFrames, one_by_one
+from rvosbench.harness.pipeline.tracks import segment_artefact
+from rvosbench.harness.settings import Settings, identity, runtime
 
 
 @dataclass(frozen=True)

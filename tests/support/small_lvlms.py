@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import clips
 import pytest
 
-from harness.data.frames import DecodedFrames
-from harness.data.types import Video
-from harness.pipeline.stages import Artefact, Request, StageSpec
-from methods.lvlm.small import write_small
+from rvosbench.harness.data.frames import DecodedFrames
+from rvosbench.harness.data.types import Video
+from rvosbench.harness.pipeline.stages import Artefact, Request, StageSpec
+from rvosbench.methods.lvlm.small import write_small
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "llava_onevision", "internvl", "llava")
 TEXTS = ["the bright square", "The dark gradient."]

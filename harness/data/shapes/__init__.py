@@ -4,7 +4,7 @@ It proves the harness without downloads or weights. ``make_clip`` gives one vide
 ``write_shapes`` writes a split in one of the official layouts.
 """
 
-from harness.data.shapes.clip import Clip, make_clip
-from harness.data.shapes.write import write_shapes
+from rvosbench.harness.data.shapes.clip import Clip, make_clip
+from rvosbench.harness.data.shapes.write import write_shapes
 
 __all__ = ["Clip", "make_clip", "write_shapes"]

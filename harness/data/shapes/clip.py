@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.shapes import render
-from harness.data.shapes.language import Sentence, Writer, choose
-from harness.data.shapes.motion import TRAVELLING
-from harness.data.shapes.stage import NoRoomError, touch
-from harness.data.shapes.stories import STORIES, tell
-from harness.data.shapes.view import View
-from harness.data.shapes.world import Scene
-from harness.data.types import BoolHW, FrameHW3
+from rvosbench.harness.data.shapes import render
+from rvosbench.harness.data.shapes.language import Sentence, Writer, choose
+from rvosbench.harness.data.shapes.motion import TRAVELLING
+from rvosbench.harness.data.shapes.stage import NoRoomError, touch
+from rvosbench.harness.data.shapes.stories import STORIES, tell
+from rvosbench.harness.data.shapes.view import View
+from rvosbench.harness.data.shapes.world import Scene
+from rvosbench.harness.data.types import BoolHW, FrameHW3
 
 SPLITS = {"train": 0, "valid": 1, "valid_u": 2, "test": 3}
 """Numbers that enter the random seed: no clip occurs in two splits."""

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from harness.data.shapes.motion import HEADINGS, OPPOSITE
-from harness.data.shapes.outlines import extent
-from harness.data.shapes.view import Truth, View, answer, between
+from rvosbench.harness.data.shapes.motion import HEADINGS, OPPOSITE
+from rvosbench.harness.data.shapes.outlines import extent
+from rvosbench.harness.data.shapes.view import Truth, View, answer, between
 
 # Looks.
 

@@ -14,12 +14,12 @@ from typing import Literal
 
 import numpy as np
 
-from harness.data.shapes import facts
-from harness.data.shapes.draw import pick, shuffled
-from harness.data.shapes.outlines import SHAPES
-from harness.data.shapes.reasoning import CLAIMS, Claim
-from harness.data.shapes.render import COLOURS
-from harness.data.shapes.view import Truth, View, answer, both
+from rvosbench.harness.data.shapes import facts
+from rvosbench.harness.data.shapes.draw import pick, shuffled
+from rvosbench.harness.data.shapes.outlines import SHAPES
+from rvosbench.harness.data.shapes.reasoning import CLAIMS, Claim
+from rvosbench.harness.data.shapes.render import COLOURS
+from rvosbench.harness.data.shapes.view import Truth, View, answer, both
 
 Subset = Literal["referring", "reasoning", "no_target"]
 Style = Literal[0, 1]

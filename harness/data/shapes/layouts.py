@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.data import cards
-from harness.data.shapes.clip import Clip, make_clip
-from harness.data.shapes.language import Sentence
-from harness.data.types import BoolHW
+from rvosbench.harness.data import cards
+from rvosbench.harness.data.shapes.clip import Clip, make_clip
+from rvosbench.harness.data.shapes.language import Sentence
+from rvosbench.harness.data.types import BoolHW
 
 JPEG_QUALITY = 92
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from harness.data.shapes import facts
-from harness.data.shapes.view import Truth, View
+from rvosbench.harness.data.shapes import facts
+from rvosbench.harness.data.shapes.view import Truth, View
 
 
 @dataclass(frozen=True)

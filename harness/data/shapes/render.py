@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.shapes.outlines import FloatHW, reach, signed_distance
-from harness.data.shapes.world import Backdrop, Scene, Thing
-from harness.data.types import FrameHW3
+from rvosbench.harness.data.shapes.outlines import FloatHW, reach, signed_distance
+from rvosbench.harness.data.shapes.world import Backdrop, Scene, Thing
+from rvosbench.harness.data.types import FrameHW3
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 44),

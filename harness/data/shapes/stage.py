@@ -13,11 +13,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.shapes import motion as moves
-from harness.data.shapes.draw import pick, shuffled
-from harness.data.shapes.outlines import SHAPES, extent, reach
-from harness.data.shapes.render import COLOURS
-from harness.data.shapes.world import SIZES, Thing
+from rvosbench.harness.data.shapes import motion as moves
+from rvosbench.harness.data.shapes.draw import pick, shuffled
+from rvosbench.harness.data.shapes.outlines import SHAPES, extent, reach
+from rvosbench.harness.data.shapes.render import COLOURS
+from rvosbench.harness.data.shapes.world import SIZES, Thing
 
 Item = TypeVar("Item")
 Point = tuple[float, float]

@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.data.shapes import motion as moves
-from harness.data.shapes.outlines import SHAPES, extent
-from harness.data.shapes.render import COLOURS
-from harness.data.shapes.stage import PLACES, Look, NoRoomError, Point, Stage, point
-from harness.data.shapes.world import Backdrop, Scene
+from rvosbench.harness.data.shapes import motion as moves
+from rvosbench.harness.data.shapes.outlines import SHAPES, extent
+from rvosbench.harness.data.shapes.render import COLOURS
+from rvosbench.harness.data.shapes.stage import PLACES, Look, NoRoomError, Point, Stage, point
+from rvosbench.harness.data.shapes.world import Backdrop, Scene
 
 PICTURE_SIZES = (
     (96, 128), (112, 112), (112, 168), (120, 160), (128, 128), (144, 176), (168, 112), (176, 144),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.shapes.world import Scene
+from rvosbench.harness.data.shapes.world import Scene
 
 Truth = Mapping[int, bool | None]
 """By thing id."""

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness.data.shapes.layouts import LAYOUTS, Batch
-from harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.data.shapes.layouts import LAYOUTS, Batch
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
 
 VERSION = 1
 """Raised when the same seed gives other bytes."""

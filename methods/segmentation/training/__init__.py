@@ -1,1 +1,1 @@
-"""Training of a small SAM2 on the bundled shapes world: ``python -m methods.segmentation.training OUT_FOLDER``."""
+"""Training of a small SAM2 on the bundled world: ``python -m rvosbench.methods.segmentation.training OUT_FOLDER``."""

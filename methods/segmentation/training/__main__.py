@@ -1,7 +1,7 @@
-"""``python -m methods.segmentation.training OUT_FOLDER``: trains a small SAM2 on the bundled world's train split.
+"""``python -m rvosbench.methods.segmentation.training OUT_FOLDER``: trains a small SAM2 on the bundled train split.
 
 The folder is a checkpoint as ``sam2.checkpoint`` takes it, with a model card beside it. ``python -m
-methods.segmentation.training.evaluate OUT_FOLDER`` measures it on the valid split and adds the result to the card.
+rvosbench.methods.segmentation.training.evaluate OUT_FOLDER`` measures it on the valid split; its card gets the result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DATA_SEED = 0
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line, trains, and prints a line now and then."""
-    parser = argparse.ArgumentParser(prog="python -m methods.segmentation.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m rvosbench.methods.segmentation.training", description=__doc__)
     parser.add_argument("folder", type=Path)
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument("--steps", type=int, help="updates; equal seeds give equal runs")
@@ -32,12 +32,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=6, help="processes that render clips")
     given = parser.parse_args(arguments)
     # Rendering processes import this module again: what is heavy is imported by the trainer alone.
-    from harness.data.shapes.write import VERSION
-    from harness.errors import PrerequisiteError
-    from methods.segmentation.training.architecture import IMAGE_SIZE
-    from methods.segmentation.training.card import Card
-    from methods.segmentation.training.loop import Plan, train
-    from methods.segmentation.training.rendering import rendered_clips
+    from rvosbench.harness.data.shapes.write import VERSION
+    from rvosbench.harness.errors import PrerequisiteError
+    from rvosbench.methods.segmentation.training.architecture import IMAGE_SIZE
+    from rvosbench.methods.segmentation.training.card import Card
+    from rvosbench.methods.segmentation.training.loop import Plan, train
+    from rvosbench.methods.segmentation.training.rendering import rendered_clips
 
     try:
         plan = Plan(
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _device_name(setting: str) -> str:
     import torch
 
-    from methods.segmentation.model import choose_device
+    from rvosbench.methods.segmentation.model import choose_device
 
     device = choose_device(setting)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

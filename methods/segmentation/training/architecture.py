@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from methods.segmentation.checkpoints import Sam2Settings
-from methods.segmentation.model import build, post_processing
-from methods.segmentation.small import redraw
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings
+from rvosbench.methods.segmentation.model import build, post_processing
+from rvosbench.methods.segmentation.small import redraw
 
 BASE = "configs/sam2.1/sam2.1_hiera_t.yaml"
 IMAGE_SIZE = 128

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from methods.segmentation.frames import MEAN, STD
-from methods.segmentation.training.rendering import RenderedClip
+from rvosbench.methods.segmentation.frames import MEAN, STD
+from rvosbench.methods.segmentation.training.rendering import RenderedClip
 
 LONGEST_CLIP = 40
 """Frames; the most a clip of the bundled world has."""

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 import yaml
 
-from harness.errors import PrerequisiteError
-from methods.segmentation.checkpoints import CONFIG_FILE, WEIGHTS_FILE
-from methods.segmentation.small import write_folder
-from methods.segmentation.training.architecture import BASE, OVERRIDES
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.segmentation.checkpoints import CONFIG_FILE, WEIGHTS_FILE
+from rvosbench.methods.segmentation.small import write_folder
+from rvosbench.methods.segmentation.training.architecture import BASE, OVERRIDES
 
 CARD_FILE = "card.yaml"
 _PACKAGES = ("torch", "sam2", "numpy", "pillow", "opencv-python-headless", "safetensors")

@@ -1,4 +1,4 @@
-"""``python -m methods.segmentation.training.evaluate CHECKPOINT``: a SAM2 on held-out videos with oracle prompts.
+"""``python -m rvosbench.methods.segmentation.training.evaluate CHECKPOINT``: a SAM2 on held-out videos, oracle prompts.
 
 Every thing of a clip of the valid split is one object. On the frame that shows most of it, it is prompted in three
 ways, and the mask is tracked through the whole clip in both directions, by the code that the methods use:
@@ -25,16 +25,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.shapes import Clip, make_clip
-from harness.data.shapes.view import View
-from harness.errors import PrerequisiteError
-from harness.scoring import kernel
-from methods.segmentation.checkpoints import Sam2Settings
-from methods.segmentation.model import Sam2, load
-from methods.segmentation.packed import BoolTHW
-from methods.segmentation.segmenter import Segmenter
-from methods.segmentation.tracking import Sam2Video
-from methods.segmentation.training.card import add_quality
+from rvosbench.harness.data.shapes import Clip, make_clip
+from rvosbench.harness.data.shapes.view import View
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.scoring import kernel
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings
+from rvosbench.methods.segmentation.model import Sam2, load
+from rvosbench.methods.segmentation.packed import BoolTHW
+from rvosbench.methods.segmentation.segmenter import Segmenter
+from rvosbench.methods.segmentation.tracking import Sam2Video
+from rvosbench.methods.segmentation.training.card import add_quality
 
 CELLS = 8
 """Cells of the grid per side."""
@@ -146,7 +146,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Measures a checkpoint, prints the result, and adds it to the model card where there is one."""
     import yaml
 
-    parser = argparse.ArgumentParser(prog="python -m methods.segmentation.training.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m rvosbench.methods.segmentation.training.evaluate", description=__doc__
+    )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--clips", type=int, default=40, help="of the valid split")
     parser.add_argument("--data-seed", type=int, default=0)

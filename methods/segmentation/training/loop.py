@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.errors import PrerequisiteError
-from methods.segmentation.model import choose_device
-from methods.segmentation.training.architecture import IMAGE_SIZE, build_trainable
-from methods.segmentation.training.bank import Bank, Batch
-from methods.segmentation.training.card import Card
-from methods.segmentation.training.losses import NAMES, losses
-from methods.segmentation.training.rendering import RenderedClip
-from methods.segmentation.training.unroll import unroll
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.segmentation.model import choose_device
+from rvosbench.methods.segmentation.training.architecture import IMAGE_SIZE, build_trainable
+from rvosbench.methods.segmentation.training.bank import Bank, Batch
+from rvosbench.methods.segmentation.training.card import Card
+from rvosbench.methods.segmentation.training.losses import NAMES, losses
+from rvosbench.methods.segmentation.training.rendering import RenderedClip
+from rvosbench.methods.segmentation.training.unroll import unroll
 
 OBJECTS_PER_WINDOW = 3
 """They share the window's encoded frames."""
@@ -239,7 +239,7 @@ def _named(values_7: torch.Tensor) -> dict[str, float]:
 
 def _command(plan: Plan, steps: int) -> str:
     """What makes such a run again, whatever the machine's speed."""
-    words = ["python", "-m", "methods.segmentation.training", str(plan.folder), "--steps", str(steps)]
+    words = ["python", "-m", "rvosbench.methods.segmentation.training", str(plan.folder), "--steps", str(steps)]
     words += ["--seed", str(plan.seed), "--clips", str(plan.clips), "--batch", str(plan.batch)]
     return shlex.join([*words, "--learning-rate", str(plan.learning_rate)])
 

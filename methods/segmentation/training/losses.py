@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
-from methods.segmentation.training.unroll import Steps
+from rvosbench.methods.segmentation.training.unroll import Steps
 
 CROSS_ENTROPY_WEIGHT = 5.0
 """Of the mean over pixels, beside a Dice term of weight 1."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.data.shapes import make_clip
+from rvosbench.harness.data.shapes import make_clip
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class RenderedClip:
     """A clip squashed to squares."""
 
     frames_TSS3: NDArray[np.uint8]
-    """RGB, resized as ``methods.segmentation.frames.preprocess`` does."""
+    """RGB, resized as ``rvosbench.methods.segmentation.frames.preprocess`` does."""
     ids_TSS: NDArray[np.uint8]
     """Thing ids, 0 = background."""
 

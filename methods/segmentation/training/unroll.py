@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
-from methods.segmentation.training.bank import Batch
+from rvosbench.methods.segmentation.training.bank import Batch
 
 _CERTAIN = 10.0
 """Logit of a hard mask; the memory encoder's sigmoid makes 0 or 1 of it."""

@@ -1,4 +1,4 @@
-"""``python -m methods.steerseg.training RECIPE [KEY=VALUE ...]``: the training alone.
+"""``python -m rvosbench.methods.steerseg.training RECIPE [KEY=VALUE ...]``: the training alone.
 
 For machines with torch and transformers but without Ray, MLflow and the command line's packages: one worker, nothing
 mirrored, nothing drawn unless ``pictures=N`` asks for it. Resumes like ``rvosbench train steerseg``.
@@ -10,15 +10,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.errors import PrerequisiteError
-from methods.steerseg.training.launch import folder_of, launch
-from methods.steerseg.training.recipe import load_recipe
-from methods.steerseg.training.report import report
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.steerseg.training.launch import folder_of, launch
+from rvosbench.methods.steerseg.training.recipe import load_recipe
+from rvosbench.methods.steerseg.training.report import report
 
 
 def main() -> int:
     """Trains; 2 for what the user must fix."""
-    parser = argparse.ArgumentParser(prog="python -m methods.steerseg.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m rvosbench.methods.steerseg.training", description=__doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     given = parser.parse_args()

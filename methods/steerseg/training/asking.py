@@ -9,15 +9,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.data.types import Expression, FrameHW3, Video
-from harness.errors import PrerequisiteError, SampleError
-from harness.pipeline.stages import Request
-from methods.lvlm.checkpoints import lvlm_settings
-from methods.reasoning import reason_stage
-from methods.steerseg.training.files import ATTRIBUTES, TrainingFolder
-from methods.steerseg.training.lessons import Attributes
-from methods.steerseg.training.recipe import TrainRecipe
-from methods.steerseg.training.sources import Source, open_source
+from rvosbench.harness.data.types import Expression, FrameHW3, Video
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.pipeline.stages import Request
+from rvosbench.methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.reasoning import reason_stage
+from rvosbench.methods.steerseg.training.files import ATTRIBUTES, TrainingFolder
+from rvosbench.methods.steerseg.training.lessons import Attributes
+from rvosbench.methods.steerseg.training.recipe import TrainRecipe
+from rvosbench.methods.steerseg.training.sources import Source, open_source
 
 _ASKED = "asked.jsonl"
 """What was asked so far, one line an expression."""

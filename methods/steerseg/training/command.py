@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.errors import PrerequisiteError
+from rvosbench.harness.errors import PrerequisiteError
 
 if TYPE_CHECKING:
-    from methods.steerseg.training.recipe import TrainRecipe
+    from rvosbench.methods.steerseg.training.recipe import TrainRecipe
 
 
 def train(
@@ -26,14 +26,14 @@ def train(
 ) -> None:
     """Train SteerSeg's soft prompts; continues where an interrupted training of the same recipe stopped."""
     # Here, as every other command of rvosbench loads this file too.
-    from methods.steerseg.training.recipe import load_recipe
+    from rvosbench.methods.steerseg.training.recipe import load_recipe
 
     loaded = load_recipe(recipe, tuple(overrides or ()))
     if target is not None:
         _check_target(target)
-    from methods.steerseg.training.files import PROMPTS
-    from methods.steerseg.training.launch import folder_of, launch
-    from methods.steerseg.training.report import report
+    from rvosbench.methods.steerseg.training.files import PROMPTS
+    from rvosbench.methods.steerseg.training.launch import folder_of, launch
+    from rvosbench.methods.steerseg.training.report import report
 
     path = folder_of(loaded)
     try:
@@ -57,15 +57,15 @@ def plan(recipe: Path, overrides: tuple[str, ...]) -> Iterator[str]:
     Raises:
         PrerequisiteError: the recipe is wrong, or the model's configuration is not to be had.
     """
-    from methods.steerseg.training.plan import planned
-    from methods.steerseg.training.recipe import load_recipe
+    from rvosbench.methods.steerseg.training.plan import planned
+    from rvosbench.methods.steerseg.training.recipe import load_recipe
 
     return planned(load_recipe(recipe, overrides))
 
 
 def _mirror(recipe: TrainRecipe, path: Path) -> None:
-    from methods.steerseg.training.files import STEPS
-    from methods.steerseg.training.report import mirror
+    from rvosbench.methods.steerseg.training.files import STEPS
+    from rvosbench.methods.steerseg.training.report import mirror
 
     if not recipe.tracking.enabled or not (path / STEPS).is_file():
         return

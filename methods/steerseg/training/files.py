@@ -5,7 +5,7 @@
     steps.jsonl              one line a step: losses, learning rate, gradient norm
     metrics.jsonl            one line a look at the held-out videos, of each call
     state-<prompt>.pt        where the training of that prompt stands
-    prompts/                 the result (see ``methods.steerseg.prompt_files``)
+    prompts/                 the result (see ``rvosbench.methods.steerseg.prompt_files``)
     pictures/                held-out maps without and with the prompt
     error.json               why a worker stopped, if one did
 
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import PrerequisiteError
-from methods.steerseg.prompt_files import Role
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.steerseg.prompt_files import Role
 
 if TYPE_CHECKING:
     from torch import Tensor

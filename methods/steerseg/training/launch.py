@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.errors import PrerequisiteError
-from methods.steerseg.training.asking import ask_attributes
-from methods.steerseg.training.files import ERROR, RECIPE, STEPS, TrainingFolder
-from methods.steerseg.training.recipe import TrainRecipe, WorkersChoice, dump_recipe
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.steerseg.training.asking import ask_attributes
+from rvosbench.methods.steerseg.training.files import ERROR, RECIPE, STEPS, TrainingFolder
+from rvosbench.methods.steerseg.training.recipe import TrainRecipe, WorkersChoice, dump_recipe
 
 _SECONDS = 10.0
 """Between lines about the progress."""
@@ -45,7 +45,7 @@ def launch(recipe: TrainRecipe, say: Say) -> None:
     ask_attributes(recipe, path, say)
     with _told(folder, say):
         if recipe.workers.executor == "inprocess":
-            from methods.steerseg.training.train import train
+            from rvosbench.methods.steerseg.training.train import train
 
             train(recipe, path)
         else:
@@ -88,8 +88,8 @@ def _on_ray(recipe: TrainRecipe, folder: TrainingFolder) -> None:
 
 def _work(config: dict[str, Any]) -> None:
     """What a worker runs."""
-    from methods.steerseg.training.train import train
-    from methods.steerseg.training.workers import Joined
+    from rvosbench.methods.steerseg.training.train import train
+    from rvosbench.methods.steerseg.training.workers import Joined
 
     folder = TrainingFolder(config["path"])
     if folder.failure() is not None:
@@ -117,7 +117,7 @@ def _ray(choice: WorkersChoice) -> Iterator[None]:
             "Install the extra (uv pip install -c constraints.txt -e '.[run]') or use "
             "--set workers.executor=inprocess.",
         ) from error
-    from harness.cluster.ray_pool import RAY_ENVIRONMENT
+    from rvosbench.harness.cluster.ray_pool import RAY_ENVIRONMENT
 
     address = choice.address or os.environ.get("RAY_ADDRESS")
     for name, value in RAY_ENVIRONMENT.items():

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.errors import PrerequisiteError
-from methods.steerseg.prompts import attention_prompt
-from methods.steerseg.training.recipe import TrainRecipe, View
-from methods.steerseg.training.sources import BoolTHW, Source
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.steerseg.prompts import attention_prompt
+from rvosbench.methods.steerseg.training.recipe import TrainRecipe, View
+from rvosbench.methods.steerseg.training.sources import BoolTHW, Source
 
 Attributes = Mapping[str, Sequence[str]]
 """By "video/expression id"."""

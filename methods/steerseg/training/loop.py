@@ -16,18 +16,18 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from harness.errors import PrerequisiteError
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.soft import SoftPrompt, with_soft
-from methods.steerseg.prompt_files import Role
-from methods.steerseg.training.files import METRICS, STEPS, State, TrainingFolder
-from methods.steerseg.training.lessons import Lessons, Sample, Split, Unit, looked_at
-from methods.steerseg.training.losses import map_loss
-from methods.steerseg.training.passes import soft_maps, together
-from methods.steerseg.training.prepared import Call, Preparer, ahead
-from methods.steerseg.training.recipe import TrainRecipe, View
-from methods.steerseg.training.targets import concentration, points_inside
-from methods.steerseg.training.workers import Workers
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.soft import SoftPrompt, with_soft
+from rvosbench.methods.steerseg.prompt_files import Role
+from rvosbench.methods.steerseg.training.files import METRICS, STEPS, State, TrainingFolder
+from rvosbench.methods.steerseg.training.lessons import Lessons, Sample, Split, Unit, looked_at
+from rvosbench.methods.steerseg.training.losses import map_loss
+from rvosbench.methods.steerseg.training.passes import soft_maps, together
+from rvosbench.methods.steerseg.training.prepared import Call, Preparer, ahead
+from rvosbench.methods.steerseg.training.recipe import TrainRecipe, View
+from rvosbench.methods.steerseg.training.targets import concentration, points_inside
+from rvosbench.methods.steerseg.training.workers import Workers
 
 Batch = dict[View, list[Call]]
 """This worker's calls of one step."""

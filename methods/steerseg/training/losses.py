@@ -20,7 +20,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits
 
-from methods.steerseg.training.recipe import LossChoice
+from rvosbench.methods.steerseg.training.recipe import LossChoice
 
 _CLAMP = 1e-4
 """Of p that is no sigmoid: min-max has extremes of 0 and 1, shares may exceed 1."""

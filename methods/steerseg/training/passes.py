@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from methods.lvlm.base import Prompted
-from methods.lvlm.embedding import padded, positions
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.soft import picture_tokens, soft_embeddings
-from methods.rollout.capture import capture
-from methods.rollout.recursion import rollout_rows
-from methods.rollout.spec import RolloutSpec
+from rvosbench.methods.lvlm.base import Prompted
+from rvosbench.methods.lvlm.embedding import padded, positions
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.soft import picture_tokens, soft_embeddings
+from rvosbench.methods.rollout.capture import capture
+from rvosbench.methods.rollout.recursion import rollout_rows
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 
 def soft_maps(
@@ -35,7 +35,7 @@ def soft_maps(
     Args:
         lvlm: the model.
         batch: the prompts, all of clips or all of frames.
-        seen: what the model sees in the pictures of each, (n, D) as ``methods.lvlm.embedding.see`` gives it.
+        seen: what the model sees in the pictures of each, (n, D) as ``rvosbench.methods.lvlm.embedding.see`` gives it.
         spec: of the rollout.
         weight_gradient: whether gradients go through the head weights.
     """

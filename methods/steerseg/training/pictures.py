@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from harness.data.types import FrameHW3
-from methods.picture.painting import Colour, cell_size, fit, fit_mask, paint_heat, paint_mask
-from methods.rollout.fusion import match_keyframes, normalise_clip
-from methods.steerseg.training.prepared import Call
-from methods.steerseg.training.targets import Float32
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.methods.picture.painting import Colour, cell_size, fit, fit_mask, paint_heat, paint_mask
+from rvosbench.methods.rollout.fusion import match_keyframes, normalise_clip
+from rvosbench.methods.steerseg.training.prepared import Call
+from rvosbench.methods.steerseg.training.targets import Float32
 
 ROWS = ("target", "without", "with prompt")
 COLUMNS = 6

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.errors import PrerequisiteError
-from methods.lvlm.checkpoints import config_of
-from methods.lvlm.estimate import RELEASED, in_words
-from methods.lvlm.training_memory import step_memory
-from methods.steerseg.training.lessons import Lessons, Split, looked_at, split
-from methods.steerseg.training.recipe import TrainRecipe, View
-from methods.steerseg.training.sources import Source, open_source
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.lvlm.checkpoints import config_of
+from rvosbench.methods.lvlm.estimate import RELEASED, in_words
+from rvosbench.methods.lvlm.training_memory import step_memory
+from rvosbench.methods.steerseg.training.lessons import Lessons, Split, looked_at, split
+from rvosbench.methods.steerseg.training.recipe import TrainRecipe, View
+from rvosbench.methods.steerseg.training.sources import Source, open_source
 
 USUAL_SIZE = (480, 854)
 """(H, W) in pixels, of videos that are not there to ask."""

@@ -17,18 +17,18 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from harness.data.types import FrameHW3
-from harness.errors import PrerequisiteError, SampleError
-from methods.lvlm.base import Grid, Prompted
-from methods.lvlm.embedding import see
-from methods.lvlm.prefix import PROBE, Tail, completed
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.soft import by_token, picture_span
-from methods.steerseg.prompts import attention_prompt
-from methods.steerseg.training.lessons import Lessons, Sample, Unit
-from methods.steerseg.training.recipe import View
-from methods.steerseg.training.sources import BoolTHW, Source
-from methods.steerseg.training.targets import Float32, mask_shares
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.lvlm.base import Grid, Prompted
+from rvosbench.methods.lvlm.embedding import see
+from rvosbench.methods.lvlm.prefix import PROBE, Tail, completed
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.soft import by_token, picture_span
+from rvosbench.methods.steerseg.prompts import attention_prompt
+from rvosbench.methods.steerseg.training.lessons import Lessons, Sample, Unit
+from rvosbench.methods.steerseg.training.recipe import View
+from rvosbench.methods.steerseg.training.sources import BoolTHW, Source
+from rvosbench.methods.steerseg.training.targets import Float32, mask_shares
 
 Item = TypeVar("Item")
 _SMALL: FrameHW3 = np.zeros((64, 64, 3), dtype=np.uint8)

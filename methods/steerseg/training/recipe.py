@@ -15,14 +15,14 @@ from typing import Any, Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from harness.errors import PrerequisiteError
-from harness.pipeline.keys import digest_of
-from harness.recipes import TrackingChoice, describe, read_values
-from harness.settings import Settings, identity, identity_of, runtime
-from methods.lvlm.base import LvlmOptions
-from methods.reasoning.settings import ReasoningSettings
-from methods.rollout.spec import RolloutSpec
-from methods.steerseg.prompt_files import Role
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.keys import digest_of
+from rvosbench.harness.recipes import TrackingChoice, describe, read_values
+from rvosbench.harness.settings import Settings, identity, identity_of, runtime
+from rvosbench.methods.lvlm.base import LvlmOptions
+from rvosbench.methods.reasoning.settings import ReasoningSettings
+from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.steerseg.prompt_files import Role
 
 View = Literal["clip", "frame"]
 

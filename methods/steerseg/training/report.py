@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from methods.steerseg.training.files import METRICS, PICTURES, PROMPTS, RECIPE, STEPS, TrainingFolder
-from methods.steerseg.training.recipe import TrainRecipe, plain
+from rvosbench.methods.steerseg.training.files import METRICS, PICTURES, PROMPTS, RECIPE, STEPS, TrainingFolder
+from rvosbench.methods.steerseg.training.recipe import TrainRecipe, plain
 
 _FIGURES = ("loss", "concentration", "pointing")
 
@@ -34,8 +34,8 @@ def mirror(recipe: TrainRecipe, path: Path) -> str | None:
     Raises:
         PrerequisiteError: the package mlflow is not installed.
     """
-    from harness.curves import Curves, mirror_curves
-    from harness.tracking import MirrorFailure, default_uri
+    from rvosbench.harness.curves import Curves, mirror_curves
+    from rvosbench.harness.tracking import MirrorFailure, default_uri
 
     folder = TrainingFolder(path)
     curves: dict[str, list[tuple[int, float]]] = {}

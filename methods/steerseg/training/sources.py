@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.types import FrameHW3, Video
-from harness.errors import PrerequisiteError, SampleError
-from methods.keyframes import keyframe_indices
-from methods.steerseg.training.recipe import DataChoice
+from rvosbench.harness.data.types import FrameHW3, Video
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.keyframes import keyframe_indices
+from rvosbench.methods.steerseg.training.recipe import DataChoice
 
 if TYPE_CHECKING:
-    from harness.data.reader import Dataset
+    from rvosbench.harness.data.reader import Dataset
 
 BoolTHW = NDArray[np.bool_]
 
@@ -90,7 +90,7 @@ class CardSource:
     """A split of a dataset card, on disk."""
 
     def __init__(self, choice: DataChoice, data_root: Path, index: Path, keyframes: int) -> None:
-        from harness.data.reader import open_dataset
+        from rvosbench.harness.data.reader import open_dataset
 
         dataset = open_dataset(choice.name, data_root, choice.split, needs="frames")
         truth = dataset.ground_truth
@@ -133,7 +133,7 @@ class CardSource:
         return self._spoken[video]
 
     def frames(self, video: str) -> list[FrameHW3]:
-        from harness.data.frames import DecodedFrames
+        from rvosbench.harness.data.frames import DecodedFrames
 
         decoded = DecodedFrames(self._videos[video])
         return [decoded[index] for index in self._indices(video)]
@@ -155,8 +155,8 @@ class ShapesSource:
     """Clips of the bundled world, made in memory; the same numbers give the same clips on any machine."""
 
     def __init__(self, count: int, split: str, seed: int, keyframes: int) -> None:
-        from harness.data.shapes.clip import SPLITS
-        from harness.data.shapes.write import VERSION
+        from rvosbench.harness.data.shapes.clip import SPLITS
+        from rvosbench.harness.data.shapes.write import VERSION
 
         if split not in SPLITS:
             raise PrerequisiteError(f"The bundled world has no split '{split}'.", f"Known: {', '.join(SPLITS)}.")
@@ -194,7 +194,7 @@ class _ShapesClip:
 
 
 def _shapes_clip(seed: int, split: str, keyframes: int, index: int) -> _ShapesClip:
-    from harness.data.shapes.clip import make_clip
+    from rvosbench.harness.data.shapes.clip import make_clip
 
     clip = make_clip(seed, split, index)
     kept = list(keyframe_indices(len(clip.ids_THW), keyframes))
@@ -216,7 +216,7 @@ def _card_digest(dataset: Dataset, videos: Sequence[Video], index: Path) -> str:
     Raises:
         PrerequisiteError: a file cannot be read.
     """
-    from harness.data.digests import MediaIndex
+    from rvosbench.harness.data.digests import MediaIndex
 
     media = MediaIndex(index)
     truth = dataset.ground_truth

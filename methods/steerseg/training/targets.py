@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.lvlm.base import Grid
-from methods.steerseg.training.sources import BoolTHW
+from rvosbench.methods.lvlm.base import Grid
+from rvosbench.methods.steerseg.training.sources import BoolTHW
 
 Float32 = NDArray[np.float32]
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.pipeline.keys import digest_of
-from harness.settings import identity_of
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.checkpoints import lvlm_settings
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.running import RunningLvlm
-from methods.steerseg.prompt_files import BaseModelFacts, DataFacts, Role, save_soft_prompts
-from methods.steerseg.training.asking import attributes_of
-from methods.steerseg.training.files import PICTURES, PROMPTS, TrainingFolder
-from methods.steerseg.training.lessons import Attributes, Split, split
-from methods.steerseg.training.loop import PromptTraining, Trained, require_frozen
-from methods.steerseg.training.prepared import Preparer
-from methods.steerseg.training.recipe import TrainRecipe
-from methods.steerseg.training.sources import Source, open_source
-from methods.steerseg.training.targets import Float32
-from methods.steerseg.training.workers import Alone, Workers
+from rvosbench.harness.pipeline.keys import digest_of
+from rvosbench.harness.settings import identity_of
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.steerseg.prompt_files import BaseModelFacts, DataFacts, Role, save_soft_prompts
+from rvosbench.methods.steerseg.training.asking import attributes_of
+from rvosbench.methods.steerseg.training.files import PICTURES, PROMPTS, TrainingFolder
+from rvosbench.methods.steerseg.training.lessons import Attributes, Split, split
+from rvosbench.methods.steerseg.training.loop import PromptTraining, Trained, require_frozen
+from rvosbench.methods.steerseg.training.prepared import Preparer
+from rvosbench.methods.steerseg.training.recipe import TrainRecipe
+from rvosbench.methods.steerseg.training.sources import Source, open_source
+from rvosbench.methods.steerseg.training.targets import Float32
+from rvosbench.methods.steerseg.training.workers import Alone, Workers
 
 
 def train(recipe: TrainRecipe, path: Path, workers: Workers | None = None) -> dict[Role, Trained]:
@@ -71,7 +71,7 @@ def fingerprint_of(recipe: TrainRecipe, settings: LvlmSettings, source: Source, 
 def _draw(training: PromptTraining, folder: Path) -> None:
     """Held-out calls without and with the prompt, one of each view for the first samples that have one."""
     # Here, as it needs packages of the command line.
-    from methods.steerseg.training.pictures import draw
+    from rvosbench.methods.steerseg.training.pictures import draw
 
     for view in training.views:
         drawn = 0

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from methods.lvlm.checkpoints import lvlm_settings
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.soft import SoftPrompt
-from methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card
-from methods.steerseg.training.lessons import Split, split
-from methods.steerseg.training.loop import Judged, PromptTraining
-from methods.steerseg.training.prepared import Preparer
-from methods.steerseg.training.recipe import DataChoice, TrainRecipe, View
-from methods.steerseg.training.sources import open_source
-from methods.steerseg.training.workers import Alone
+from rvosbench.methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.soft import SoftPrompt
+from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card
+from rvosbench.methods.steerseg.training.lessons import Split, split
+from rvosbench.methods.steerseg.training.loop import Judged, PromptTraining
+from rvosbench.methods.steerseg.training.prepared import Preparer
+from rvosbench.methods.steerseg.training.recipe import DataChoice, TrainRecipe, View
+from rvosbench.methods.steerseg.training.sources import open_source
+from rvosbench.methods.steerseg.training.workers import Alone
 
 WITHOUT, UNTRAINED = "without", "untrained"
 Judgements = dict[tuple[str, str], Judged]

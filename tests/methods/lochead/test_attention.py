@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.errors import PrerequisiteError, SampleError
-from methods.lochead.attention import (
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.lochead.attention import (
     BEFORE,
     all_head_maps,
     ask,
@@ -19,12 +19,12 @@ from methods.lochead.attention import (
     query_position,
     rows_of_layer,
 )
-from methods.lochead.settings import Prompt, Query, resolved_prompt
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.text_span import text_span
-from methods.rollout.recursion import LayerQK
+from rvosbench.methods.lochead.settings import Prompt, Query, resolved_prompt
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.text_span import text_span
+from rvosbench.methods.rollout.recursion import LayerQK
 
 FAMILIES = ("qwen2_5_vl", "llava_onevision", "internvl", "llava")
 EXPRESSION = "The Café's dog 🐕 on the left"

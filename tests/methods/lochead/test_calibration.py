@@ -10,9 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.errors import PrerequisiteError
-from methods.lochead.calibration import PairHeads, elbow, most_frequent, read_maps, run_trial, select, spatial_entropy
-from methods.lochead.settings import VARIANTS, CalibrationSettings
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.lochead.calibration import (
+    PairHeads,
+    elbow,
+    most_frequent,
+    read_maps,
+    run_trial,
+    select,
+    spatial_entropy,
+)
+from rvosbench.methods.lochead.settings import VARIANTS, CalibrationSettings
 
 PAPER = CalibrationSettings(sink_edges=())
 RELEASED = CalibrationSettings(**{**VARIANTS["released"], "sink_edges": ()})

@@ -15,12 +15,12 @@ from clips import picture, write_dataset
 from PIL import Image
 from typer.testing import CliRunner
 
-from harness.data.reader import open_dataset
-from harness.errors import PrerequisiteError
-from methods.lochead.command import calibrate
-from methods.lochead.heads import find_heads, read_heads
-from methods.lochead.pairs import DatasetPairs, ListedPairs, draw_trial
-from methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.harness.data.reader import open_dataset
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.lochead.command import calibrate
+from rvosbench.methods.lochead.heads import find_heads, read_heads
+from rvosbench.methods.lochead.pairs import DatasetPairs, ListedPairs, draw_trial
+from rvosbench.methods.lvlm.checkpoints import lvlm_settings
 
 SMALL = ("--set", "lvlm.dtype=float32", "--set", "lvlm.clip_max_tokens=24", "--set", "lvlm.device=cpu")
 Run = Callable[..., Result]

@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 
-from harness.errors import PrerequisiteError
-from methods.lochead.heads import HeadFile, OfModel, check_sizes, find_heads, known_heads, read_heads, write_heads
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.lochead.heads import (
+    HeadFile,
+    OfModel,
+    check_sizes,
+    find_heads,
+    known_heads,
+    read_heads,
+    write_heads,
+)
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.checkpoints import lvlm_settings
 
 HUB = LvlmSettings(
     checkpoint="llava-hf/llava-1.5-7b-hf", digest="llava-hf/llava-1.5-7b-hf@" + "b" * 40, dtype="float16"

@@ -14,23 +14,23 @@ import numpy as np
 import pytest
 from small_lvlms import run_all
 
-from harness.data.frames import DecodedFrames
-from harness.data.masks import decode
-from harness.data.types import Video
-from harness.errors import PrerequisiteError, SampleError
-from harness.pipeline.artefacts import to_bytes
-from harness.pipeline.keys import artefact_key
-from harness.pipeline.stages import Artefact, Request
-from harness.pipeline.tracks import mask_track
-from harness.recipes import method_settings
-from harness.registry import load_method
-from methods.lochead import METHOD
-from methods.lochead.masking import masks_above_mean, summed_map
-from methods.lochead.settings import GroundSettings, LocHeadSettings, MapSettings
-from methods.lvlm.base import LvlmOptions
-from methods.rollout.fusion import attention_masks, gaussian_kernel
-from methods.segmentation.checkpoints import Sam2Settings
-from methods.segmentation.small import write_small as write_small_sam2
+from rvosbench.harness.data.frames import DecodedFrames
+from rvosbench.harness.data.masks import decode
+from rvosbench.harness.data.types import Video
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.pipeline.artefacts import to_bytes
+from rvosbench.harness.pipeline.keys import artefact_key
+from rvosbench.harness.pipeline.stages import Artefact, Request
+from rvosbench.harness.pipeline.tracks import mask_track
+from rvosbench.harness.recipes import method_settings
+from rvosbench.harness.registry import load_method
+from rvosbench.methods.lochead import METHOD
+from rvosbench.methods.lochead.masking import masks_above_mean, summed_map
+from rvosbench.methods.lochead.settings import GroundSettings, LocHeadSettings, MapSettings
+from rvosbench.methods.lvlm.base import LvlmOptions
+from rvosbench.methods.rollout.fusion import attention_masks, gaussian_kernel
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings
+from rvosbench.methods.segmentation.small import write_small as write_small_sam2
 
 SETTINGS = LocHeadSettings(
     heads="L2H1 L3H0 L3H2",
@@ -211,8 +211,9 @@ def test_registration_memory_and_a_missing_model(checkpoints: dict[str, str]) ->
 
 def test_planning_imports_no_torch(checkpoints: dict[str, str]) -> None:
     code = (
-        "import sys; from methods.lochead import METHOD, LocHeadSettings; "
-        "METHOD.stages(LocHeadSettings(heads='L2H1', masks='attention'), sys.argv[1]); import methods.lochead.command; "
+        "import sys; from rvosbench.methods.lochead import METHOD, LocHeadSettings; "
+        "METHOD.stages(LocHeadSettings(heads='L2H1', masks='attention'), sys.argv[1]); "
+        "import rvosbench.methods.lochead.command; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'sam2', 'scipy')))"
     )
     arguments = [sys.executable, "-c", code, checkpoints["llava"]]

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.data.types import FrameHW3
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.checkpoints import lvlm_settings
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.qwen import QwenLvlm
-from methods.lvlm.small import write_small
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.qwen import QwenLvlm
+from rvosbench.methods.lvlm.small import write_small
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl")
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
-from methods.lvlm.base import Prompted
-from methods.lvlm.running import RunningLvlm
-from methods.rollout.spec import RolloutSpec
+from rvosbench.methods.lvlm.base import Prompted
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 SPEC = RolloutSpec(start_layer=1)
 

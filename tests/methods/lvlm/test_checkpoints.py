@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import PrerequisiteError
-from harness.settings import identity_of
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.checkpoints import config_of, find, folder_digest, local_folder, lvlm_settings
-from methods.lvlm.load import FAMILIES, load_lvlm
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.settings import identity_of
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.checkpoints import config_of, find, folder_digest, local_folder, lvlm_settings
+from rvosbench.methods.lvlm.load import FAMILIES, load_lvlm
 
 
 @pytest.fixture

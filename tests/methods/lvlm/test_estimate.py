@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.estimate import RELEASED, count_parameters, estimate
-from methods.lvlm.qwen import QwenLvlm
-from methods.rollout.spec import RolloutSpec
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.estimate import RELEASED, count_parameters, estimate
+from rvosbench.methods.lvlm.qwen import QwenLvlm
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 # Parameter counts that the released weight files state.
 COUNTS = {

@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.errors import PrerequisiteError
-from methods.lvlm.base import LvlmOptions, LvlmSettings, Prompted
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.prefix import clip_and_frame_rollouts
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.small import write_small
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings, Prompted
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.prefix import clip_and_frame_rollouts
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.small import write_small
 
 from .conftest import noise
 from .parity import SPEC, row_from_attentions

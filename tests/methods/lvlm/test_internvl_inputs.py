@@ -17,14 +17,14 @@ import pytest
 import torch
 from transformers import InternVLProcessor
 
-from harness.data.types import FrameHW3
-from harness.errors import PrerequisiteError, SampleError
-from methods.lvlm.base import LvlmSettings, Prompted
-from methods.lvlm.internvl import InternVlLvlm, tile_order
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.small import write_small
-from methods.lvlm.small_internvl import small_processor
-from methods.rollout.fusion import smooth
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.lvlm.base import LvlmSettings, Prompted
+from rvosbench.methods.lvlm.internvl import InternVlLvlm, tile_order
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.small import write_small
+from rvosbench.methods.lvlm.small_internvl import small_processor
+from rvosbench.methods.rollout.fusion import smooth
 
 from .conftest import noise
 

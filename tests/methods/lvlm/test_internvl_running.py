@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data.frames import DecodedFrames
-from harness.pipeline.stages import Artefact, Request
-from harness.pipeline.tracks import mask_track
-from methods.decaf import METHOD
-from methods.decaf.settings import DecafSettings
-from methods.lvlm.base import LvlmOptions, Prompted
-from methods.lvlm.checkpoints import lvlm_settings
-from methods.lvlm.internvl import InternVlLvlm
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.small import SmallShape, write_small
-from methods.rollout.capture import capture
-from methods.rollout.recursion import rollout_rows
-from methods.rollout.spec import RolloutSpec
-from methods.segmentation.checkpoints import Sam2Settings
-from methods.segmentation.small import write_small as write_small_sam2
+from rvosbench.harness.data.frames import DecodedFrames
+from rvosbench.harness.pipeline.stages import Artefact, Request
+from rvosbench.harness.pipeline.tracks import mask_track
+from rvosbench.methods.decaf import METHOD
+from rvosbench.methods.decaf.settings import DecafSettings
+from rvosbench.methods.lvlm.base import LvlmOptions, Prompted
+from rvosbench.methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.lvlm.internvl import InternVlLvlm
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.small import SmallShape, write_small
+from rvosbench.methods.rollout.capture import capture
+from rvosbench.methods.rollout.recursion import rollout_rows
+from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings
+from rvosbench.methods.segmentation.small import write_small as write_small_sam2
 
 from .conftest import noise
 from .parity import require_parity

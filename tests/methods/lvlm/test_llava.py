@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from transformers import SiglipVisionConfig
 
-from harness.errors import PrerequisiteError, SampleError
-from methods.lvlm import small_llava
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.llava import LlavaLvlm
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.small import SmallShape, write_small
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.lvlm import small_llava
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.llava import LlavaLvlm
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.small import SmallShape, write_small
 
 from .conftest import noise
 

@@ -8,19 +8,19 @@ import clips
 import numpy as np
 import pytest
 
-from harness.data.frames import DecodedFrames
-from harness.data.types import Video
-from harness.errors import PrerequisiteError
-from harness.pipeline.artefacts import to_bytes
-from harness.pipeline.stages import Artefact, Request, Stage
-from harness.pipeline.tracks import mask_track
-from methods.decaf import METHOD, prompts
-from methods.decaf.settings import DecafSettings
-from methods.lvlm.base import LvlmOptions
-from methods.lvlm.checkpoints import lvlm_settings
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.small import write_small
-from methods.rollout.spec import RolloutSpec
+from rvosbench.harness.data.frames import DecodedFrames
+from rvosbench.harness.data.types import Video
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.artefacts import to_bytes
+from rvosbench.harness.pipeline.stages import Artefact, Request, Stage
+from rvosbench.harness.pipeline.tracks import mask_track
+from rvosbench.methods.decaf import METHOD, prompts
+from rvosbench.methods.decaf.settings import DecafSettings
+from rvosbench.methods.lvlm.base import LvlmOptions
+from rvosbench.methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.small import write_small
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 TEXTS = ["the bright square", "The dark gradient"]
 SETTINGS = DecafSettings(

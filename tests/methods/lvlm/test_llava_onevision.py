@@ -16,12 +16,12 @@ import pytest
 import torch
 from transformers.image_processing_utils import select_best_resolution
 
-from harness.errors import PrerequisiteError, SampleError
-from methods.lvlm import small_llava
-from methods.lvlm.base import LvlmSettings, Prompted
-from methods.lvlm.llava_onevision import LlavaOnevisionLvlm
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.small import SmallShape, write_small
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.lvlm import small_llava
+from rvosbench.methods.lvlm.base import LvlmSettings, Prompted
+from rvosbench.methods.lvlm.llava_onevision import LlavaOnevisionLvlm
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.small import SmallShape, write_small
 
 from .conftest import noise
 from .test_qwen_inputs import without_pixels

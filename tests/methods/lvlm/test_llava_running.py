@@ -17,13 +17,13 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from harness.errors import SampleError
-from methods.lvlm.base import LvlmSettings, Prompted
-from methods.lvlm.llava import LlavaChat
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.small import small_families, write_small
-from methods.rollout.capture import capture
-from methods.rollout.spec import RolloutSpec
+from rvosbench.harness.errors import SampleError
+from rvosbench.methods.lvlm.base import LvlmSettings, Prompted
+from rvosbench.methods.lvlm.llava import LlavaChat
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.small import small_families, write_small
+from rvosbench.methods.rollout.capture import capture
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 from .conftest import noise
 from .parity import require_parity, row_from_attentions

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data.types import FrameHW3
-from harness.errors import PrerequisiteError, SampleError
-from methods.lvlm import prefix
-from methods.lvlm.base import LvlmSettings, Prompted
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.prefix import ClipAndFrames, clip_and_frame_rollouts, prefix_bytes
-from methods.lvlm.qwen import QwenLvlm
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.small import write_small
-from methods.rollout.spec import RolloutSpec
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.lvlm import prefix
+from rvosbench.methods.lvlm.base import LvlmSettings, Prompted
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.prefix import ClipAndFrames, clip_and_frame_rollouts, prefix_bytes
+from rvosbench.methods.lvlm.qwen import QwenLvlm
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.small import write_small
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 from .conftest import FAMILIES, noise
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from harness.errors import PrerequisiteError, SampleError
-from methods.lvlm.base import LvlmSettings, Prompted
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.qwen import QwenLvlm
-from methods.lvlm.small import SmallShape, write_small
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.lvlm.base import LvlmSettings, Prompted
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.qwen import QwenLvlm
+from rvosbench.methods.lvlm.small import SmallShape, write_small
 
 from .conftest import noise
 

@@ -18,13 +18,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.errors import PrerequisiteError, SampleError
-from methods.lvlm.base import LvlmSettings, Prompted
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.qwen import QwenLvlm
-from methods.rollout.capture import capture
-from methods.rollout.recursion import rollout_rows
-from methods.rollout.spec import RolloutSpec
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.lvlm.base import LvlmSettings, Prompted
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.qwen import QwenLvlm
+from rvosbench.methods.rollout.capture import capture
+from rvosbench.methods.rollout.recursion import rollout_rows
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 from .conftest import FAMILIES, noise
 from .parity import require_parity

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.errors import SampleError
-from methods.lvlm.sizes import token_grid
+from rvosbench.harness.errors import SampleError
+from rvosbench.methods.lvlm.sizes import token_grid
 
 # (H, W) of the frames -> (h, w) of the reference's clip grid with its pinned processors.
 REFERENCE = {

@@ -13,10 +13,10 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from harness.errors import PrerequisiteError
-from methods.lvlm.qwen import QwenLvlm
-from methods.lvlm.small import SmallShape, write_small
-from methods.rollout.capture import capture
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.lvlm.qwen import QwenLvlm
+from rvosbench.methods.lvlm.small import SmallShape, write_small
+from rvosbench.methods.rollout.capture import capture
 
 from .conftest import noise
 
@@ -35,7 +35,7 @@ def test_same_seed_same_bytes(checkpoints: dict[str, Path], tmp_path: Path, fami
 
 def test_same_bytes_from_another_process(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     # Hash seeds differ between processes; neither the tokenizer's training nor the weights may depend on them.
-    code = "import sys, pathlib; from methods.lvlm.small import write_small; "
+    code = "import sys, pathlib; from rvosbench.methods.lvlm.small import write_small; "
     code += "write_small('qwen2_5_vl', pathlib.Path(sys.argv[1]), 0)"
     environment = {**os.environ, "PYTHONHASHSEED": "123"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "there")], check=True, env=environment)

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.errors import PrerequisiteError, SampleError
-from methods.lvlm.base import LvlmSettings, Prompted
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.prefix import clip_and_frame_rollouts
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.small import write_small
-from methods.lvlm.soft import POSITIONS, SOFT_ID, Position, SoftPrompt, SoftPrompts, picture_span, with_soft
-from methods.rollout.spec import RolloutSpec
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.lvlm.base import LvlmSettings, Prompted
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.prefix import clip_and_frame_rollouts
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.small import write_small
+from rvosbench.methods.lvlm.soft import POSITIONS, SOFT_ID, Position, SoftPrompt, SoftPrompts, picture_span, with_soft
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 from .conftest import noise
 from .parity import row_from_attentions

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from methods.lvlm.base import LvlmOptions
-from methods.lvlm.estimate import RELEASED
-from methods.lvlm.training_memory import StepMemory, step_memory
-from methods.rollout.spec import RolloutSpec
+from rvosbench.methods.lvlm.base import LvlmOptions
+from rvosbench.methods.lvlm.estimate import RELEASED
+from rvosbench.methods.lvlm.training_memory import StepMemory, step_memory
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 CONFIG = RELEASED["Qwen/Qwen2.5-VL-7B-Instruct"]
 

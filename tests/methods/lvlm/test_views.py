@@ -9,14 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.errors import PrerequisiteError
-from methods.decaf import METHOD
-from methods.decaf.settings import DecafSettings
-from methods.lvlm.base import LvlmOptions, LvlmSettings, Prompted
-from methods.lvlm.load import FAMILIES, load_lvlm
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.small import small_families, write_small
-from methods.lvlm.views import View, views
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.decaf import METHOD
+from rvosbench.methods.decaf.settings import DecafSettings
+from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings, Prompted
+from rvosbench.methods.lvlm.load import FAMILIES, load_lvlm
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.small import small_families, write_small
+from rvosbench.methods.lvlm.views import View, views
 
 from .conftest import noise
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from methods.reasoning.parser import LONGEST, LONGEST_REASONS, parse, schema, well_formed
+from rvosbench.methods.reasoning.parser import LONGEST, LONGEST_REASONS, parse, schema, well_formed
 
 GOOD = '{"reasons": "It is the only grey one.", "attributes": ["grey", "on the left", "small"]}'
 THREE = ("grey", "on the left", "small")

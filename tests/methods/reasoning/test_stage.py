@@ -16,17 +16,17 @@ from clips import write_clip
 from fake_server import ANSWER, FakeServer, Reply, completion, question
 from PIL import Image
 
-from harness.data.frames import DecodedFrames
-from harness.errors import PrerequisiteError, SampleError
-from harness.pipeline.keys import artefact_key
-from harness.pipeline.servers import Servers
-from harness.pipeline.stages import Artefact, Outcome, Request, Stage, StageSpec
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.checkpoints import lvlm_settings
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.small import write_small
-from methods.reasoning import ReasoningSettings, reason_stage
-from methods.reasoning.prompts import cot_prompt
+from rvosbench.harness.data.frames import DecodedFrames
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.pipeline.keys import artefact_key
+from rvosbench.harness.pipeline.servers import Servers
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, Stage, StageSpec
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.small import write_small
+from rvosbench.methods.reasoning import ReasoningSettings, reason_stage
+from rvosbench.methods.reasoning.prompts import cot_prompt
 
 TEXTS = ["the bright square", "what moves right", "   "]
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from methods.lvlm.small import write_small as write_small_lvlm
-from methods.segmentation.small import write_small as write_small_sam2
+from rvosbench.methods.lvlm.small import write_small as write_small_lvlm
+from rvosbench.methods.segmentation.small import write_small as write_small_sam2
 
 WriteWorld = Callable[..., str]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from methods.reproduce.cost import Cost, Method, Size, ViewTokens, Work, assumptions, gpu_hours, work
-from methods.reproduce.world import load_world
+from rvosbench.methods.reproduce.cost import Cost, Method, Size, ViewTokens, Work, assumptions, gpu_hours, work
+from rvosbench.methods.reproduce.world import load_world
 
 COST = Cost(
     gpu="a GPU",

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.data.shapes import write_shapes
-from harness.errors import PrerequisiteError
-from harness.recipes import method_settings
-from harness.registry import load_method
-from methods.lvlm.checkpoints import find
-from methods.reproduce import steerseg_table
-from methods.reproduce.running import Job, plan
-from methods.reproduce.table import Line
-from methods.reproduce.world import load_world, merged, recipe_of
+from rvosbench.harness.data.shapes import write_shapes
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.recipes import method_settings
+from rvosbench.harness.registry import load_method
+from rvosbench.methods.lvlm.checkpoints import find
+from rvosbench.methods.reproduce import steerseg_table
+from rvosbench.methods.reproduce.running import Job, plan
+from rvosbench.methods.reproduce.table import Line
+from rvosbench.methods.reproduce.world import load_world, merged, recipe_of
 
 from .conftest import WriteWorld
 
@@ -197,7 +197,7 @@ def test_a_world_that_is_not_there() -> None:
 def test_a_dry_run_loads_no_torch(write_world: WriteWorld, tmp_path: Path) -> None:
     world = write_world()
     code = (
-        "import sys; from pathlib import Path; from methods.reproduce import steerseg_table\n"
+        "import sys; from pathlib import Path; from rvosbench.methods.reproduce import steerseg_table\n"
         f"steerseg_table({world!r}, Path({str(tmp_path)!r}), Path({str(tmp_path)!r}), None, True)\n"
         "assert not {'torch', 'transformers', 'ray'} & set(sys.modules)"
     )

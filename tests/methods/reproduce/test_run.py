@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import typer
 
-import harness.pipeline.engine
-from harness.errors import PrerequisiteError
-from harness.runs import find_runs
-from methods.reproduce import steerseg_table
-from methods.reproduce.running import plan
-from methods.reproduce.world import load_world
+import rvosbench.harness.pipeline.engine
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.runs import find_runs
+from rvosbench.methods.reproduce import steerseg_table
+from rvosbench.methods.reproduce.running import plan
+from rvosbench.methods.reproduce.world import load_world
 
 from .conftest import WriteWorld
 
@@ -96,7 +96,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, *ends: Any) -> list[str]:
                 raise end
             return int(end)
 
-    monkeypatch.setattr(harness.pipeline.engine, "Run", StandIn)
+    monkeypatch.setattr(rvosbench.harness.pipeline.engine, "Run", StandIn)
     return begun
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from harness.run_schema import Counts, Interval, Score
-from methods.reproduce.report import CSV_COLUMNS, show, tables, to_csv, to_markdown
-from methods.reproduce.table import Cell, Column, Line, Result, filled, published_cells
-from methods.reproduce.world import load_world
+from rvosbench.harness.run_schema import Counts, Interval, Score
+from rvosbench.methods.reproduce.report import CSV_COLUMNS, show, tables, to_csv, to_markdown
+from rvosbench.methods.reproduce.table import Cell, Column, Line, Result, filled, published_cells
+from rvosbench.methods.reproduce.world import load_world
 
 QWEN = Line("DecAF", "Qwen2.5VL-7B", "frozen")
 DAVIS = Column("Ref-DAVIS17", "all")

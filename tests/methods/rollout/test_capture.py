@@ -20,10 +20,10 @@ from transformers import (
     Qwen2VLTextModel,
 )
 
-from harness.errors import PrerequisiteError
-from methods.rollout.capture import capture
-from methods.rollout.recursion import LayerQK, rollout_rows
-from methods.rollout.spec import RolloutSpec
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.rollout.capture import capture
+from rvosbench.methods.rollout.recursion import LayerQK, rollout_rows
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 CLASSES: dict[str, tuple[Any, Any]] = {
     "qwen2_5_vl": (Qwen2_5_VLTextModel, Qwen2_5_VLTextConfig),

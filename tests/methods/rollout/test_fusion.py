@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.errors import PrerequisiteError
-from methods.rollout import fusion
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.rollout import fusion
 
 Arrays = Mapping[str, NDArray[Any]]
 CASES = (

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from methods.rollout.recursion import LayerQK, layer_pass, rollout_rows
-from methods.rollout.spec import RolloutSpec
+from rvosbench.methods.rollout.recursion import LayerQK, layer_pass, rollout_rows
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 from .test_recursion import plain_definition, random_layers, visual_mask
 

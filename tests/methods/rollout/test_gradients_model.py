@@ -17,14 +17,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.errors import PrerequisiteError
-from methods.lvlm.checkpoints import lvlm_settings
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.qwen import QwenLvlm
-from methods.lvlm.small import write_small
-from methods.rollout.capture import capture
-from methods.rollout.recursion import LayerQK, rollout_rows
-from methods.rollout.spec import RolloutSpec
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.qwen import QwenLvlm
+from rvosbench.methods.lvlm.small import write_small
+from rvosbench.methods.rollout.capture import capture
+from rvosbench.methods.rollout.recursion import LayerQK, rollout_rows
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 from .test_recursion import plain_definition
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.errors import PrerequisiteError
-from methods.rollout.recursion import LayerQK, layer_pass, rollout_rows
-from methods.rollout.spec import RolloutSpec
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.rollout.recursion import LayerQK, layer_pass, rollout_rows
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 MODEL_FREE = [
     "gqa_contiguous",

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.rollout.recursion import LayerQK, Rows, rollout_rows
-from methods.rollout.shared import shared_rows
-from methods.rollout.spec import RolloutSpec
+from rvosbench.methods.rollout.recursion import LayerQK, Rows, rollout_rows
+from rvosbench.methods.rollout.shared import shared_rows
+from rvosbench.methods.rollout.spec import RolloutSpec
 
 PREFIX = 61
 BATCH, HEADS, KEY_HEADS, DEPTH, LAYERS = 2, 6, 2, 16, 3

@@ -11,7 +11,7 @@ import pytest
 def sam2_1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small SAM2.1."""
     pytest.importorskip("sam2")
-    from methods.segmentation.small import write_small
+    from rvosbench.methods.segmentation.small import write_small
 
     return write_small(tmp_path_factory.mktemp("sam2.1"), seed=3)
 
@@ -20,6 +20,6 @@ def sam2_1(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sam2_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small SAM2 2.0."""
     pytest.importorskip("sam2")
-    from methods.segmentation.small import write_small
+    from rvosbench.methods.segmentation.small import write_small
 
     return write_small(tmp_path_factory.mktemp("sam2.0"), seed=3, base="configs/sam2/sam2_hiera_t.yaml")

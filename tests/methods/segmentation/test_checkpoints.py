@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.errors import PrerequisiteError
-from harness.settings import identity_of
-from methods.segmentation import checkpoints
-from methods.segmentation.checkpoints import (
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.settings import identity_of
+from rvosbench.methods.segmentation import checkpoints
+from rvosbench.methods.segmentation.checkpoints import (
     Sam2Settings,
     digest,
     model_names,
@@ -142,7 +142,7 @@ def test_settings_out_of_range_are_refused() -> None:
 def test_small_models_are_deterministic_and_leave_the_generator_alone(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("sam2")
-    from methods.segmentation.small import write_small
+    from rvosbench.methods.segmentation.small import write_small
 
     torch.manual_seed(7)
     expected = torch.rand(3)
@@ -157,8 +157,8 @@ def test_small_models_are_deterministic_and_leave_the_generator_alone(tmp_path: 
 def test_several_models_live_in_one_process_whoever_holds_hydra(sam2_1: Path, sam2_0: Path) -> None:
     from hydra.core.global_hydra import GlobalHydra
 
-    from methods.segmentation.model import load
-    from methods.segmentation.tracking import Sam2Video
+    from rvosbench.methods.segmentation.model import load
+    from rvosbench.methods.segmentation.tracking import Sam2Video
 
     state = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
@@ -175,7 +175,7 @@ def test_several_models_live_in_one_process_whoever_holds_hydra(sam2_1: Path, sa
 
 
 def test_loading_refuses_other_weights_than_planned(sam2_1: Path, sam2_0: Path, tmp_path: Path) -> None:
-    from methods.segmentation.model import load
+    from rvosbench.methods.segmentation.model import load
 
     planned = with_digest(Sam2Settings(checkpoint=str(sam2_1), device="cpu"))
     assert load(planned).network.image_size == 128
@@ -191,7 +191,7 @@ def test_a_released_file_loads(sam2_1: Path, tmp_path: Path, monkeypatch: pytest
     import torch
     from safetensors.torch import load_file
 
-    from methods.segmentation import model
+    from rvosbench.methods.segmentation import model
 
     # A real file's size is out of reach here: the same container, with the small network in place of the released one.
     path = tmp_path / "sam2.1_hiera_tiny.pt"
@@ -207,8 +207,8 @@ def test_a_released_file_loads(sam2_1: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_models_that_couple_objects_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("sam2")
-    from methods.segmentation.model import load
-    from methods.segmentation.small import write_small
+    from rvosbench.methods.segmentation.model import load
+    from rvosbench.methods.segmentation.small import write_small
 
     folder = write_small(tmp_path, 0, overrides=("model.non_overlap_masks_for_mem_enc=true",))
     with pytest.raises(PrerequisiteError, match="couples objects"):
@@ -217,7 +217,7 @@ def test_models_that_couple_objects_are_refused(tmp_path: Path) -> None:
 
 def test_a_clone_that_shadows_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sam2 = pytest.importorskip("sam2")
-    from methods.segmentation.model import build
+    from rvosbench.methods.segmentation.model import build
 
     (tmp_path / "sam2").mkdir()
     monkeypatch.setattr(sam2, "__path__", [str(tmp_path)])
@@ -227,7 +227,7 @@ def test_a_clone_that_shadows_the_package_is_named(tmp_path: Path, monkeypatch: 
 
 def test_devices_that_do_not_exist_are_refused() -> None:
     torch = pytest.importorskip("torch")
-    from methods.segmentation.model import choose_device
+    from rvosbench.methods.segmentation.model import choose_device
 
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -11,12 +11,12 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 pytest.importorskip("sam2")
 
-from harness.errors import SampleError  # noqa: E402
-from methods.segmentation.checkpoints import Sam2Settings  # noqa: E402
-from methods.segmentation.features import FrameFeatures  # noqa: E402
-from methods.segmentation.frames import preprocess  # noqa: E402
-from methods.segmentation.model import load  # noqa: E402
-from methods.segmentation.tracking import Sam2Video  # noqa: E402
+from rvosbench.harness.errors import SampleError  # noqa: E402
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings  # noqa: E402
+from rvosbench.methods.segmentation.features import FrameFeatures  # noqa: E402
+from rvosbench.methods.segmentation.frames import preprocess  # noqa: E402
+from rvosbench.methods.segmentation.model import load  # noqa: E402
+from rvosbench.methods.segmentation.tracking import Sam2Video  # noqa: E402
 from tests.methods.segmentation.videos import boxes, moving_blocks  # noqa: E402
 
 

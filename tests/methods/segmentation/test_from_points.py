@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.data.masks import decode
-from harness.pipeline.tracks import mask_track, segment_artefact
-from methods.segmentation.from_points import Segmentation, TrackletSettings, segment_from_points
+from rvosbench.harness.data.masks import decode
+from rvosbench.harness.pipeline.tracks import mask_track, segment_artefact
+from rvosbench.methods.segmentation.from_points import Segmentation, TrackletSettings, segment_from_points
 from tests.methods.segmentation.world import WorldSegmenter
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from methods.segmentation.nms import DeletionRule, Suppression, suppress
-from methods.segmentation.packed import PackedMasks
+from rvosbench.methods.segmentation.nms import DeletionRule, Suppression, suppress
+from rvosbench.methods.segmentation.packed import PackedMasks
 
 CASES = [
     "double_kill",

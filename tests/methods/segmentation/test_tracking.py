@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 pytest.importorskip("sam2")
 
-from methods.segmentation.checkpoints import Sam2Settings  # noqa: E402
-from methods.segmentation.from_points import TrackletSettings, segment_from_points  # noqa: E402
-from methods.segmentation.model import Sam2, load  # noqa: E402
-from methods.segmentation.small import write_small  # noqa: E402
-from methods.segmentation.stock import StockVideo, stock_predictor  # noqa: E402
-from methods.segmentation.tracking import Sam2Video, _Tracker, fill_holes  # noqa: E402
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings  # noqa: E402
+from rvosbench.methods.segmentation.from_points import TrackletSettings, segment_from_points  # noqa: E402
+from rvosbench.methods.segmentation.model import Sam2, load  # noqa: E402
+from rvosbench.methods.segmentation.small import write_small  # noqa: E402
+from rvosbench.methods.segmentation.stock import StockVideo, stock_predictor  # noqa: E402
+from rvosbench.methods.segmentation.tracking import Sam2Video, _Tracker, fill_holes  # noqa: E402
 from tests.methods.segmentation.videos import boxes, moving_blocks, points  # noqa: E402
 
 # Batched and single matrix products round differently, and memories are rounded to bfloat16 on top. The logits span

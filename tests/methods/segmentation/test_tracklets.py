@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from methods.segmentation.packed import PackedMasks
-from methods.segmentation.tracklets import attention_consistency, final_scores, pool_masks, select
+from rvosbench.methods.segmentation.packed import PackedMasks
+from rvosbench.methods.segmentation.tracklets import attention_consistency, final_scores, pool_masks, select
 
 torch = pytest.importorskip("torch")
 

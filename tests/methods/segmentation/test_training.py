@@ -18,21 +18,21 @@ pytest.importorskip("sam2")
 
 from torch.nn.functional import interpolate  # noqa: E402
 
-from harness.data.shapes import make_clip  # noqa: E402
-from harness.errors import PrerequisiteError  # noqa: E402
-from methods.segmentation.checkpoints import Sam2Settings  # noqa: E402
-from methods.segmentation.frames import preprocess  # noqa: E402
-from methods.segmentation.model import load  # noqa: E402
-from methods.segmentation.small import write_small  # noqa: E402
-from methods.segmentation.tracking import Sam2Video  # noqa: E402
-from methods.segmentation.training import bank as bank_module  # noqa: E402
-from methods.segmentation.training import loop  # noqa: E402
-from methods.segmentation.training.architecture import IMAGE_SIZE, build_trainable  # noqa: E402
-from methods.segmentation.training.bank import Bank, Batch, Windows  # noqa: E402
-from methods.segmentation.training.card import Card, add_quality, read_card  # noqa: E402
-from methods.segmentation.training.losses import losses  # noqa: E402
-from methods.segmentation.training.rendering import RenderedClip, render_clip, rendered_clips  # noqa: E402
-from methods.segmentation.training.unroll import Steps, unroll  # noqa: E402
+from rvosbench.harness.data.shapes import make_clip  # noqa: E402
+from rvosbench.harness.errors import PrerequisiteError  # noqa: E402
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings  # noqa: E402
+from rvosbench.methods.segmentation.frames import preprocess  # noqa: E402
+from rvosbench.methods.segmentation.model import load  # noqa: E402
+from rvosbench.methods.segmentation.small import write_small  # noqa: E402
+from rvosbench.methods.segmentation.tracking import Sam2Video  # noqa: E402
+from rvosbench.methods.segmentation.training import bank as bank_module  # noqa: E402
+from rvosbench.methods.segmentation.training import loop  # noqa: E402
+from rvosbench.methods.segmentation.training.architecture import IMAGE_SIZE, build_trainable  # noqa: E402
+from rvosbench.methods.segmentation.training.bank import Bank, Batch, Windows  # noqa: E402
+from rvosbench.methods.segmentation.training.card import Card, add_quality, read_card  # noqa: E402
+from rvosbench.methods.segmentation.training.losses import losses  # noqa: E402
+from rvosbench.methods.segmentation.training.rendering import RenderedClip, render_clip, rendered_clips  # noqa: E402
+from rvosbench.methods.segmentation.training.unroll import Steps, unroll  # noqa: E402
 
 CARD = Card(0, 0, 1, "cpu", 24, 1e-3)
 
@@ -263,8 +263,8 @@ def test_the_average_follows_what_a_late_stage_starts_to_train(
 def test_a_run_that_is_terminated_leaves_its_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "sam2"
     command = [
-        sys.executable, "-m", "methods.segmentation.training", str(folder), "--steps", "100000", "--clips", "2",
-        "--batch", "3", "--workers", "1", "--device", "cpu",
+        sys.executable, "-m", "rvosbench.methods.segmentation.training", str(folder), "--steps", "100000",
+        "--clips", "2", "--batch", "3", "--workers", "1", "--device", "cpu",
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
@@ -287,7 +287,7 @@ def test_a_trained_folder_is_a_checkpoint_with_a_card(clips: list[RenderedClip],
     card = yaml.safe_load((folder / "card.yaml").read_text())
     assert (card["steps"], card["complete"], card["clips"]) == (4, True, 6)
     command = f"{folder} --steps 4 --seed 0 --clips 6 --batch 12 --learning-rate 0.001"
-    assert card["command"] == f"python -m methods.segmentation.training {command}"
+    assert card["command"] == f"python -m rvosbench.methods.segmentation.training {command}"
     assert card["data_digest"] == filled(clips).digest
     assert (folder / "model.safetensors").stat().st_size < 10_000_000
     assert sorted(path.name for path in folder.iterdir()) == ["card.yaml", "config.yaml", "model.safetensors"]

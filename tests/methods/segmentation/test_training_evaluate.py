@@ -11,10 +11,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("sam2")
 
-from harness.data.shapes import make_clip
-from methods.segmentation.packed import PackedMasks
-from methods.segmentation.segmenter import PointMasks, TrackedMasks
-from methods.segmentation.training.evaluate import cell_centres, evaluate_clip, interior
+from rvosbench.harness.data.shapes import make_clip
+from rvosbench.methods.segmentation.packed import PackedMasks
+from rvosbench.methods.segmentation.segmenter import PointMasks, TrackedMasks
+from rvosbench.methods.segmentation.training.evaluate import cell_centres, evaluate_clip, interior
 
 
 def test_clicks_of_the_evaluation_lie_inside() -> None:

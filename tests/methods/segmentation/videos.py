@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.types import FrameHW3
-from methods.segmentation.packed import BoolNHW
+from rvosbench.harness.data.types import FrameHW3
+from rvosbench.methods.segmentation.packed import BoolNHW
 
 
 def moving_blocks(frames: int, size: tuple[int, int], seed: int = 0) -> list[FrameHW3]:

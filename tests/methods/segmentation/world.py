@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.segmentation.packed import BoolNHW, PackedMasks
-from methods.segmentation.segmenter import PointMasks, TrackedMasks
+from rvosbench.methods.segmentation.packed import BoolNHW, PackedMasks
+from rvosbench.methods.segmentation.segmenter import PointMasks, TrackedMasks
 
 
 class WorldSegmenter:

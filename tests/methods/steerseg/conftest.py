@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from methods.lvlm.checkpoints import find
-from methods.lvlm.small import SmallShape
-from methods.lvlm.small import write_small as write_small_lvlm
-from methods.lvlm.soft import SoftPrompt
-from methods.segmentation.small import write_small as write_small_sam2
-from methods.steerseg.prompt_files import BaseModelFacts, DataFacts, save_soft_prompts
+from rvosbench.methods.lvlm.checkpoints import find
+from rvosbench.methods.lvlm.small import SmallShape
+from rvosbench.methods.lvlm.small import write_small as write_small_lvlm
+from rvosbench.methods.lvlm.soft import SoftPrompt
+from rvosbench.methods.segmentation.small import write_small as write_small_sam2
+from rvosbench.methods.steerseg.prompt_files import BaseModelFacts, DataFacts, save_soft_prompts
 
 
 def write_prompts(folder: Path, lvlm: str, count: int, seed: int = 0) -> str:

@@ -11,19 +11,19 @@ import clips
 import numpy as np
 import pytest
 
-from harness.data.frames import DecodedFrames
-from harness.data.types import Video
-from harness.errors import SampleError
-from harness.pipeline.artefacts import to_bytes
-from harness.pipeline.stages import Artefact, Outcome, Request
-from methods.lvlm.checkpoints import lvlm_settings
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.prefix import clip_and_frame_rollouts
-from methods.rollout.spec import RolloutSpec
-from methods.steerseg.grounding import Ground
-from methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts
-from methods.steerseg.prompts import attention_prompt
-from methods.steerseg.settings import GroundSettings
+from rvosbench.harness.data.frames import DecodedFrames
+from rvosbench.harness.data.types import Video
+from rvosbench.harness.errors import SampleError
+from rvosbench.harness.pipeline.artefacts import to_bytes
+from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request
+from rvosbench.methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.prefix import clip_and_frame_rollouts
+from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.steerseg.grounding import Ground
+from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts
+from rvosbench.methods.steerseg.prompts import attention_prompt
+from rvosbench.methods.steerseg.settings import GroundSettings
 
 TEXTS = ["the bright square", "  ", "which part moves?"]
 ATTRIBUTES = [["bright", "on the left"], ["unused"], []]

@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.data.masks import decode
-from harness.data.types import Expression
-from harness.pipeline.artefacts import to_bytes
-from harness.pipeline.stages import Artefact, Request
-from harness.pipeline.tracks import mask_track
-from methods.decaf.masking import SamMasks as DecafMasks
-from methods.decaf.settings import SamSettings
-from methods.rollout.fusion import FusionSettings
-from methods.segmentation.checkpoints import Sam2Settings
-from methods.segmentation.from_points import TrackletSettings
-from methods.segmentation.packed import PackedMasks
-from methods.segmentation.segmenter import PointMasks, TrackedMasks
-from methods.steerseg.masking import FALLBACK, NO_MASK, NO_POINT, SamMasks
-from methods.steerseg.settings import KeepSettings, RankingSettings, SegmentSettings
+from rvosbench.harness.data.masks import decode
+from rvosbench.harness.data.types import Expression
+from rvosbench.harness.pipeline.artefacts import to_bytes
+from rvosbench.harness.pipeline.stages import Artefact, Request
+from rvosbench.harness.pipeline.tracks import mask_track
+from rvosbench.methods.decaf.masking import SamMasks as DecafMasks
+from rvosbench.methods.decaf.settings import SamSettings
+from rvosbench.methods.rollout.fusion import FusionSettings
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings
+from rvosbench.methods.segmentation.from_points import TrackletSettings
+from rvosbench.methods.segmentation.packed import PackedMasks
+from rvosbench.methods.segmentation.segmenter import PointMasks, TrackedMasks
+from rvosbench.methods.steerseg.masking import FALLBACK, NO_MASK, NO_POINT, SamMasks
+from rvosbench.methods.steerseg.settings import KeepSettings, RankingSettings, SegmentSettings
 
 HEIGHT, WIDTH, FRAMES = 8, 12, 6
 KEYFRAMES = [0, 2, 5]

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-import methods.steerseg
-from harness.errors import PrerequisiteError
-from harness.pipeline.keys import artefact_key
-from harness.pipeline.stages import StageSpec
-from harness.recipes import method_settings
-from harness.registry import load_method
-from methods.decaf import METHOD as DECAF
-from methods.steerseg import METHOD
-from methods.steerseg.settings import GroundSettings, SegmentSettings, SteersegSettings
-from methods.steerseg.training.recipe import TrainRecipe
+import rvosbench.methods.steerseg
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.pipeline.keys import artefact_key
+from rvosbench.harness.pipeline.stages import StageSpec
+from rvosbench.harness.recipes import method_settings
+from rvosbench.harness.registry import load_method
+from rvosbench.methods.decaf import METHOD as DECAF
+from rvosbench.methods.steerseg import METHOD
+from rvosbench.methods.steerseg.settings import GroundSettings, SegmentSettings, SteersegSettings
+from rvosbench.methods.steerseg.training.recipe import TrainRecipe
 
 
 def stages(world: Any, **changes: Any) -> tuple[StageSpec, ...]:
@@ -58,7 +58,7 @@ def test_defaults_are_those_of_the_card() -> None:
 
 
 def test_the_card_lists_all_open_decisions_with_settings_that_exist() -> None:
-    card = methods.steerseg.__doc__ or ""
+    card = rvosbench.methods.steerseg.__doc__ or ""
     listed = re.findall(r"^ ?(\d+)\. ", card, re.MULTILINE)
     assert listed == [str(number) for number in range(1, 20)]
     known = {field.name for field in fields(SteersegSettings)}
@@ -220,7 +220,8 @@ def test_memory_is_told_of_a_clip_with_soft_prompts(world: Any) -> None:
 
 def test_planning_imports_no_torch(world: Any) -> None:
     code = (
-        "import sys; from harness.recipes import method_settings; from methods.steerseg import METHOD; "
+        "import sys; from rvosbench.harness.recipes import method_settings; "
+        "from rvosbench.methods.steerseg import METHOD; "
         "values = {'soft_prompts': {'folder': sys.argv[2]}, 'sam2': {'checkpoint': sys.argv[3]}}; "
         "METHOD.stages(method_settings(METHOD.settings_type, values, 'steerseg'), sys.argv[1]); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'sam2')))"

@@ -16,14 +16,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness.errors import PrerequisiteError
-from harness.settings import identity_of
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.small import write_small
-from methods.lvlm.soft import SoftPrompt
-from methods.steerseg.prompt_files import (
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.settings import identity_of
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.small import write_small
+from rvosbench.methods.lvlm.soft import SoftPrompt
+from rvosbench.methods.steerseg.prompt_files import (
     BaseModelFacts,
     DataFacts,
     Role,
@@ -116,7 +116,7 @@ def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def swap(folder: Path, vectors: torch.Tensor, name: str = "vectors") -> None:
     """Other vectors, with a card that matches them."""
-    from harness.data.digests import file_sha256
+    from rvosbench.harness.data.digests import file_sha256
 
     save_file({name: vectors}, folder / "clip.safetensors")
     sha256 = file_sha256(folder / "clip.safetensors")

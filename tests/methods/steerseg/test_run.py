@@ -19,17 +19,17 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from harness.data.shapes import write_shapes
-from harness.pipeline.artefacts import ArtefactStore
-from harness.pipeline.engine import Run, media_index, print_plan
-from harness.pipeline.plan import make_plan
-from harness.pipeline.runfolder import RunFolder
-from harness.pipeline.stages import Artefact
-from harness.pipeline.tracks import mask_track
-from harness.recipes import Recipe
-from harness.run_schema import FallbackUse
-from harness.runs import read_run
-from methods.picture import picture
+from rvosbench.harness.data.shapes import write_shapes
+from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.harness.pipeline.engine import Run, media_index, print_plan
+from rvosbench.harness.pipeline.plan import make_plan
+from rvosbench.harness.pipeline.runfolder import RunFolder
+from rvosbench.harness.pipeline.stages import Artefact
+from rvosbench.harness.pipeline.tracks import mask_track
+from rvosbench.harness.recipes import Recipe
+from rvosbench.harness.run_schema import FallbackUse
+from rvosbench.harness.runs import read_run
+from rvosbench.methods.picture import picture
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 ABLATIONS = yaml.safe_load((RECIPES / "steerseg_ablations.yaml").read_text())["methods"]

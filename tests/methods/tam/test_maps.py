@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from methods.tam.maps import Activations, answer_maps, filtered, jointly_normalised, rank_filter, without_interference
+from rvosbench.methods.tam.maps import (
+    Activations,
+    answer_maps,
+    filtered,
+    jointly_normalised,
+    rank_filter,
+    without_interference,
+)
 
 
 @pytest.fixture(scope="module")

@@ -16,24 +16,24 @@ import pytest
 import torch
 from small_lvlms import run_all
 
-from harness.data.frames import DecodedFrames
-from harness.data.types import Video
-from harness.errors import PrerequisiteError, SampleError
-from harness.pipeline.artefacts import to_bytes
-from harness.pipeline.keys import artefact_key
-from harness.pipeline.stages import Artefact, Request
-from harness.pipeline.tracks import mask_track
-from harness.recipes import method_settings
-from harness.registry import load_method
-from methods.decaf.prompts import object_prompt
-from methods.lvlm.base import LvlmOptions, LvlmSettings, Prompted
-from methods.lvlm.load import load_lvlm
-from methods.rollout.fusion import attention_masks
-from methods.tam import METHOD
-from methods.tam.explaining import explain
-from methods.tam.maps import answer_maps
-from methods.tam.settings import TamSettings, Token
-from methods.tam.stages import AttentionMasks, chosen_map
+from rvosbench.harness.data.frames import DecodedFrames
+from rvosbench.harness.data.types import Video
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.pipeline.artefacts import to_bytes
+from rvosbench.harness.pipeline.keys import artefact_key
+from rvosbench.harness.pipeline.stages import Artefact, Request
+from rvosbench.harness.pipeline.tracks import mask_track
+from rvosbench.harness.recipes import method_settings
+from rvosbench.harness.registry import load_method
+from rvosbench.methods.decaf.prompts import object_prompt
+from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings, Prompted
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.rollout.fusion import attention_masks
+from rvosbench.methods.tam import METHOD
+from rvosbench.methods.tam.explaining import explain
+from rvosbench.methods.tam.maps import answer_maps
+from rvosbench.methods.tam.settings import TamSettings, Token
+from rvosbench.methods.tam.stages import AttentionMasks, chosen_map
 
 SETTINGS = TamSettings(
     object_prompt="v1", lvlm=LvlmOptions(dtype="float32", device="cpu", max_new_tokens=4, clip_max_tokens=24)
@@ -227,7 +227,7 @@ def test_registration_memory_and_what_is_refused(checkpoints: dict[str, str]) ->
 
 def test_planning_imports_no_torch(checkpoints: dict[str, str]) -> None:
     code = (
-        "import sys; from methods.tam import METHOD, TamSettings; METHOD.stages(TamSettings(), sys.argv[1]); "
+        "import sys; from rvosbench.methods.tam import METHOD, TamSettings; METHOD.stages(TamSettings(), sys.argv[1]); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'sam2')))"
     )
     arguments = [sys.executable, "-c", code, checkpoints["qwen2_vl"]]

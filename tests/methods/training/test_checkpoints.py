@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from methods.lochead.heads import read_heads
-from methods.lvlm.checkpoints import find
-from methods.rollout.spec import RolloutSpec
-from methods.segmentation.checkpoints import Sam2Settings
-from methods.segmentation.model import load
-from methods.segmentation.training.evaluate import evaluate as evaluate_sam2
-from methods.steerseg.prompt_files import read_card as read_prompt_card
-from methods.training.card import read_card
-from methods.training.evaluate import evaluate
-from methods.training.lessons import held_out
+from rvosbench.methods.lochead.heads import read_heads
+from rvosbench.methods.lvlm.checkpoints import find
+from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.segmentation.checkpoints import Sam2Settings
+from rvosbench.methods.segmentation.model import load
+from rvosbench.methods.segmentation.training.evaluate import evaluate as evaluate_sam2
+from rvosbench.methods.steerseg.prompt_files import read_card as read_prompt_card
+from rvosbench.methods.training.card import read_card
+from rvosbench.methods.training.evaluate import evaluate
+from rvosbench.methods.training.lessons import held_out
 
 SHAPES = Path(__file__).parents[3] / "checkpoints" / "shapes"
 FAMILIES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl")
@@ -39,7 +39,7 @@ def test_checkpoints_are_small() -> None:
 def test_a_card_says_how_the_checkpoint_was_made(family: str) -> None:
     facts = read_card(SHAPES / family)
     assert find(str(SHAPES / family)).family == family
-    assert facts["command"].startswith(f"python -m methods.training {family} ")
+    assert facts["command"].startswith(f"python -m rvosbench.methods.training {family} ")
     assert {"seed", "data", "schedule", "ended", "torch", "transformers", "parameters"} <= set(facts)
     assert 2e6 <= facts["parameters"] <= 8e6
     quality = facts["quality"]

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from methods.decaf.prompts import object_prompt
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.small import SmallShape, write_small
-from methods.rollout.capture import capture
-from methods.training.evaluate import target_share
-from methods.training.inputs import (
+from rvosbench.methods.decaf.prompts import object_prompt
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.small import SmallShape, write_small
+from rvosbench.methods.rollout.capture import capture
+from rvosbench.methods.training.evaluate import target_share
+from rvosbench.methods.training.inputs import (
     IGNORED,
     Bucket,
     buckets,
@@ -26,10 +26,10 @@ from methods.training.inputs import (
     thing_shares,
     training_settings,
 )
-from methods.training.lessons import Lesson, held_out
-from methods.training.loop import Schedule, glances, pack, train
-from methods.training.network import GLANCING, Learner, initialise
-from methods.training.questions import Question
+from rvosbench.methods.training.lessons import Lesson, held_out
+from rvosbench.methods.training.loop import Schedule, glances, pack, train
+from rvosbench.methods.training.network import GLANCING, Learner, initialise
+from rvosbench.methods.training.questions import Question
 
 FAMILIES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl")
 SHAPE = SmallShape(

@@ -8,13 +8,13 @@ import re
 import numpy as np
 import pytest
 
-from harness.data.shapes.clip import Clip, make_clip
-from harness.data.shapes.language import NOUNS
-from harness.data.shapes.view import View
-from methods.decaf.prompts import object_prompt
-from methods.training.lessons import KEYFRAMES, lesson_of
-from methods.training.phrases import caption, clip_traits, phrase, picture_traits, position, singling_out
-from methods.training.questions import (
+from rvosbench.harness.data.shapes.clip import Clip, make_clip
+from rvosbench.harness.data.shapes.language import NOUNS
+from rvosbench.harness.data.shapes.view import View
+from rvosbench.methods.decaf.prompts import object_prompt
+from rvosbench.methods.training.lessons import KEYFRAMES, lesson_of
+from rvosbench.methods.training.phrases import caption, clip_traits, phrase, picture_traits, position, singling_out
+from rvosbench.methods.training.questions import (
     ASKED,
     CLIP_KINDS,
     GROUNDS,

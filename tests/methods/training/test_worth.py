@@ -26,15 +26,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.data.shapes import write_shapes
-from harness.pipeline.engine import Run
-from harness.pipeline.runfolder import RunFolder
-from harness.recipes import load_recipe
-from harness.runs import read_run, read_samples
-from methods.lvlm.load import load_lvlm
-from methods.training.inputs import training_settings
-from methods.training.lessons import held_out
-from methods.training.maps import Placed, measure
+from rvosbench.harness.data.shapes import write_shapes
+from rvosbench.harness.pipeline.engine import Run
+from rvosbench.harness.pipeline.runfolder import RunFolder
+from rvosbench.harness.recipes import load_recipe
+from rvosbench.harness.runs import read_run, read_samples
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.training.inputs import training_settings
+from rvosbench.methods.training.lessons import held_out
+from rvosbench.methods.training.maps import Placed, measure
 
 REPOSITORY = Path(__file__).parents[3]
 SHAPES = REPOSITORY / "checkpoints" / "shapes"

@@ -10,11 +10,11 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from methods.lvlm.base import LvlmSettings
-from methods.lvlm.load import load_lvlm
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.small import write_small
-from methods.steerseg.training.recipe import TrainRecipe
+from rvosbench.methods.lvlm.base import LvlmSettings
+from rvosbench.methods.lvlm.load import load_lvlm
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.small import write_small
+from rvosbench.methods.steerseg.training.recipe import TrainRecipe
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "llava_onevision", "internvl")
 

@@ -13,13 +13,13 @@ import pytest
 from mlflow import MlflowClient
 from processes import Command
 
-from harness.curves import Curves, mirror_curves
-from harness.recipes import TrackingChoice
-from harness.tracking import EXPERIMENT, Mirrored, default_uri
-from methods.steerseg.prompt_files import read_card
-from methods.steerseg.training.files import STEPS, TrainingFolder
-from methods.steerseg.training.launch import folder_of, launch
-from methods.steerseg.training.recipe import TrainRecipe, WorkersChoice, dump_recipe
+from rvosbench.harness.curves import Curves, mirror_curves
+from rvosbench.harness.recipes import TrackingChoice
+from rvosbench.harness.tracking import EXPERIMENT, Mirrored, default_uri
+from rvosbench.methods.steerseg.prompt_files import read_card
+from rvosbench.methods.steerseg.training.files import STEPS, TrainingFolder
+from rvosbench.methods.steerseg.training.launch import folder_of, launch
+from rvosbench.methods.steerseg.training.recipe import TrainRecipe, WorkersChoice, dump_recipe
 
 Recipe = Callable[..., TrainRecipe]
 
@@ -95,7 +95,7 @@ MISTAKES = {
 def test_mistakes_are_one_sentence(
     name: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from harness import cli
+    from rvosbench.harness import cli
 
     arguments, message = MISTAKES[name]
     file = tmp_path / "recipe.yaml"
@@ -111,7 +111,7 @@ def test_mistakes_are_one_sentence(
 def test_a_plan_counts_and_trains_nothing(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from harness import cli
+    from rvosbench.harness import cli
 
     file = tmp_path / "recipe.yaml"
     file.write_text(dump_recipe(recipe(granularity="both", tokens=64)))

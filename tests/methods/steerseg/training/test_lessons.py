@@ -9,11 +9,11 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from harness.errors import PrerequisiteError
-from methods.steerseg.training.lessons import Lessons, Sample, looked_at, split
-from methods.steerseg.training.recipe import TrainRecipe
-from methods.steerseg.training.sources import Spoken
-from methods.steerseg.training.workers import Joined
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.steerseg.training.lessons import Lessons, Sample, looked_at, split
+from rvosbench.methods.steerseg.training.recipe import TrainRecipe
+from rvosbench.methods.steerseg.training.sources import Spoken
+from rvosbench.methods.steerseg.training.workers import Joined
 
 Recipe = Callable[..., TrainRecipe]
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from harness.errors import PrerequisiteError
-from methods.steerseg.training.losses import map_loss
-from methods.steerseg.training.recipe import LossChoice
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.steerseg.training.losses import map_loss
+from rvosbench.methods.steerseg.training.recipe import LossChoice
 
 
 def plain(map_thw: np.ndarray, target: np.ndarray, normalisation: str) -> tuple[float, float]:

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from methods.lvlm.embedding import padded
-from methods.lvlm.running import RunningLvlm
-from methods.lvlm.soft import SoftPrompt, with_soft
-from methods.rollout.spec import RolloutSpec
-from methods.steerseg.prompts import attention_prompt
-from methods.steerseg.training.lessons import Sample
-from methods.steerseg.training.loop import require_frozen
-from methods.steerseg.training.passes import soft_maps, together
-from methods.steerseg.training.prepared import Preparer, ahead
-from methods.steerseg.training.sources import ShapesSource
+from rvosbench.methods.lvlm.embedding import padded
+from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.lvlm.soft import SoftPrompt, with_soft
+from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.steerseg.prompts import attention_prompt
+from rvosbench.methods.steerseg.training.lessons import Sample
+from rvosbench.methods.steerseg.training.loop import require_frozen
+from rvosbench.methods.steerseg.training.passes import soft_maps, together
+from rvosbench.methods.steerseg.training.prepared import Preparer, ahead
+from rvosbench.methods.steerseg.training.sources import ShapesSource
 
 from .conftest import FAMILIES
 

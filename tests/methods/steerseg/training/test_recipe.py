@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-import harness.recipes
-from harness.errors import PrerequisiteError
-from methods.steerseg.training.recipe import Optimisation, TrainRecipe, dump_recipe, load_recipe
+import rvosbench.harness.recipes
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.steerseg.training.recipe import Optimisation, TrainRecipe, dump_recipe, load_recipe
 
 RECIPES = Path(__file__).resolve().parents[4] / "recipes"
 
@@ -30,7 +30,7 @@ def test_recipes_of_runs_and_of_trainings_are_told_apart() -> None:
         load_recipe(RECIPES / "steerseg.yaml")
     assert "rvosbench run" in caught.value.fix
     with pytest.raises(PrerequisiteError, match="is not the recipe of a run") as caught:
-        harness.recipes.load_recipe(RECIPES / "train_steerseg.yaml")
+        rvosbench.harness.recipes.load_recipe(RECIPES / "train_steerseg.yaml")
     assert "rvosbench train" in caught.value.fix
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.data.shapes.write import write_shapes
-from harness.errors import PrerequisiteError, SampleError
-from methods.steerseg.training.recipe import DataChoice
-from methods.steerseg.training.sources import Source, open_source
+from rvosbench.harness.data.shapes.write import write_shapes
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.steerseg.training.recipe import DataChoice
+from rvosbench.methods.steerseg.training.sources import Source, open_source
 
 
 @pytest.fixture(scope="module")

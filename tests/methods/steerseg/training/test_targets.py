@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from methods.steerseg.training.targets import concentration, in_slots, mask_shares, points_inside
+from rvosbench.methods.steerseg.training.targets import concentration, in_slots, mask_shares, points_inside
 
 
 def test_cells_of_whole_pixels() -> None:

@@ -24,16 +24,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from harness.errors import PrerequisiteError
-from methods.lvlm.small import write_small
-from methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card, with_digest
-from methods.steerseg.prompts import attention_prompt
-from methods.steerseg.training.asking import attributes_of
-from methods.steerseg.training.files import METRICS, PROMPTS, STEPS, TrainingFolder
-from methods.steerseg.training.launch import folder_of, launch
-from methods.steerseg.training.lessons import Lessons, split
-from methods.steerseg.training.recipe import TrainRecipe, dump_recipe
-from methods.steerseg.training.sources import open_source
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.lvlm.small import write_small
+from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card, with_digest
+from rvosbench.methods.steerseg.prompts import attention_prompt
+from rvosbench.methods.steerseg.training.asking import attributes_of
+from rvosbench.methods.steerseg.training.files import METRICS, PROMPTS, STEPS, TrainingFolder
+from rvosbench.methods.steerseg.training.launch import folder_of, launch
+from rvosbench.methods.steerseg.training.lessons import Lessons, split
+from rvosbench.methods.steerseg.training.recipe import TrainRecipe, dump_recipe
+from rvosbench.methods.steerseg.training.sources import open_source
 
 from .conftest import FAMILIES
 
@@ -150,7 +150,7 @@ def test_killed_and_given_again_it_ends_the_same_to_the_last_byte(recipe: Recipe
     code = (
         "import runpy, sys\n"
         "sys.modules |= dict.fromkeys(('ray', 'mlflow', 'pycocotools', 'sam2', 'pandas', 'typer', 'streamlit'))\n"
-        "runpy.run_module('methods.steerseg.training', run_name='__main__')"
+        "runpy.run_module('rvosbench.methods.steerseg.training', run_name='__main__')"
     )
     command = [sys.executable, "-c", code, str(file)]
     path = folder_of(again)
@@ -229,7 +229,7 @@ def test_a_state_of_another_model_or_a_damaged_one_is_refused(recipe: Recipe, tm
 
 
 def test_the_model_is_asked_for_attributes_once(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    from methods.reasoning import stage
+    from rvosbench.methods.reasoning import stage
 
     asked: list[str] = []
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from methods.steerseg.training.worth import UNTRAINED, WITHOUT, Bench
+from rvosbench.methods.steerseg.training.worth import UNTRAINED, WITHOUT, Bench
 
 REPOSITORY = Path(__file__).parents[4]
 
