@@ -31,16 +31,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from toy.tiny_qwen import write_small
 
 from rvosbench.harness.data.types import Expression, FrameHW3, Video
 from rvosbench.harness.pipeline.stages import Artefact, Request
+from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.decaf.reading import Ground
 from rvosbench.methods.decaf.settings import GroundSettings
-from rvosbench.methods.lvlm.base import LvlmSettings
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.lvlm.running import RunningLvlm
-from rvosbench.methods.lvlm.small import write_small
-from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.lvlm.running import RunningLvlm
 
 KEYFRAMES = 16
 NAMES = ("person", "dog", "cat", "horse", "man", "woman", "car", "ball")

@@ -29,8 +29,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rvosbench.methods.rollout.recursion import LayerQK, rollout_rows
-from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.attention.recursion import LayerQK, rollout_rows
+from rvosbench.methods.attention.spec import RolloutSpec
 
 HEADS = {"rows": (28, 4), "gradients": (8, 2)}
 """Heads and key heads of each table."""

@@ -25,16 +25,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from toy.tiny_sam2 import write_small
 
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.types import FrameHW3, MaskTrack
-from rvosbench.methods.rollout.fusion import Points, points_above, resize
-from rvosbench.methods.segmentation.checkpoints import Sam2Settings
-from rvosbench.methods.segmentation.from_points import Segmentation, TrackletSettings, segment_from_points
-from rvosbench.methods.segmentation.model import load
-from rvosbench.methods.segmentation.small import write_small
-from rvosbench.methods.segmentation.stock import StockVideo, stock_predictor
-from rvosbench.methods.segmentation.tracking import Sam2Video
+from rvosbench.methods.ground.fusion import Points, points_above, resize
+from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
+from rvosbench.methods.models.sam2.model import load
+from rvosbench.methods.models.sam2.stock import StockVideo, stock_predictor
+from rvosbench.methods.models.sam2.tracking import Sam2Video
+from rvosbench.methods.segment.from_points import Segmentation, TrackletSettings, segment_from_points
 
 SIZE = (120, 214)
 GRID = (14, 26)

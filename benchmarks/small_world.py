@@ -8,7 +8,7 @@ resampled; and so again for the expressions whose target has a look-alike, a thi
 colour and size. The difference is printed for every world, because a margin that one world shows may be luck.
 The last row is what the true mask of a thing drawn at random would get: what attention that finds things, but not the
 right one, leads to. What SAM2 makes of a perfect point is measured by
-``python -m rvosbench.methods.segmentation.training.evaluate``.
+``python -m toy.sam2.evaluate``.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from rvosbench.harness.data.shapes import write_shapes
-from rvosbench.harness.data.shapes.clip import Clip, make_clip
-from rvosbench.harness.data.shapes.language import Sentence
+from rvosbench.harness.data.synthetic import write_shapes
+from rvosbench.harness.data.synthetic.clip import Clip, make_clip
+from rvosbench.harness.data.synthetic.language import Sentence
 from rvosbench.harness.pipeline.engine import Run
-from rvosbench.harness.pipeline.runfolder import RunFolder
 from rvosbench.harness.recipes import load_recipe
-from rvosbench.harness.runs import read_run, read_samples
+from rvosbench.harness.results.reader import read_run, read_samples
+from rvosbench.harness.results.writer import RunFolder
 from rvosbench.harness.scoring import kernel
 from rvosbench.harness.scoring.statistics import Bootstrap, Item, bootstrap
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from toy.lvlm.inputs import training_settings
+from toy.lvlm.lessons import held_out
+from toy.lvlm.maps import ROWS, Placed, measure
 from transformers.utils import logging
 
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.training.inputs import training_settings
-from rvosbench.methods.training.lessons import held_out
-from rvosbench.methods.training.maps import ROWS, Placed, measure
+from rvosbench.methods.models.lvlm.load import load_lvlm
 
 
 def main() -> None:

@@ -24,15 +24,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from toy.tiny_qwen import write_small
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from rvosbench.harness.data.types import FrameHW3
-from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings
-from rvosbench.methods.lvlm.estimate import RELEASED
-from rvosbench.methods.lvlm.qwen import QwenLvlm
-from rvosbench.methods.lvlm.running import load_processor
-from rvosbench.methods.lvlm.small import write_small
-from rvosbench.methods.lvlm.training_memory import step_memory
+from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
+from rvosbench.methods.models.lvlm.estimate import RELEASED
+from rvosbench.methods.models.lvlm.qwen import QwenLvlm
+from rvosbench.methods.models.lvlm.running import load_processor
+from rvosbench.methods.models.lvlm.training_memory import step_memory
 from rvosbench.methods.steerseg.training.files import TrainingFolder
 from rvosbench.methods.steerseg.training.lessons import split
 from rvosbench.methods.steerseg.training.loop import PromptTraining

@@ -60,8 +60,8 @@ def run(
 ) -> None:
     """Run methods x LVLMs x datasets; continues where an interrupted run of the same recipe stopped."""
     from rvosbench.harness.pipeline.engine import Run
-    from rvosbench.harness.pipeline.runfolder import RunFolder
     from rvosbench.harness.recipes import load_recipe
+    from rvosbench.harness.results.writer import RunFolder
 
     if (recipe is None) == (resume is None):
         raise PrerequisiteError("Give either a recipe or --resume RUN_DIR.", "Example: rvosbench run recipes/demo.yaml")
@@ -123,7 +123,7 @@ def score(
     """Score a folder of masks under named protocols. Needs no GPU and no torch."""
     from rvosbench.harness.data.reader import open_dataset
     from rvosbench.harness.progress import SampleProgress
-    from rvosbench.harness.run_schema import read_scores
+    from rvosbench.harness.results.schema import read_scores
     from rvosbench.harness.scoring.report import print_problems, score_tables
     from rvosbench.harness.scoring.score import score_predictions
 
@@ -196,7 +196,7 @@ def compare(
     second: Annotated[str | None, typer.Option(help="Method of RUN_B.")] = None,
 ) -> None:
     """Paired difference RUN_B minus RUN_A, with an interval over videos."""
-    from rvosbench.harness.runs import read_run
+    from rvosbench.harness.results.reader import read_run
     from rvosbench.harness.scoring.compare import compare as compare_runs
     from rvosbench.harness.scoring.report import comparison_lines
 
@@ -211,8 +211,8 @@ def sync(
     uri: Annotated[str | None, typer.Option(help="MLflow tracking URI; default: SQLite in the runs folder.")] = None,
 ) -> None:
     """Mirror into MLflow every run that is not there yet."""
-    from rvosbench.harness.tracking import MirrorFailure, default_uri
-    from rvosbench.harness.tracking import sync as mirror_all
+    from rvosbench.harness.results.mlflow import MirrorFailure, default_uri
+    from rvosbench.harness.results.mlflow import sync as mirror_all
 
     failed = 0
     for outcome in mirror_all(runs, uri or default_uri(runs)):
@@ -275,7 +275,7 @@ def datasets_shapes(
     videos: Annotated[int, typer.Option(min=1)] = 20,
 ) -> None:
     """Generate the bundled benchmark: videos of moving shapes with referring and reasoning expressions."""
-    from rvosbench.harness.data.shapes import write_shapes
+    from rvosbench.harness.data.synthetic import write_shapes
 
     say(str(write_shapes(data_root, layout=layout, split=split, seed=seed, videos=videos)))
 

@@ -12,12 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from rvosbench.harness.cluster.vllm import installed_build
 from rvosbench.harness.data.cards import card_names
 from rvosbench.harness.data.reader import open_dataset
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.runfolder import device_info
 from rvosbench.harness.registry import method_names
+from rvosbench.harness.results.writer import device_info
+from rvosbench.harness.serving.vllm import installed_build
 
 _EXTRAS = {
     "models": ("torch", "torchvision", "transformers", "accelerate"),

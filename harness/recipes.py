@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.keys import digest_of
 from rvosbench.harness.settings import Settings
+from rvosbench.harness.store.keys import digest_of
 
 
 def _identity(default: Any = ..., **kwargs: Any) -> Any:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
-from rvosbench.harness.runs import find_runs
+from rvosbench.harness.results.reader import find_runs
 from rvosbench.harness.scoring.report import score_tables
 from rvosbench.leaderboard.pivot import Cell, Pivot, pivot
 from rvosbench.leaderboard.tables import COLUMNS, Filters, apply, board, score_notes

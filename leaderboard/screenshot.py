@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.runs import find_runs
+from rvosbench.harness.results.reader import find_runs
 from rvosbench.leaderboard.serve import command
 
 PAGES = {"leaderboard": "", "chart": "", "rows": "", "runs": "runs", "run": "run"}

@@ -18,7 +18,7 @@ from rvosbench.harness.published import (
     load_published,
     source_link,
 )
-from rvosbench.harness.runs import Run, Score
+from rvosbench.harness.results.reader import Run, Score
 
 Scope = Literal["main", "published", "everything"]
 SCOPES: Mapping[Scope, str] = {"main": "Main comparison", "published": "All published", "everything": "With ablations"}

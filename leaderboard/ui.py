@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from rvosbench.harness.runs import Run, RunList, find_runs
+from rvosbench.harness.results.reader import Run, RunList, find_runs
 from rvosbench.leaderboard.pivot import Cell, Pivot
 from rvosbench.leaderboard.tables import KINDS, OURS, board
 

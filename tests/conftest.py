@@ -10,6 +10,9 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# Children of tests import this checkout, whichever one the environment has installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(str(REPOSITORY / name) for name in ("tests/support", "src", "benchmarks"))
+
 
 @pytest.fixture(scope="session")
 def samples() -> Path:
@@ -31,7 +34,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.partition("::")[0])
-            clusters = {"cluster", "pipeline"} & set(file.parts) or file.name in ("test_command.py", "test_cli.py")
+            clusters = {"execute", "serving", "pipeline"} & set(file.parts) or file.name in ("test_command.py", "test_cli.py")
             return "clusters" if clusters and file.name != "test_vllm.py" else str(file)
 
     # In the order found, which begins with the clusters: the longest unit.

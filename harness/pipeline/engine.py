@@ -16,22 +16,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rvosbench.harness.cluster.executor import Executor, InProcessExecutor, Report
 from rvosbench.harness.data.digests import MediaIndex
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.artefacts import ArtefactStore
+from rvosbench.harness.execute.executor import Executor, InProcessExecutor, Report
 from rvosbench.harness.pipeline.collect import annotator_items, collect_results
-from rvosbench.harness.pipeline.keys import digest_of
 from rvosbench.harness.pipeline.plan import Batch, ChosenDataset, Plan, make_plan, memory_lines, work_items
-from rvosbench.harness.pipeline.runfolder import RunFolder, now
 from rvosbench.harness.pipeline.stages import StageSpec
 from rvosbench.harness.pipeline.work import Record, WorkItem
 from rvosbench.harness.progress import RunProgress
 from rvosbench.harness.recipes import Recipe
-from rvosbench.harness.run_schema import FallbackUse, read_scores
+from rvosbench.harness.results.schema import FallbackUse, read_scores
+from rvosbench.harness.results.writer import RunFolder, now
 from rvosbench.harness.scoring.report import score_tables
 from rvosbench.harness.scoring.results import write_tables
 from rvosbench.harness.scoring.rows import fallback_uses
+from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.keys import digest_of
 
 FAILED_SAMPLES = 3
 """Exit code of a run that finished with failed or missing samples."""
@@ -121,7 +121,7 @@ class Run:
         if spec.server is None:
             executor.run(spec, items, report)
             return
-        from rvosbench.harness.cluster.serving import serving
+        from rvosbench.harness.serving.replicas import serving
 
         logs = self._folder.path / "servers"
         with serving(spec.server, self._recipe.serving, executor, logs, self._say_line) as pool:
@@ -130,7 +130,7 @@ class Run:
     def _executor(self) -> Executor:
         if self._recipe.executor.kind == "inprocess":
             return InProcessExecutor(self._store.root)
-        from rvosbench.harness.cluster.ray_pool import RayExecutor
+        from rvosbench.harness.execute.ray_pool import RayExecutor
 
         return RayExecutor(self._recipe.executor, self._store.root, self._recipe.serving)
 
@@ -169,7 +169,7 @@ class Run:
     def _mirror(self) -> None:
         if not self._recipe.tracking.enabled:
             return
-        from rvosbench.harness.tracking import MirrorFailure, default_uri, mirror
+        from rvosbench.harness.results.mlflow import MirrorFailure, default_uri, mirror
 
         uri = self._recipe.tracking.uri or default_uri(self._recipe.runs)
         outcome = mirror(self._folder.path, uri)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rvosbench.harness.data.types import Expression, FrameHW3, Video
 from rvosbench.harness.errors import SampleError
-from rvosbench.harness.pipeline.servers import ModelServer, Servers
+from rvosbench.harness.serving.needs import ModelServer, Servers
 from rvosbench.harness.settings import Json, Settings
 
 

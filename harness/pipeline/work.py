@@ -12,8 +12,8 @@ from typing import Literal
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.data.types import Expression, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.pipeline.artefacts import ArtefactStore
 from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, Stage, StageSpec
+from rvosbench.harness.store.artefacts import ArtefactStore
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.run_schema import Score
-from rvosbench.harness.runs import Run, read_frames, read_samples
+from rvosbench.harness.results.reader import Run, read_frames, read_samples
+from rvosbench.harness.results.schema import Score
 from rvosbench.harness.scoring.kernel import Counts
 from rvosbench.harness.scoring.protocols import KEYFRAMES, Counted, average, require_protocol
 from rvosbench.harness.scoring.statistics import Bootstrap, Difference, Item, difference

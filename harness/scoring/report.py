@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rvosbench.harness.run_schema import Interval, Score
+from rvosbench.harness.results.schema import Interval, Score
 from rvosbench.harness.scoring.compare import Comparison
 from rvosbench.harness.scoring.predictions import KINDS, Problem
 from rvosbench.harness.scoring.statistics import Spread

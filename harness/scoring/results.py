@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rvosbench.harness.pipeline.artefacts import atomic_write, write_json
-from rvosbench.harness.run_schema import SCHEMA
+from rvosbench.harness.results.schema import SCHEMA
 from rvosbench.harness.scoring.kernel import f, j
 from rvosbench.harness.scoring.matching import AnnotatorItems
 from rvosbench.harness.scoring.rows import BootstrapSettings, score_rows
 from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
+from rvosbench.harness.store.artefacts import atomic_write, write_json
 
 __all__ = ["STAGES", "SampleResult", "ScoredDataset", "write_tables"]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rvosbench.harness.run_schema import Counts, FallbackUse, Interval, Score
+from rvosbench.harness.results.schema import Counts, FallbackUse, Interval, Score
 from rvosbench.harness.scoring.extras import davis_extras, hard_frames, robustness
 from rvosbench.harness.scoring.kernel import gt_present
 from rvosbench.harness.scoring.matching import AnnotatorItems

@@ -27,9 +27,9 @@ from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.data.types import BoolHW, Expression, MaskTrack, Sample, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError, nearest_name
-from rvosbench.harness.pipeline.artefacts import atomic_write
 from rvosbench.harness.scoring.predictions import Problem, VideoMasks, open_predictions, summed_up
 from rvosbench.harness.scoring.score import Progress, Strictness
+from rvosbench.harness.store.artefacts import atomic_write
 
 ROOTS: Mapping[str, str] = {"ref_youtube_vos": "Annotations/", "mevis": ""}
 """Dataset -> what precedes the video folders in its archive."""

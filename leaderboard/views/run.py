@@ -12,7 +12,7 @@ import yaml
 from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.published import display_lvlm
-from rvosbench.harness.runs import STATUSES, Run, read_frames, read_samples, status_counts
+from rvosbench.harness.results.reader import STATUSES, Run, read_frames, read_samples, status_counts
 from rvosbench.leaderboard.charts import frame_chart
 from rvosbench.leaderboard.overlays import MEANINGS, VIEWS, View, compose, hex_colour
 from rvosbench.leaderboard.tables import OURS, board

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.runs import Run, status_counts
+from rvosbench.harness.results.reader import Run, status_counts
 from rvosbench.leaderboard.tables import dataset_title
 from rvosbench.leaderboard.ui import duration, load_runs, page_title, plain, runs_root
 

@@ -39,8 +39,6 @@ from dataclasses import replace
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.pipeline.stages import Method, Stage, StageSpec
 from rvosbench.harness.settings import Settings
-from rvosbench.methods.decaf.masking import AttentionMasks, SamMasks
-from rvosbench.methods.decaf.prompts import background_needs_name
 from rvosbench.methods.decaf.reading import Ground, Reason
 from rvosbench.methods.decaf.settings import (
     AttentionSettings,
@@ -49,11 +47,13 @@ from rvosbench.methods.decaf.settings import (
     ReasonSettings,
     SamSettings,
 )
-from rvosbench.methods.lvlm.checkpoints import lvlm_settings
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.segmentation.artefacts import open_sam2
-from rvosbench.methods.segmentation.checkpoints import with_digest
-from rvosbench.methods.segmentation.from_points import TrackletSettings
+from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.sam2.checkpoints import with_digest
+from rvosbench.methods.reason.expression_prompts import background_needs_name
+from rvosbench.methods.segment.artefacts import open_sam2
+from rvosbench.methods.segment.from_map import AttentionMasks, SamMasks
+from rvosbench.methods.segment.from_points import TrackletSettings
 
 
 def build_reason(settings: ReasonSettings) -> Stage:
@@ -115,7 +115,7 @@ class Decaf:
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for a clip of the keyframes, in one sentence; imports torch."""
-        from rvosbench.methods.lvlm.estimate import clip_memory
+        from rvosbench.methods.models.lvlm.estimate import clip_memory
 
         assert isinstance(settings, DecafSettings) and lvlm is not None
         return clip_memory(lvlm, settings.lvlm, settings.rollout, settings.keyframes, size)

@@ -18,10 +18,10 @@ import numpy as np
 from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import SampleError
 from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
-from rvosbench.methods.decaf import prompts
 from rvosbench.methods.decaf.settings import GroundSettings, ReasonSettings
-from rvosbench.methods.keyframes import keyframe_indices
-from rvosbench.methods.lvlm.base import Lvlm, MapThw, Prompted
+from rvosbench.methods.ground.keyframes import keyframe_indices
+from rvosbench.methods.models.lvlm.base import Lvlm, MapThw, Prompted
+from rvosbench.methods.reason import expression_prompts as prompts
 
 Result = TypeVar("Result")
 ClipAndFrames = tuple[MapThw, MapThw]
@@ -120,7 +120,7 @@ class Ground:
     def _shared(self, video: VideoFrames, requests: Sequence[Request]) -> dict[str, ClipAndFrames | SampleError]:
         """The maps of every prompt of the video."""
         # Here, so that planning a run imports no torch.
-        from rvosbench.methods.lvlm.prefix import clip_and_frame_rollouts
+        from rvosbench.methods.ground.shared_prefix import clip_and_frame_rollouts
 
         asked: list[str] = []
         for request in requests:

@@ -11,13 +11,13 @@ from typing import Literal
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.settings import Settings, identity
-from rvosbench.methods.decaf.prompts import PromptVersion, check_version
-from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings
-from rvosbench.methods.rollout.fusion import FusionSettings
-from rvosbench.methods.rollout.spec import RolloutSpec
-from rvosbench.methods.segmentation.checkpoints import Sam2Settings
-from rvosbench.methods.segmentation.from_points import TrackletSettings
-from rvosbench.methods.segmentation.nms import DeletionRule
+from rvosbench.methods.attention.spec import RolloutSpec
+from rvosbench.methods.ground.fusion import FusionSettings
+from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
+from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
+from rvosbench.methods.reason.expression_prompts import PromptVersion, check_version
+from rvosbench.methods.segment.from_points import TrackletSettings
+from rvosbench.methods.segment.nms import DeletionRule
 
 Background = PromptVersion | Literal["none"]
 """A background prompt, or no background call at all."""

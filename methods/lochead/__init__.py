@@ -44,6 +44,7 @@ from dataclasses import replace
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.pipeline.stages import Method, Stage, StageSpec
 from rvosbench.harness.settings import Settings
+from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.lochead.grounding import Ground
 from rvosbench.methods.lochead.heads import find_heads
 from rvosbench.methods.lochead.masking import AttentionMasks, SamMasks
@@ -54,13 +55,12 @@ from rvosbench.methods.lochead.settings import (
     SamSettings,
     resolved_prompt,
 )
-from rvosbench.methods.lvlm.base import LvlmSettings
-from rvosbench.methods.lvlm.checkpoints import config_of, find, lvlm_settings
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.rollout.spec import RolloutSpec
-from rvosbench.methods.segmentation.artefacts import open_sam2
-from rvosbench.methods.segmentation.checkpoints import with_digest
-from rvosbench.methods.segmentation.from_points import TrackletSettings
+from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.checkpoints import config_of, find, lvlm_settings
+from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.sam2.checkpoints import with_digest
+from rvosbench.methods.segment.artefacts import open_sam2
+from rvosbench.methods.segment.from_points import TrackletSettings
 
 
 def build_ground(settings: GroundSettings) -> Stage:
@@ -110,7 +110,7 @@ class LocHead:
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for a batch of frames, in one sentence; imports torch."""
-        from rvosbench.methods.lvlm.estimate import RELEASED, estimate, in_words
+        from rvosbench.methods.models.lvlm.estimate import RELEASED, estimate, in_words
 
         assert isinstance(settings, LocHeadSettings) and lvlm is not None
         config = RELEASED.get(lvlm.partition("@")[0]) or config_of(lvlm)

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import SampleError
-from rvosbench.methods.decaf.prompts import object_prompt, sentence
+from rvosbench.methods.attention.capture import capture
+from rvosbench.methods.attention.recursion import LayerQK
 from rvosbench.methods.lochead.settings import Head, Prompt, Query
-from rvosbench.methods.lvlm.base import Grid, MapThw, Prompted
-from rvosbench.methods.lvlm.llava import LlavaLvlm
-from rvosbench.methods.lvlm.running import RunningLvlm
-from rvosbench.methods.lvlm.text_span import text_span
-from rvosbench.methods.rollout.capture import capture
-from rvosbench.methods.rollout.recursion import LayerQK
+from rvosbench.methods.models.lvlm.base import Grid, MapThw, Prompted
+from rvosbench.methods.models.lvlm.llava import LlavaLvlm
+from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.text_span import text_span
+from rvosbench.methods.reason.expression_prompts import object_prompt, sentence
 
 BEFORE = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "

@@ -37,7 +37,7 @@ def calibrate(
     """Find a model's localization heads (Loc-Head) on pairs of images and expressions."""
     # Here, as every other command of rvosbench loads this file too.
     from rvosbench.methods.lochead.heads import write_heads
-    from rvosbench.methods.lvlm.checkpoints import find as find_checkpoint
+    from rvosbench.methods.models.lvlm.checkpoints import find as find_checkpoint
 
     if (dataset is None) == (pairs is None):
         raise PrerequisiteError("Give either --dataset or --pairs.", "Example: --dataset ref_davis17 --data-root data")
@@ -116,9 +116,9 @@ def _find(checkpoint: str, digest: str, source: Pairs, settings: CalibrateSettin
 
     from rvosbench.harness.progress import SampleProgress
     from rvosbench.methods.lochead.finding import draw, find
-    from rvosbench.methods.lvlm.base import LvlmSettings
-    from rvosbench.methods.lvlm.load import load_lvlm
-    from rvosbench.methods.lvlm.running import RunningLvlm
+    from rvosbench.methods.models.lvlm.base import LvlmSettings
+    from rvosbench.methods.models.lvlm.load import load_lvlm
+    from rvosbench.methods.models.lvlm.running import RunningLvlm
 
     model = LvlmSettings(checkpoint=checkpoint, digest=digest, **vars(settings.lvlm))
     drawn = draw(source, settings)

@@ -19,8 +19,8 @@ from rvosbench.methods.lochead.calibration import PairHeads, Trial, most_frequen
 from rvosbench.methods.lochead.heads import Frequency, HeadFile, OfModel
 from rvosbench.methods.lochead.pairs import Pair, Pairs, draw_trial
 from rvosbench.methods.lochead.settings import CalibrateSettings, Prompt, resolved_prompt
-from rvosbench.methods.lvlm.base import LvlmSettings
-from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.running import RunningLvlm
 
 Progress = Callable[[int, int], None]
 """Pairs done, of how many."""

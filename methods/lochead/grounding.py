@@ -11,10 +11,10 @@ import numpy as np
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
-from rvosbench.methods.keyframes import keyframe_indices
+from rvosbench.methods.ground.keyframes import keyframe_indices
 from rvosbench.methods.lochead.heads import check_sizes
 from rvosbench.methods.lochead.settings import GroundSettings
-from rvosbench.methods.lvlm.base import Lvlm
+from rvosbench.methods.models.lvlm.base import Lvlm
 
 
 class Ground:
@@ -29,7 +29,7 @@ class Ground:
 
     def __init__(self, settings: GroundSettings, lvlm: Lvlm) -> None:
         # Here, so that planning a run imports no torch.
-        from rvosbench.methods.lvlm.running import RunningLvlm
+        from rvosbench.methods.models.lvlm.running import RunningLvlm
 
         if not isinstance(lvlm, RunningLvlm):
             raise PrerequisiteError(

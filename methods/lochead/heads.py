@@ -14,11 +14,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.artefacts import write_json
 from rvosbench.harness.recipes import describe
+from rvosbench.harness.store.artefacts import write_json
 from rvosbench.methods.lochead.settings import Head
-from rvosbench.methods.lvlm.base import LvlmSettings
-from rvosbench.methods.lvlm.checkpoints import config_of
+from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.checkpoints import config_of
 
 _HEAD = re.compile(r"L(\d+)H(\d+)", re.IGNORECASE)
 _Heads = Field(min_length=1)

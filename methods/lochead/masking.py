@@ -1,6 +1,6 @@
 """The ``segment`` stage: the heads' maps become one map, then masks by SAM2 from points, or by a threshold on it.
 
-The artefacts are those of ``rvosbench.methods.segmentation.artefacts``.
+The artefacts are those of ``rvosbench.methods.segment.artefacts``.
 
 Shape legend: T keyframes, K heads, h w map cells, H W pixels.
 """
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from rvosbench.harness.data.masks import track_from_masks
 from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
+from rvosbench.methods.ground.fusion import Float32, resize
 from rvosbench.methods.lochead.settings import AttentionSettings, MapSettings, SamSettings
-from rvosbench.methods.rollout.fusion import Float32, resize
-from rvosbench.methods.segmentation.artefacts import OpenVideo, masks_from_map, masks_from_points, with_maps
+from rvosbench.methods.segment.artefacts import OpenVideo, masks_from_map, masks_from_points, with_maps
 
 
 class SamMasks:

@@ -11,11 +11,11 @@ from typing import Any, Literal, get_args
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.settings import Settings, identity, runtime
-from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings
-from rvosbench.methods.rollout.fusion import Float32, normalise_clip, normalise_frames, smooth
-from rvosbench.methods.segmentation.checkpoints import Sam2Settings
-from rvosbench.methods.segmentation.from_points import TrackletSettings
-from rvosbench.methods.segmentation.nms import DeletionRule
+from rvosbench.methods.ground.fusion import Float32, normalise_clip, normalise_frames, smooth
+from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
+from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
+from rvosbench.methods.segment.from_points import TrackletSettings
+from rvosbench.methods.segment.nms import DeletionRule
 
 Head = tuple[int, int]
 """Layer and head, from 0."""

@@ -26,7 +26,7 @@ def picture(
 ) -> None:
     """Draw where a method looked: frames, attention maps, prompts, masks and ground truth of one sample."""
     # Here, as every other command of rvosbench loads this file too.
-    from rvosbench.harness.runs import read_run
+    from rvosbench.harness.results.reader import read_run
     from rvosbench.methods.picture.rows import sample_sheet
     from rvosbench.methods.picture.samples import Wanted, find_sample
 

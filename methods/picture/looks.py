@@ -10,9 +10,9 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.pipeline.stages import Method
 from rvosbench.harness.recipes import MethodChoice, Recipe, load_recipe, method_settings
 from rvosbench.harness.registry import load_method
-from rvosbench.harness.runs import RECIPE, Run
+from rvosbench.harness.results.reader import RECIPE, Run
 from rvosbench.methods.decaf.settings import DecafSettings
-from rvosbench.methods.rollout.fusion import FusionSettings
+from rvosbench.methods.ground.fusion import FusionSettings
 from rvosbench.methods.steerseg.settings import SteersegSettings
 
 

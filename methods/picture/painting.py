@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rvosbench.harness.data.types import BoolHW, FrameHW3
-from rvosbench.methods.rollout.fusion import Float32, resize
+from rvosbench.methods.ground.fusion import Float32, resize
 
 Colour = tuple[int, int, int]
 """RGB, 0..255."""

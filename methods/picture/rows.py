@@ -16,14 +16,14 @@ from rvosbench.harness.data.types import BoolHW, FrameHW3, MaskTrack, Video
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.pipeline.stages import Artefact
 from rvosbench.harness.pipeline.tracks import mask_track
-from rvosbench.harness.runs import read_frames
+from rvosbench.harness.results.reader import read_frames
 from rvosbench.harness.settings import Json
-from rvosbench.methods.keyframes import keyframe_indices
+from rvosbench.methods.ground import fusion
+from rvosbench.methods.ground.keyframes import keyframe_indices
 from rvosbench.methods.picture.looks import Look, look_of
 from rvosbench.methods.picture.painting import Colour
 from rvosbench.methods.picture.samples import Found
 from rvosbench.methods.picture.sheet import Heading, HeatRow, MaskRow, Points, Row, draw_sheet
-from rvosbench.methods.rollout import fusion
 
 PREDICTED: Colour = (240, 120, 50)
 TRUE: Colour = (66, 120, 230)

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rvosbench.harness.data.types import BoolHW, FrameHW3
+from rvosbench.methods.ground.fusion import Float32
 from rvosbench.methods.picture.painting import (
     HEAT,
     Colour,
@@ -25,7 +26,6 @@ from rvosbench.methods.picture.painting import (
     paint_mask,
     paint_points,
 )
-from rvosbench.methods.rollout.fusion import Float32
 
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (24, 30, 42)

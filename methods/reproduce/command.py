@@ -73,7 +73,7 @@ def steerseg_table(
 
 
 def _write(folder: Path, texts: tuple[str, str]) -> None:
-    from rvosbench.harness.pipeline.artefacts import atomic_write
+    from rvosbench.harness.store.artefacts import atomic_write
 
     for name, text in zip(_FILES, texts, strict=True):
         with atomic_write(folder / name) as file:

@@ -10,12 +10,12 @@ from pathlib import Path
 from rvosbench.harness.data.reader import Dataset, open_dataset
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.methods.lochead.heads import find_heads, read_heads
-from rvosbench.methods.lvlm.base import LvlmSettings
-from rvosbench.methods.lvlm.checkpoints import Checkpoint, find, is_here
+from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.checkpoints import Checkpoint, find, is_here
+from rvosbench.methods.models.sam2.checkpoints import require_on_hub, resolve
 from rvosbench.methods.reproduce.cost import Size
 from rvosbench.methods.reproduce.table import Line
 from rvosbench.methods.reproduce.world import SHAPES_SPLIT, World
-from rvosbench.methods.segmentation.checkpoints import require_on_hub, resolve
 from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, read_card, with_digest
 
 

@@ -10,11 +10,11 @@ from typing import Literal, get_args
 from rich.console import Console
 from rich.text import Text
 
-from rvosbench.harness.data.shapes import write_shapes
+from rvosbench.harness.data.synthetic import write_shapes
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import Recipe
-from rvosbench.harness.run_schema import read_scores
-from rvosbench.harness.runs import RUN, SCORES, read_run
+from rvosbench.harness.results.reader import RUN, SCORES, read_run
+from rvosbench.harness.results.schema import read_scores
 from rvosbench.methods.reproduce.cost import Method, Size, gpu_hours
 from rvosbench.methods.reproduce.pieces import Piece, Pieces
 from rvosbench.methods.reproduce.table import Cell, Line, Result, filled, published_cells
@@ -85,7 +85,7 @@ def write_data(world: World, data_root: Path) -> None:
 def run_all(jobs: Iterable[Job], console: Console) -> Outcome:
     """Runs what can be run, and fills the table's cells. An interrupt ends it; what was computed is kept."""
     from rvosbench.harness.pipeline.engine import Run
-    from rvosbench.harness.pipeline.runfolder import RunFolder
+    from rvosbench.harness.results.writer import RunFolder
 
     results: dict[tuple[Line, str], Result] = {}
     why: dict[tuple[Line, str], str] = {}

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from rvosbench.harness.published import DATASETS, load_published
-from rvosbench.harness.run_schema import Score
+from rvosbench.harness.results.schema import Score
 
 _SUBSETS = ("all", "referring", "reasoning")
 _APART = 0.05

@@ -72,12 +72,12 @@ from rvosbench.harness.pipeline.stages import Method, Stage, StageSpec
 from rvosbench.harness.settings import Settings
 from rvosbench.methods.decaf import METHOD as DECAF
 from rvosbench.methods.decaf.settings import DecafSettings
-from rvosbench.methods.lvlm.base import LvlmSettings
-from rvosbench.methods.lvlm.checkpoints import lvlm_settings
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.reasoning import reason_stage
-from rvosbench.methods.segmentation.artefacts import open_sam2
-from rvosbench.methods.segmentation.checkpoints import with_digest
+from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.sam2.checkpoints import with_digest
+from rvosbench.methods.reason import reason_stage
+from rvosbench.methods.segment.artefacts import open_sam2
 from rvosbench.methods.steerseg.grounding import Ground
 from rvosbench.methods.steerseg.masking import SamMasks
 from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card
@@ -137,7 +137,7 @@ class Steerseg:
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for a clip of the keyframes, in one sentence; imports torch."""
-        from rvosbench.methods.lvlm.estimate import clip_memory
+        from rvosbench.methods.models.lvlm.estimate import clip_memory
 
         assert isinstance(settings, SteersegSettings) and lvlm is not None
         tokens = USUAL_TOKENS if settings.soft else 0

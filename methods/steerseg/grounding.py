@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from rvosbench.harness.errors import SampleError
 from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
-from rvosbench.methods.keyframes import keyframe_indices
-from rvosbench.methods.lvlm.base import Lvlm, MapThw
+from rvosbench.methods.ground.keyframes import keyframe_indices
+from rvosbench.methods.models.lvlm.base import Lvlm, MapThw
 from rvosbench.methods.steerseg.prompts import attention_prompt
 from rvosbench.methods.steerseg.settings import GroundSettings
 
 if TYPE_CHECKING:
-    from rvosbench.methods.lvlm.soft import SoftPrompts
+    from rvosbench.methods.models.lvlm.soft import SoftPrompts
 
 Maps = Mapping[str, "tuple[MapThw, MapThw] | SampleError"]
 """By prompt, its clip map and its frame maps, or what is wrong with it."""
@@ -52,7 +52,7 @@ class Ground:
 
     def _rollouts(self, video: VideoFrames, keyframes: Sequence[int], asked: Sequence[str]) -> Maps:
         # Here, so that planning a run imports no torch.
-        from rvosbench.methods.lvlm.prefix import clip_and_frame_rollouts
+        from rvosbench.methods.ground.shared_prefix import clip_and_frame_rollouts
 
         settings = self.settings
         try:

@@ -14,11 +14,11 @@ import numpy as np
 
 from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
 from rvosbench.harness.settings import Json
-from rvosbench.methods.decaf.masking import rollout_maps
-from rvosbench.methods.rollout import fusion
-from rvosbench.methods.segmentation.artefacts import OpenVideo, with_maps
-from rvosbench.methods.segmentation.from_points import Rank, Tracklet, segment_tracklets, tracklets_from_points
-from rvosbench.methods.segmentation.segmenter import Segmenter
+from rvosbench.methods.ground import fusion
+from rvosbench.methods.models.sam2.segmenter import Segmenter
+from rvosbench.methods.segment.artefacts import OpenVideo, with_maps
+from rvosbench.methods.segment.from_map import rollout_maps
+from rvosbench.methods.segment.from_points import Rank, Tracklet, segment_tracklets, tracklets_from_points
 from rvosbench.methods.steerseg.ranking import by_decaf, by_pearson, view_maps
 from rvosbench.methods.steerseg.settings import SegmentSettings
 
@@ -30,7 +30,7 @@ FALLBACK = "SAM2 gave no mask for any point, so it was prompted at the highest c
 class SamMasks:
     """Every cell at or above ``tau_point`` prompts SAM2; the best tracklet is tracked through all frames.
 
-    Artefact: as in ``methods.segmentation.artefacts``, with ``arrays`` ``points`` (n, 4) float32, rows ``[frame index,
+    Artefact: as in ``methods.segment.artefacts``, with ``arrays`` ``points`` (n, 4) float32, rows ``[frame index,
     y, x, value]`` of what prompted; ``meta`` ``points`` (n), ``fallback`` ("", or why the highest cell alone prompted),
     ``empty_because`` (null, or why nothing is predicted) and ``tracklets``, each with ``rho_frame``, ``rho_clip`` and
     ``score``, or DecAF's scores.

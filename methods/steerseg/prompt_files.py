@@ -23,13 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import rvosbench
 from rvosbench.harness.data.digests import file_sha256
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.keys import digest_of
 from rvosbench.harness.recipes import describe
 from rvosbench.harness.settings import Json, Settings, identity, runtime
+from rvosbench.harness.store.keys import digest_of
 
 if TYPE_CHECKING:
-    from rvosbench.methods.lvlm.base import Lvlm
-    from rvosbench.methods.lvlm.soft import Position, SoftPrompt, SoftPrompts
+    from rvosbench.methods.models.lvlm.base import Lvlm
+    from rvosbench.methods.models.lvlm.soft import Position, SoftPrompt, SoftPrompts
 
 CARD = "card.json"
 SCHEMA = 1
@@ -210,8 +210,8 @@ def load_soft_prompts(settings: SoftPromptSettings, lvlm: Lvlm) -> SoftPrompts:
     Raises:
         PrerequisiteError: of another model, of another width, damaged, or not the ones the settings were made for.
     """
-    from rvosbench.methods.lvlm.running import RunningLvlm
-    from rvosbench.methods.lvlm.soft import SoftPrompts
+    from rvosbench.methods.models.lvlm.running import RunningLvlm
+    from rvosbench.methods.models.lvlm.soft import SoftPrompts
 
     if not isinstance(lvlm, RunningLvlm):
         raise TypeError(f"a {type(lvlm).__name__} takes no soft prompts")
@@ -266,7 +266,7 @@ def _read_vectors(path: Path, facts: PromptFacts, width: int, device: Any) -> So
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from rvosbench.methods.lvlm.soft import SoftPrompt
+    from rvosbench.methods.models.lvlm.soft import SoftPrompt
 
     try:
         vectors_nD = load_file(path)[TENSOR]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rvosbench.methods.decaf.prompts import object_prompt, sentence
+from rvosbench.methods.reason.expression_prompts import object_prompt, sentence
 
 _ATTRIBUTES = (
     "{sentence} \n"

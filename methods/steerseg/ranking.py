@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rvosbench.methods.rollout import fusion
-from rvosbench.methods.segmentation.from_points import Rank, Ranked, Tracklet, by_consistency
-from rvosbench.methods.segmentation.tracklets import pool_masks, select
+from rvosbench.methods.ground import fusion
+from rvosbench.methods.segment.from_points import Rank, Ranked, Tracklet, by_consistency
+from rvosbench.methods.segment.tracklets import pool_masks, select
 from rvosbench.methods.steerseg.settings import Domain, KeepSettings, RankingSettings
 
 WORST = -1.0

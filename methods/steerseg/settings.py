@@ -12,14 +12,14 @@ from typing import Literal
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.settings import Settings, identity
-from rvosbench.methods.decaf.prompts import check_version
+from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.decaf.settings import Background, Masks, Prefix
-from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings
-from rvosbench.methods.reasoning.settings import ReasoningSettings
-from rvosbench.methods.rollout.fusion import FusionSettings, Views
-from rvosbench.methods.rollout.spec import RolloutSpec
-from rvosbench.methods.segmentation.checkpoints import Sam2Settings
-from rvosbench.methods.segmentation.nms import DeletionRule
+from rvosbench.methods.ground.fusion import FusionSettings, Views
+from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
+from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
+from rvosbench.methods.reason.expression_prompts import check_version
+from rvosbench.methods.reason.settings import ReasoningSettings
+from rvosbench.methods.segment.nms import DeletionRule
 from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings
 
 PointsFrom = Literal["fused", "frame"]

@@ -35,10 +35,10 @@ from __future__ import annotations
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.pipeline.stages import Method, Stage, StageSpec
 from rvosbench.harness.settings import Settings
-from rvosbench.methods.lvlm.base import LvlmSettings
-from rvosbench.methods.lvlm.checkpoints import config_of, find, lvlm_settings
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.attention.spec import RolloutSpec
+from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.checkpoints import config_of, find, lvlm_settings
+from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.tam.settings import GroundSettings, SegmentSettings, TamSettings
 from rvosbench.methods.tam.stages import AttentionMasks, Ground
 
@@ -90,7 +90,7 @@ class Tam:
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for one view, in one sentence; imports torch."""
-        from rvosbench.methods.lvlm.estimate import RELEASED, estimate, in_words
+        from rvosbench.methods.models.lvlm.estimate import RELEASED, estimate, in_words
 
         assert isinstance(settings, TamSettings) and lvlm is not None
         config = RELEASED.get(lvlm.partition("@")[0]) or config_of(lvlm)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from rvosbench.harness.errors import SampleError
-from rvosbench.methods.lvlm.base import Prompted
-from rvosbench.methods.lvlm.running import RunningLvlm
-from rvosbench.methods.lvlm.text_span import text_span
+from rvosbench.methods.models.lvlm.base import Prompted
+from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.text_span import text_span
 from rvosbench.methods.tam.maps import Activations
 
 

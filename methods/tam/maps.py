@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rvosbench.methods.rollout.fusion import Float32
+from rvosbench.methods.ground.fusion import Float32
 from rvosbench.methods.tam.settings import Version
 
 Float64 = NDArray[np.float64]

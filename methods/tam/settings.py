@@ -7,8 +7,8 @@ from typing import Literal
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.settings import Settings, identity
-from rvosbench.methods.decaf.prompts import PromptVersion, check_version
-from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings
+from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
+from rvosbench.methods.reason.expression_prompts import PromptVersion, check_version
 
 View = Literal["clip", "frame"]
 Version = Literal["fixed", "released"]

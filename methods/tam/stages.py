@@ -12,11 +12,11 @@ import numpy as np
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
 from rvosbench.harness.settings import Json
-from rvosbench.methods.decaf.prompts import object_prompt
-from rvosbench.methods.keyframes import keyframe_indices
-from rvosbench.methods.lvlm.base import Lvlm
-from rvosbench.methods.rollout.fusion import Float32, match_keyframes
-from rvosbench.methods.segmentation.artefacts import masks_from_map
+from rvosbench.methods.ground.fusion import Float32, match_keyframes
+from rvosbench.methods.ground.keyframes import keyframe_indices
+from rvosbench.methods.models.lvlm.base import Lvlm
+from rvosbench.methods.reason.expression_prompts import object_prompt
+from rvosbench.methods.segment.artefacts import masks_from_map
 from rvosbench.methods.tam.settings import GroundSettings, SegmentSettings, Token
 
 
@@ -30,7 +30,7 @@ class Ground:
 
     def __init__(self, settings: GroundSettings, lvlm: Lvlm) -> None:
         # Here, so that planning a run imports no torch.
-        from rvosbench.methods.lvlm.running import RunningLvlm
+        from rvosbench.methods.models.lvlm.running import RunningLvlm
 
         if not isinstance(lvlm, RunningLvlm):
             raise PrerequisiteError(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.data.reader import Dataset, open_dataset
-from rvosbench.harness.data.shapes import Clip, make_clip, write_shapes
+from rvosbench.harness.data.synthetic import Clip, make_clip, write_shapes
 
 SEED, VIDEOS = 5, 4
 Expected = list[tuple[str, tuple[int, ...]]]

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rvosbench.harness.data.shapes import Clip, facts, make_clip, render
-from rvosbench.harness.data.shapes.language import Writer
-from rvosbench.harness.data.shapes.outlines import SHAPES, outline, signed_distance
-from rvosbench.harness.data.shapes.reasoning import CLAIMS
-from rvosbench.harness.data.shapes.render import COLOURS
-from rvosbench.harness.data.shapes.stories import STORIES
-from rvosbench.harness.data.shapes.view import View, answer, between, both
-from rvosbench.harness.data.shapes.world import Backdrop, Scene, Thing
+from rvosbench.harness.data.synthetic import Clip, facts, make_clip, render
+from rvosbench.harness.data.synthetic.language import Writer
+from rvosbench.harness.data.synthetic.outlines import SHAPES, outline, signed_distance
+from rvosbench.harness.data.synthetic.reasoning import CLAIMS
+from rvosbench.harness.data.synthetic.render import COLOURS
+from rvosbench.harness.data.synthetic.stories import STORIES
+from rvosbench.harness.data.synthetic.view import View, answer, between, both
+from rvosbench.harness.data.synthetic.world import Backdrop, Scene, Thing
 
 CLIPS = [make_clip(2, "valid", index) for index in range(3 * len(STORIES))]
 

@@ -14,7 +14,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from rvosbench.harness.cli import app
-from rvosbench.harness.data.shapes import layouts, make_clip, write_shapes
+from rvosbench.harness.data.synthetic import layouts, make_clip, write_shapes
 from rvosbench.harness.errors import PrerequisiteError
 
 
@@ -174,6 +174,6 @@ def test_command(tmp_path: Path) -> None:
 
 
 def test_base_install_suffices() -> None:
-    code = "import sys, rvosbench.harness.data.shapes; print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
+    code = "import sys, rvosbench.harness.data.synthetic; print(sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

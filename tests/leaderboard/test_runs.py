@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.runs import Counts, find_runs, read_frames, read_run, read_samples, status_counts
+from rvosbench.harness.results.reader import Counts, find_runs, read_frames, read_run, read_samples, status_counts
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

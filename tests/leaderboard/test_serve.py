@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rvosbench.harness.runs import find_runs
+from rvosbench.harness.results.reader import find_runs
 from rvosbench.leaderboard.serve import command
 
 pytest.importorskip("streamlit", reason="the leaderboard extra is not installed")

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rvosbench.harness.runs import find_runs
+from rvosbench.harness.results.reader import find_runs
 from rvosbench.leaderboard.pivot import Pivot, is_partial, pivot
 from rvosbench.leaderboard.tables import COLUMNS, Filters, apply, board
 

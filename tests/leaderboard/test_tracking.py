@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.runs import Counts, Score
-from rvosbench.harness.tracking import (
+from rvosbench.harness.results.mlflow import (
     Mirrored,
     MirrorFailure,
     default_uri,
@@ -25,6 +24,7 @@ from rvosbench.harness.tracking import (
     score_metrics,
     sync,
 )
+from rvosbench.harness.results.reader import Counts, Score
 
 mlflow = pytest.importorskip("mlflow", reason="the tracking extra is not installed")
 
@@ -155,7 +155,7 @@ def test_a_dead_server_is_given_up_and_reported(tmp_path: Path, write_run: Any) 
     write_run(tmp_path / "one")
     write_run(tmp_path / "two")
     script = (
-        "import sys, pathlib; from rvosbench.harness.tracking import sync, MirrorFailure\n"
+        "import sys, pathlib; from rvosbench.harness.results.mlflow import sync, MirrorFailure\n"
         "out = sync(pathlib.Path(sys.argv[1]), 'http://user:secret@127.0.0.1:9')\n"
         "assert len(out) == 2 and all(isinstance(o, MirrorFailure) for o in out), out\n"
         "print(out[0].reason); print(out[1].reason)\n"
@@ -184,7 +184,7 @@ def test_broken_folders_and_broken_stores_are_failures_with_a_reason(runs: Path,
 
 def test_two_processes_share_a_fresh_store(tmp_path: Path, write_run: Any) -> None:
     script = (
-        "import sys, pathlib; from rvosbench.harness.tracking import mirror, Mirrored, default_uri\n"
+        "import sys, pathlib; from rvosbench.harness.results.mlflow import mirror, Mirrored, default_uri\n"
         "out = mirror(pathlib.Path(sys.argv[1]), default_uri(pathlib.Path(sys.argv[1]).parent))\n"
         "assert isinstance(out, Mirrored), out\n"
     )

@@ -12,27 +12,27 @@ from typing import Any
 import clips
 import numpy as np
 import pytest
+from toy.tiny_qwen import write_small as write_small_lvlm
+from toy.tiny_sam2 import write_small as write_small_sam2
 
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.pipeline.artefacts import to_bytes
-from rvosbench.harness.pipeline.keys import artefact_key
 from rvosbench.harness.pipeline.stages import Artefact, Request, StageSpec
 from rvosbench.harness.pipeline.tracks import mask_track
 from rvosbench.harness.recipes import method_settings
 from rvosbench.harness.registry import load_method
 from rvosbench.harness.settings import identity_of
+from rvosbench.harness.store.artefacts import to_bytes
+from rvosbench.harness.store.keys import artefact_key
+from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.decaf import METHOD
 from rvosbench.methods.decaf.settings import DecafSettings, SamSettings
-from rvosbench.methods.lvlm.base import LvlmOptions
-from rvosbench.methods.lvlm.small import write_small as write_small_lvlm
-from rvosbench.methods.rollout.fusion import FusionSettings, attention_masks
-from rvosbench.methods.rollout.spec import RolloutSpec
-from rvosbench.methods.segmentation.checkpoints import Sam2Settings
-from rvosbench.methods.segmentation.from_points import TrackletSettings
-from rvosbench.methods.segmentation.small import write_small as write_small_sam2
+from rvosbench.methods.ground.fusion import FusionSettings, attention_masks
+from rvosbench.methods.models.lvlm.base import LvlmOptions
+from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
+from rvosbench.methods.segment.from_points import TrackletSettings
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl")
 TEXTS = ["the bright square", "The dark gradient", "which part does not move?"]
@@ -268,7 +268,7 @@ def test_the_method_is_registered() -> None:
 def test_planning_imports_no_torch(world: World) -> None:
     code = (
         "import sys; from rvosbench.methods.decaf import METHOD, DecafSettings; "
-        "from rvosbench.methods.segmentation.checkpoints import "
+        "from rvosbench.methods.models.sam2.checkpoints import "
         "Sam2Settings; METHOD.stages(DecafSettings(sam2=Sam2Settings(checkpoint=sys.argv[2])), sys.argv[1]); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'sam2')))"
     )

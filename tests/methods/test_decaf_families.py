@@ -9,6 +9,8 @@ from typing import Any
 import clips
 import numpy as np
 import pytest
+from toy.tiny_qwen import write_small as write_small_lvlm
+from toy.tiny_sam2 import write_small as write_small_sam2
 
 import rvosbench.methods.decaf
 from rvosbench.harness.data.frames import DecodedFrames
@@ -16,10 +18,8 @@ from rvosbench.harness.pipeline.stages import Artefact, Request, StageSpec
 from rvosbench.harness.pipeline.tracks import mask_track
 from rvosbench.harness.recipes import load_recipe, method_settings
 from rvosbench.methods.decaf import METHOD
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.lvlm.small import write_small as write_small_lvlm
-from rvosbench.methods.segmentation.artefacts import open_sam2
-from rvosbench.methods.segmentation.small import write_small as write_small_sam2
+from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.segment.artefacts import open_sam2
 
 FAMILIES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl")
 RECIPE = load_recipe(Path(__file__).parents[2] / "recipes" / "decaf_ablations.yaml")
@@ -72,7 +72,7 @@ def settings_of(row: dict[str, Any], sam2: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_row_runs(family: str, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rvosbench.methods.lvlm.internvl.MAX_TILES", 6)  # small maps have few points to track
+    monkeypatch.setattr("rvosbench.methods.models.lvlm.internvl.MAX_TILES", 6)  # small maps have few points to track
     monkeypatch.setattr(rvosbench.methods.decaf, "load_lvlm", cache(load_lvlm))
     monkeypatch.setattr(rvosbench.methods.decaf, "open_sam2", cache(open_sam2))
     video = clips.write_clip(tmp_path, "squares", TEXTS, frames=3)

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy.tiny_qwen import write_small
 
 from rvosbench.harness.data.types import Expression, FrameHW3, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.pipeline.artefacts import to_bytes
 from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request
 from rvosbench.harness.settings import identity_of
+from rvosbench.harness.store.artefacts import to_bytes
+from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.decaf import METHOD
 from rvosbench.methods.decaf.reading import Ground
 from rvosbench.methods.decaf.settings import DecafSettings, GroundSettings
-from rvosbench.methods.lvlm.base import Lvlm, LvlmOptions, LvlmSettings
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.lvlm.small import write_small
-from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.models.lvlm.base import Lvlm, LvlmOptions, LvlmSettings
+from rvosbench.methods.models.lvlm.load import load_lvlm
 
 
 class Frames:

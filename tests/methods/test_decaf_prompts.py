@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.methods.decaf import prompts
-from rvosbench.methods.keyframes import keyframe_indices
+from rvosbench.methods.ground.keyframes import keyframe_indices
+from rvosbench.methods.reason import expression_prompts as prompts
 
 
 @pytest.fixture(scope="module")

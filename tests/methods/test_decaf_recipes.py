@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from toy.tiny_qwen import write_small as write_small_lvlm
+from toy.tiny_sam2 import write_small as write_small_sam2
 
 from rvosbench.harness.pipeline.stages import StageSpec
 from rvosbench.harness.recipes import load_recipe, method_settings
 from rvosbench.harness.registry import load_method
-from rvosbench.methods.lvlm.small import write_small as write_small_lvlm
-from rvosbench.methods.segmentation.checkpoints import FOLDER_VARIABLE
-from rvosbench.methods.segmentation.small import write_small as write_small_sam2
+from rvosbench.methods.models.sam2.checkpoints import FOLDER_VARIABLE
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

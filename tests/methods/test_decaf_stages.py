@@ -15,20 +15,20 @@ import torch
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.types import Expression, FrameHW3, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.pipeline.artefacts import to_bytes
 from rvosbench.harness.pipeline.stages import Artefact, Request, Stage
 from rvosbench.harness.pipeline.tracks import mask_track
-from rvosbench.methods.decaf import prompts
-from rvosbench.methods.decaf.masking import AttentionMasks, SamMasks
+from rvosbench.harness.store.artefacts import to_bytes
+from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.decaf.reading import Ground, Reason
 from rvosbench.methods.decaf.settings import AttentionSettings, GroundSettings, ReasonSettings, SamSettings
-from rvosbench.methods.lvlm.base import Grid, LvlmSettings, Prompted, Reading
-from rvosbench.methods.rollout import fusion
-from rvosbench.methods.rollout.spec import RolloutSpec
-from rvosbench.methods.segmentation.checkpoints import Sam2Settings
-from rvosbench.methods.segmentation.from_points import TrackletSettings
-from rvosbench.methods.segmentation.packed import PackedMasks
-from rvosbench.methods.segmentation.segmenter import PointMasks, TrackedMasks
+from rvosbench.methods.ground import fusion
+from rvosbench.methods.models.lvlm.base import Grid, LvlmSettings, Prompted, Reading
+from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
+from rvosbench.methods.models.sam2.segmenter import PointMasks, TrackedMasks
+from rvosbench.methods.reason import expression_prompts as prompts
+from rvosbench.methods.segment.from_map import AttentionMasks, SamMasks
+from rvosbench.methods.segment.from_points import TrackletSettings
+from rvosbench.methods.segment.packed import PackedMasks
 
 HEIGHT, WIDTH = 40, 60
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.artefacts import ArtefactStore, from_bytes, to_bytes, write_json
 from rvosbench.harness.pipeline.stages import Artefact
+from rvosbench.harness.store.artefacts import ArtefactStore, from_bytes, to_bytes, write_json
 
 ARTEFACT = Artefact(
     meta={"answer": "swän", "n": 3, "rles": ["a", None]},
@@ -48,7 +48,7 @@ def test_a_full_disk_leaves_nothing_under_the_final_name(tmp_path: Path, monkeyp
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("rvosbench.harness.pipeline.artefacts.os.fsync", full)
+    monkeypatch.setattr("rvosbench.harness.store.artefacts.os.fsync", full)
     with pytest.raises(PrerequisiteError, match="No space left") as caught:
         store.write("ground", "ab12", ARTEFACT)
     assert "Free disk space" in caught.value.fix

@@ -13,12 +13,12 @@ from clips import write_dataset
 from rich.console import Console
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.artefacts import ArtefactStore
 from rvosbench.harness.pipeline.engine import Run
-from rvosbench.harness.pipeline.runfolder import RunFolder
 from rvosbench.harness.recipes import Recipe
-from rvosbench.harness.run_schema import FallbackUse
-from rvosbench.harness.runs import read_run
+from rvosbench.harness.results.reader import read_run
+from rvosbench.harness.results.schema import FallbackUse
+from rvosbench.harness.results.writer import RunFolder
+from rvosbench.harness.store.artefacts import ArtefactStore
 
 
 def execute(folder: Path, texts: dict[str, list[str]]) -> tuple[Path, str, int]:

@@ -14,9 +14,9 @@ import yaml
 from clips import write_dataset
 from fake_server import FakeServer
 from processes import SUPPORT, Command, rvosbench, wait_for_lines
+from toy.tiny_qwen import write_small
 
-from rvosbench.harness.pipeline.artefacts import ArtefactStore
-from rvosbench.methods.lvlm.small import write_small
+from rvosbench.harness.store.artefacts import ArtefactStore
 
 VIDEOS = {name: [f"{name} first", f"{name} second"] for name in ("a", "b", "c")}
 SAMPLES = 6

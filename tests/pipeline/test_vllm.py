@@ -22,22 +22,22 @@ import pytest
 import yaml
 from clips import write_clip, write_dataset
 from processes import Command, rvosbench
+from toy.tiny_qwen import write_small
 
-from rvosbench.harness.cluster.executor import InProcessExecutor
-from rvosbench.harness.cluster.serving import serving
-from rvosbench.harness.cluster.vllm import installed_build
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.data.reader import open_dataset
-from rvosbench.harness.data.shapes import write_shapes
+from rvosbench.harness.data.synthetic import write_shapes
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import SampleError
-from rvosbench.harness.pipeline.servers import Servers
+from rvosbench.harness.execute.executor import InProcessExecutor
 from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, StageSpec
 from rvosbench.harness.recipes import ServingChoice
-from rvosbench.methods.lvlm.base import LvlmSettings
-from rvosbench.methods.lvlm.checkpoints import lvlm_settings
-from rvosbench.methods.lvlm.small import write_small
-from rvosbench.methods.reasoning import ReasoningSettings, reason_stage
+from rvosbench.harness.serving.needs import Servers
+from rvosbench.harness.serving.replicas import serving
+from rvosbench.harness.serving.vllm import installed_build
+from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.reason import ReasoningSettings, reason_stage
 
 
 def _gpus() -> int:
@@ -58,7 +58,7 @@ GPUS = _gpus()
 TRAINED = Path(__file__).resolve().parents[2] / "checkpoints" / "shapes" / "qwen2_5_vl"
 START_SECONDS = 400.0
 LVLM: dict[str, Any] = {"dtype": "float32", "device": "cpu", "clip_min_tokens": 20}
-"""Enough visual tokens that 4 frames take fewer position ids in time than in space; see methods.reasoning.remote."""
+"""Enough visual tokens that 4 frames take fewer position ids in time than in space; see methods.reason.remote."""
 LIMIT = 4 * 400 + 2048 + 128
 """Tokens of prompt and answer that the server takes: the stage's own estimate."""
 TEXTS = [f"the square that is number {index}" for index in range(4)]

@@ -9,7 +9,7 @@ import pytest
 
 from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.runs import Run, read_run
+from rvosbench.harness.results.reader import Run, read_run
 from rvosbench.harness.scoring.compare import compare
 from rvosbench.harness.scoring.results import SampleResult, ScoredDataset, write_tables
 from rvosbench.harness.scoring.score import score_predictions

@@ -11,7 +11,7 @@ import pytest
 
 from rvosbench.harness.data.types import Expression, Sample, Video
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.run_schema import read_scores
+from rvosbench.harness.results.schema import read_scores
 from rvosbench.harness.scoring.results import SampleResult, ScoredDataset, write_tables
 from rvosbench.harness.scoring.statistics import Bootstrap
 

@@ -14,7 +14,7 @@ import pytest
 from rvosbench.harness.data.reader import Dataset, open_dataset
 from rvosbench.harness.data.types import BoolHW
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.run_schema import read_scores
+from rvosbench.harness.results.schema import read_scores
 from rvosbench.harness.scoring.score import score_predictions
 from rvosbench.harness.scoring.statistics import Bootstrap
 
@@ -296,7 +296,7 @@ def test_the_real_sample(samples: Path, tmp_path: Path) -> None:
 
 def test_scoring_never_imports_models_or_clusters() -> None:
     code = (
-        "import sys, rvosbench.harness.scoring.score, harness.scoring.stage, harness.scoring.submission\n"
+        "import sys, rvosbench.harness.scoring.score, harness.pipeline.score, harness.scoring.submission\n"
         "print([m for m in ('torch', 'ray', 'mlflow', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

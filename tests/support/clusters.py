@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from processes import PYTHONPATH
 
 
 @contextmanager
@@ -15,7 +14,6 @@ def local_ray(gpus: int) -> Iterator[None]:
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", PYTHONPATH)
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(
             num_cpus=2, num_gpus=gpus, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from fake_method import BrightSettings
 
-from rvosbench.harness.pipeline.servers import Servers
 from rvosbench.harness.pipeline.stages import Outcome, Request, Stage, StageSpec, VideoFrames
+from rvosbench.harness.serving.needs import Servers
 from rvosbench.harness.settings import Settings, identity, runtime
-from rvosbench.methods.lvlm.base import LvlmOptions
-from rvosbench.methods.lvlm.checkpoints import lvlm_settings
-from rvosbench.methods.reasoning import build_reason, reason_stage
-from rvosbench.methods.reasoning.settings import CotSettings, ReasoningSettings
+from rvosbench.methods.models.lvlm.base import LvlmOptions
+from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.reason import build_reason, reason_stage
+from rvosbench.methods.reason.settings import CotSettings, ReasoningSettings
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ import uuid
 from pathlib import Path
 
 SUPPORT = Path(__file__).resolve().parent
-PYTHONPATH = os.pathsep.join((str(SUPPORT), str(SUPPORT.parents[1] / "src")))
-"""Children import this checkout, whichever the environment has installed."""
 MARK = "RVOSBENCH_TEST_MARK"
 
 
@@ -20,7 +18,7 @@ class Command:
 
     def __init__(self, *arguments: str, folder: Path, environment: dict[str, str] | None = None) -> None:
         self.mark = uuid.uuid4().hex
-        variables = {**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         variables.pop("RAY_ADDRESS", None)
         variables |= {MARK: self.mark, **(environment or {})}
         self.process = subprocess.Popen(

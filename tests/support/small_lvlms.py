@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import clips
 import pytest
+from toy.tiny_qwen import write_small
 
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.pipeline.stages import Artefact, Request, StageSpec
-from rvosbench.methods.lvlm.small import write_small
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "llava_onevision", "internvl", "llava")
 TEXTS = ["the bright square", "The dark gradient."]

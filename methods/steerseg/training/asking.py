@@ -12,8 +12,8 @@ from pathlib import Path
 from rvosbench.harness.data.types import Expression, FrameHW3, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.pipeline.stages import Request
-from rvosbench.methods.lvlm.checkpoints import lvlm_settings
-from rvosbench.methods.reasoning import reason_stage
+from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.reason import reason_stage
 from rvosbench.methods.steerseg.training.files import ATTRIBUTES, TrainingFolder
 from rvosbench.methods.steerseg.training.lessons import Attributes
 from rvosbench.methods.steerseg.training.recipe import TrainRecipe

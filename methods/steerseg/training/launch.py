@@ -117,7 +117,7 @@ def _ray(choice: WorkersChoice) -> Iterator[None]:
             "Install the extra (uv pip install -c constraints.txt -e '.[run]') or use "
             "--set workers.executor=inprocess.",
         ) from error
-    from rvosbench.harness.cluster.ray_pool import RAY_ENVIRONMENT
+    from rvosbench.harness.execute.ray_pool import RAY_ENVIRONMENT
 
     address = choice.address or os.environ.get("RAY_ADDRESS")
     for name, value in RAY_ENVIRONMENT.items():

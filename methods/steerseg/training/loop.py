@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.methods.lvlm.running import RunningLvlm
-from rvosbench.methods.lvlm.soft import SoftPrompt, with_soft
+from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.soft import SoftPrompt, with_soft
 from rvosbench.methods.steerseg.prompt_files import Role
 from rvosbench.methods.steerseg.training.files import METRICS, STEPS, State, TrainingFolder
 from rvosbench.methods.steerseg.training.lessons import Lessons, Sample, Split, Unit, looked_at

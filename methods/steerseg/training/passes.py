@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rvosbench.methods.lvlm.base import Prompted
-from rvosbench.methods.lvlm.embedding import padded, positions
-from rvosbench.methods.lvlm.running import RunningLvlm
-from rvosbench.methods.lvlm.soft import picture_tokens, soft_embeddings
-from rvosbench.methods.rollout.capture import capture
-from rvosbench.methods.rollout.recursion import rollout_rows
-from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.attention.capture import capture
+from rvosbench.methods.attention.recursion import rollout_rows
+from rvosbench.methods.attention.spec import RolloutSpec
+from rvosbench.methods.models.lvlm.base import Prompted
+from rvosbench.methods.models.lvlm.embedding import padded, positions
+from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.soft import picture_tokens, soft_embeddings
 
 
 def soft_maps(
@@ -35,7 +35,7 @@ def soft_maps(
     Args:
         lvlm: the model.
         batch: the prompts, all of clips or all of frames.
-        seen: what the model sees in the pictures of each, (n, D) as ``rvosbench.methods.lvlm.embedding.see`` gives it.
+        seen: what the model sees in the pictures of each, (n, D) as ``models.lvlm.embedding.see`` gives it.
         spec: of the rollout.
         weight_gradient: whether gradients go through the head weights.
     """

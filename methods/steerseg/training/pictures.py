@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from rvosbench.harness.data.types import FrameHW3
+from rvosbench.methods.ground.fusion import match_keyframes, normalise_clip
 from rvosbench.methods.picture.painting import Colour, cell_size, fit, fit_mask, paint_heat, paint_mask
-from rvosbench.methods.rollout.fusion import match_keyframes, normalise_clip
 from rvosbench.methods.steerseg.training.prepared import Call
 from rvosbench.methods.steerseg.training.targets import Float32
 

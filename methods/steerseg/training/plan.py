@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.methods.lvlm.checkpoints import config_of
-from rvosbench.methods.lvlm.estimate import RELEASED, in_words
-from rvosbench.methods.lvlm.training_memory import step_memory
+from rvosbench.methods.models.lvlm.checkpoints import config_of
+from rvosbench.methods.models.lvlm.estimate import RELEASED, in_words
+from rvosbench.methods.models.lvlm.training_memory import step_memory
 from rvosbench.methods.steerseg.training.lessons import Lessons, Split, looked_at, split
 from rvosbench.methods.steerseg.training.recipe import TrainRecipe, View
 from rvosbench.methods.steerseg.training.sources import Source, open_source

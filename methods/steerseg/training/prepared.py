@@ -19,11 +19,11 @@ import torch
 
 from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.methods.lvlm.base import Grid, Prompted
-from rvosbench.methods.lvlm.embedding import see
-from rvosbench.methods.lvlm.prefix import PROBE, Tail, completed
-from rvosbench.methods.lvlm.running import RunningLvlm
-from rvosbench.methods.lvlm.soft import by_token, picture_span
+from rvosbench.methods.ground.shared_prefix import PROBE, Tail, completed
+from rvosbench.methods.models.lvlm.base import Grid, Prompted
+from rvosbench.methods.models.lvlm.embedding import see
+from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.soft import by_token, picture_span
 from rvosbench.methods.steerseg.prompts import attention_prompt
 from rvosbench.methods.steerseg.training.lessons import Lessons, Sample, Unit
 from rvosbench.methods.steerseg.training.recipe import View

@@ -16,12 +16,12 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.keys import digest_of
 from rvosbench.harness.recipes import TrackingChoice, describe, read_values
 from rvosbench.harness.settings import Settings, identity, identity_of, runtime
-from rvosbench.methods.lvlm.base import LvlmOptions
-from rvosbench.methods.reasoning.settings import ReasoningSettings
-from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.harness.store.keys import digest_of
+from rvosbench.methods.attention.spec import RolloutSpec
+from rvosbench.methods.models.lvlm.base import LvlmOptions
+from rvosbench.methods.reason.settings import ReasoningSettings
 from rvosbench.methods.steerseg.prompt_files import Role
 
 View = Literal["clip", "frame"]

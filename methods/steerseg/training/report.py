@@ -34,8 +34,8 @@ def mirror(recipe: TrainRecipe, path: Path) -> str | None:
     Raises:
         PrerequisiteError: the package mlflow is not installed.
     """
-    from rvosbench.harness.curves import Curves, mirror_curves
-    from rvosbench.harness.tracking import MirrorFailure, default_uri
+    from rvosbench.harness.results.mlflow import MirrorFailure, default_uri
+    from rvosbench.harness.results.mlflow_curves import Curves, mirror_curves
 
     folder = TrainingFolder(path)
     curves: dict[str, list[tuple[int, float]]] = {}

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from rvosbench.harness.data.types import FrameHW3, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.methods.keyframes import keyframe_indices
+from rvosbench.methods.ground.keyframes import keyframe_indices
 from rvosbench.methods.steerseg.training.recipe import DataChoice
 
 if TYPE_CHECKING:
@@ -155,8 +155,8 @@ class ShapesSource:
     """Clips of the bundled world, made in memory; the same numbers give the same clips on any machine."""
 
     def __init__(self, count: int, split: str, seed: int, keyframes: int) -> None:
-        from rvosbench.harness.data.shapes.clip import SPLITS
-        from rvosbench.harness.data.shapes.write import VERSION
+        from rvosbench.harness.data.synthetic.clip import SPLITS
+        from rvosbench.harness.data.synthetic.write import VERSION
 
         if split not in SPLITS:
             raise PrerequisiteError(f"The bundled world has no split '{split}'.", f"Known: {', '.join(SPLITS)}.")
@@ -194,7 +194,7 @@ class _ShapesClip:
 
 
 def _shapes_clip(seed: int, split: str, keyframes: int, index: int) -> _ShapesClip:
-    from rvosbench.harness.data.shapes.clip import make_clip
+    from rvosbench.harness.data.synthetic.clip import make_clip
 
     clip = make_clip(seed, split, index)
     kept = list(keyframe_indices(len(clip.ids_THW), keyframes))

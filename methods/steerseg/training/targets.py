@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rvosbench.methods.lvlm.base import Grid
+from rvosbench.methods.models.lvlm.base import Grid
 from rvosbench.methods.steerseg.training.sources import BoolTHW
 
 Float32 = NDArray[np.float32]

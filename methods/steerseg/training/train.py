@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from rvosbench.harness.pipeline.keys import digest_of
 from rvosbench.harness.settings import identity_of
-from rvosbench.methods.lvlm.base import LvlmSettings
-from rvosbench.methods.lvlm.checkpoints import lvlm_settings
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.lvlm.running import RunningLvlm
+from rvosbench.harness.store.keys import digest_of
+from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.lvlm.running import RunningLvlm
 from rvosbench.methods.steerseg.prompt_files import BaseModelFacts, DataFacts, Role, save_soft_prompts
 from rvosbench.methods.steerseg.training.asking import attributes_of
 from rvosbench.methods.steerseg.training.files import PICTURES, PROMPTS, TrainingFolder

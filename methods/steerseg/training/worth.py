@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from rvosbench.methods.lvlm.checkpoints import lvlm_settings
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.lvlm.running import RunningLvlm
-from rvosbench.methods.lvlm.soft import SoftPrompt
+from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.soft import SoftPrompt
 from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card
 from rvosbench.methods.steerseg.training.lessons import Split, split
 from rvosbench.methods.steerseg.training.loop import Judged, PromptTraining

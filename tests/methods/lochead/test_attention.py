@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.attention.recursion import LayerQK
 from rvosbench.methods.lochead.attention import (
     BEFORE,
     all_head_maps,
@@ -20,11 +21,10 @@ from rvosbench.methods.lochead.attention import (
     rows_of_layer,
 )
 from rvosbench.methods.lochead.settings import Prompt, Query, resolved_prompt
-from rvosbench.methods.lvlm.base import LvlmSettings
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.lvlm.running import RunningLvlm
-from rvosbench.methods.lvlm.text_span import text_span
-from rvosbench.methods.rollout.recursion import LayerQK
+from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.text_span import text_span
 
 FAMILIES = ("qwen2_5_vl", "llava_onevision", "internvl", "llava")
 EXPRESSION = "The Café's dog 🐕 on the left"

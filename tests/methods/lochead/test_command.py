@@ -20,7 +20,7 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.methods.lochead.command import calibrate
 from rvosbench.methods.lochead.heads import find_heads, read_heads
 from rvosbench.methods.lochead.pairs import DatasetPairs, ListedPairs, draw_trial
-from rvosbench.methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 
 SMALL = ("--set", "lvlm.dtype=float32", "--set", "lvlm.clip_max_tokens=24", "--set", "lvlm.device=cpu")
 Run = Callable[..., Result]

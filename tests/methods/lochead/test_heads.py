@@ -19,8 +19,8 @@ from rvosbench.methods.lochead.heads import (
     read_heads,
     write_heads,
 )
-from rvosbench.methods.lvlm.base import LvlmSettings
-from rvosbench.methods.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 
 HUB = LvlmSettings(
     checkpoint="llava-hf/llava-1.5-7b-hf", digest="llava-hf/llava-1.5-7b-hf@" + "b" * 40, dtype="float16"

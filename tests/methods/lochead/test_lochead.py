@@ -13,24 +13,24 @@ import clips
 import numpy as np
 import pytest
 from small_lvlms import run_all
+from toy.tiny_sam2 import write_small as write_small_sam2
 
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.pipeline.artefacts import to_bytes
-from rvosbench.harness.pipeline.keys import artefact_key
 from rvosbench.harness.pipeline.stages import Artefact, Request
 from rvosbench.harness.pipeline.tracks import mask_track
 from rvosbench.harness.recipes import method_settings
 from rvosbench.harness.registry import load_method
+from rvosbench.harness.store.artefacts import to_bytes
+from rvosbench.harness.store.keys import artefact_key
+from rvosbench.methods.ground.fusion import attention_masks, gaussian_kernel
 from rvosbench.methods.lochead import METHOD
 from rvosbench.methods.lochead.masking import masks_above_mean, summed_map
 from rvosbench.methods.lochead.settings import GroundSettings, LocHeadSettings, MapSettings
-from rvosbench.methods.lvlm.base import LvlmOptions
-from rvosbench.methods.rollout.fusion import attention_masks, gaussian_kernel
-from rvosbench.methods.segmentation.checkpoints import Sam2Settings
-from rvosbench.methods.segmentation.small import write_small as write_small_sam2
+from rvosbench.methods.models.lvlm.base import LvlmOptions
+from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
 
 SETTINGS = LocHeadSettings(
     heads="L2H1 L3H0 L3H2",

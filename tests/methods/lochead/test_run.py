@@ -12,16 +12,16 @@ import pytest
 import typer
 import yaml
 from rich.console import Console
+from toy.tiny_sam2 import write_small as write_small_sam2
 from typer.testing import CliRunner
 
-from rvosbench.harness.data.shapes import write_shapes
+from rvosbench.harness.data.synthetic import write_shapes
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.pipeline.engine import Run, media_index
 from rvosbench.harness.pipeline.plan import make_plan, memory_lines
-from rvosbench.harness.pipeline.runfolder import RunFolder
 from rvosbench.harness.recipes import Recipe
+from rvosbench.harness.results.writer import RunFolder
 from rvosbench.methods.lochead.command import calibrate
-from rvosbench.methods.segmentation.small import write_small as write_small_sam2
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 FRAMES, EXPRESSIONS = 4, 2

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-
-from rvosbench.methods.lvlm.small import write_small as write_small_lvlm
-from rvosbench.methods.segmentation.small import write_small as write_small_sam2
+from toy.tiny_qwen import write_small as write_small_lvlm
+from toy.tiny_sam2 import write_small as write_small_sam2
 
 WriteWorld = Callable[..., str]
 

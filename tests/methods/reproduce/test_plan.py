@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from rvosbench.harness.data.shapes import write_shapes
+from rvosbench.harness.data.synthetic import write_shapes
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import method_settings
 from rvosbench.harness.registry import load_method
-from rvosbench.methods.lvlm.checkpoints import find
+from rvosbench.methods.models.lvlm.checkpoints import find
 from rvosbench.methods.reproduce import steerseg_table
 from rvosbench.methods.reproduce.running import Job, plan
 from rvosbench.methods.reproduce.table import Line

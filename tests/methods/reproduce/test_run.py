@@ -11,7 +11,7 @@ import typer
 
 import rvosbench.harness.pipeline.engine
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.runs import find_runs
+from rvosbench.harness.results.reader import find_runs
 from rvosbench.methods.reproduce import steerseg_table
 from rvosbench.methods.reproduce.running import plan
 from rvosbench.methods.reproduce.world import load_world

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rvosbench.harness.run_schema import Counts, Interval, Score
+from rvosbench.harness.results.schema import Counts, Interval, Score
 from rvosbench.methods.reproduce.report import CSV_COLUMNS, show, tables, to_csv, to_markdown
 from rvosbench.methods.reproduce.table import Cell, Column, Line, Result, filled, published_cells
 from rvosbench.methods.reproduce.world import load_world

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from toy.tiny_qwen import SmallShape
+from toy.tiny_qwen import write_small as write_small_lvlm
+from toy.tiny_sam2 import write_small as write_small_sam2
 
-from rvosbench.methods.lvlm.checkpoints import find
-from rvosbench.methods.lvlm.small import SmallShape
-from rvosbench.methods.lvlm.small import write_small as write_small_lvlm
-from rvosbench.methods.lvlm.soft import SoftPrompt
-from rvosbench.methods.segmentation.small import write_small as write_small_sam2
+from rvosbench.methods.models.lvlm.checkpoints import find
+from rvosbench.methods.models.lvlm.soft import SoftPrompt
 from rvosbench.methods.steerseg.prompt_files import BaseModelFacts, DataFacts, save_soft_prompts
 
 

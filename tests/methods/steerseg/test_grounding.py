@@ -14,12 +14,12 @@ import pytest
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import SampleError
-from rvosbench.harness.pipeline.artefacts import to_bytes
 from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request
-from rvosbench.methods.lvlm.checkpoints import lvlm_settings
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.lvlm.prefix import clip_and_frame_rollouts
-from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.harness.store.artefacts import to_bytes
+from rvosbench.methods.attention.spec import RolloutSpec
+from rvosbench.methods.ground.shared_prefix import clip_and_frame_rollouts
+from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
+from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.steerseg.grounding import Ground
 from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts
 from rvosbench.methods.steerseg.prompts import attention_prompt

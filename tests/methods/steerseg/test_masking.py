@@ -14,16 +14,16 @@ import pytest
 
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.types import Expression
-from rvosbench.harness.pipeline.artefacts import to_bytes
 from rvosbench.harness.pipeline.stages import Artefact, Request
 from rvosbench.harness.pipeline.tracks import mask_track
-from rvosbench.methods.decaf.masking import SamMasks as DecafMasks
+from rvosbench.harness.store.artefacts import to_bytes
 from rvosbench.methods.decaf.settings import SamSettings
-from rvosbench.methods.rollout.fusion import FusionSettings
-from rvosbench.methods.segmentation.checkpoints import Sam2Settings
-from rvosbench.methods.segmentation.from_points import TrackletSettings
-from rvosbench.methods.segmentation.packed import PackedMasks
-from rvosbench.methods.segmentation.segmenter import PointMasks, TrackedMasks
+from rvosbench.methods.ground.fusion import FusionSettings
+from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
+from rvosbench.methods.models.sam2.segmenter import PointMasks, TrackedMasks
+from rvosbench.methods.segment.from_map import SamMasks as DecafMasks
+from rvosbench.methods.segment.from_points import TrackletSettings
+from rvosbench.methods.segment.packed import PackedMasks
 from rvosbench.methods.steerseg.masking import FALLBACK, NO_MASK, NO_POINT, SamMasks
 from rvosbench.methods.steerseg.settings import KeepSettings, RankingSettings, SegmentSettings
 

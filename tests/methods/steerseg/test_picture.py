@@ -11,10 +11,10 @@ import numpy as np
 
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.pipeline.stages import Artefact
+from rvosbench.methods.ground.fusion import FusionSettings
 from rvosbench.methods.picture.looks import Look
 from rvosbench.methods.picture.rows import heading, heat_rows
 from rvosbench.methods.picture.sheet import Heading, HeatRow
-from rvosbench.methods.rollout.fusion import FusionSettings
 
 PLAIN = FusionSettings(subtract_background=False, clip_kernel=1, frame_kernel=1)
 KEYFRAMES = [0, 2, 5]

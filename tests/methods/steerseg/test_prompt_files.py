@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from toy.tiny_qwen import write_small
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.settings import identity_of
-from rvosbench.methods.lvlm.base import LvlmSettings
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.lvlm.running import RunningLvlm
-from rvosbench.methods.lvlm.small import write_small
-from rvosbench.methods.lvlm.soft import SoftPrompt
+from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.soft import SoftPrompt
 from rvosbench.methods.steerseg.prompt_files import (
     BaseModelFacts,
     DataFacts,

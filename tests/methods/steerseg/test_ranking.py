@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rvosbench.methods.rollout.fusion import FusionSettings, RolloutMaps
-from rvosbench.methods.segmentation.from_points import Tracklet, by_consistency
-from rvosbench.methods.segmentation.packed import PackedMasks
+from rvosbench.methods.ground.fusion import FusionSettings, RolloutMaps
+from rvosbench.methods.segment.from_points import Tracklet, by_consistency
+from rvosbench.methods.segment.packed import PackedMasks
 from rvosbench.methods.steerseg.ranking import ViewMaps, by_decaf, by_pearson, correlation, kept, pearson, view_maps
 from rvosbench.methods.steerseg.settings import KeepSettings, RankingSettings
 

@@ -19,16 +19,16 @@ from small_lvlms import run_all
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.pipeline.artefacts import to_bytes
-from rvosbench.harness.pipeline.keys import artefact_key
 from rvosbench.harness.pipeline.stages import Artefact, Request
 from rvosbench.harness.pipeline.tracks import mask_track
 from rvosbench.harness.recipes import method_settings
 from rvosbench.harness.registry import load_method
-from rvosbench.methods.decaf.prompts import object_prompt
-from rvosbench.methods.lvlm.base import LvlmOptions, LvlmSettings, Prompted
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.rollout.fusion import attention_masks
+from rvosbench.harness.store.artefacts import to_bytes
+from rvosbench.harness.store.keys import artefact_key
+from rvosbench.methods.ground.fusion import attention_masks
+from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings, Prompted
+from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.reason.expression_prompts import object_prompt
 from rvosbench.methods.tam import METHOD
 from rvosbench.methods.tam.explaining import explain
 from rvosbench.methods.tam.maps import answer_maps

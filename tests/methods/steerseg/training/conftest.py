@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter
+from toy.tiny_qwen import write_small
 
-from rvosbench.methods.lvlm.base import LvlmSettings
-from rvosbench.methods.lvlm.load import load_lvlm
-from rvosbench.methods.lvlm.running import RunningLvlm
-from rvosbench.methods.lvlm.small import write_small
+from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.lvlm.running import RunningLvlm
 from rvosbench.methods.steerseg.training.recipe import TrainRecipe
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "llava_onevision", "internvl")

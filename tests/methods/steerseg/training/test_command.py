@@ -13,9 +13,9 @@ import pytest
 from mlflow import MlflowClient
 from processes import Command
 
-from rvosbench.harness.curves import Curves, mirror_curves
 from rvosbench.harness.recipes import TrackingChoice
-from rvosbench.harness.tracking import EXPERIMENT, Mirrored, default_uri
+from rvosbench.harness.results.mlflow import EXPERIMENT, Mirrored, default_uri
+from rvosbench.harness.results.mlflow_curves import Curves, mirror_curves
 from rvosbench.methods.steerseg.prompt_files import read_card
 from rvosbench.methods.steerseg.training.files import STEPS, TrainingFolder
 from rvosbench.methods.steerseg.training.launch import folder_of, launch

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from rvosbench.methods.lvlm.embedding import padded
-from rvosbench.methods.lvlm.running import RunningLvlm
-from rvosbench.methods.lvlm.soft import SoftPrompt, with_soft
-from rvosbench.methods.rollout.spec import RolloutSpec
+from rvosbench.methods.attention.spec import RolloutSpec
+from rvosbench.methods.models.lvlm.embedding import padded
+from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.soft import SoftPrompt, with_soft
 from rvosbench.methods.steerseg.prompts import attention_prompt
 from rvosbench.methods.steerseg.training.lessons import Sample
 from rvosbench.methods.steerseg.training.loop import require_frozen

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rvosbench.harness.data.shapes.write import write_shapes
+from rvosbench.harness.data.synthetic.write import write_shapes
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.methods.steerseg.training.recipe import DataChoice
 from rvosbench.methods.steerseg.training.sources import Source, open_source

@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from toy.tiny_qwen import write_small
 from transformers import AutoTokenizer
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.methods.lvlm.small import write_small
 from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card, with_digest
 from rvosbench.methods.steerseg.prompts import attention_prompt
 from rvosbench.methods.steerseg.training.asking import attributes_of
@@ -229,7 +229,7 @@ def test_a_state_of_another_model_or_a_damaged_one_is_refused(recipe: Recipe, tm
 
 
 def test_the_model_is_asked_for_attributes_once(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rvosbench.methods.reasoning import stage
+    from rvosbench.methods.reason import stage
 
     asked: list[str] = []
 

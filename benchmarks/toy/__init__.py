@@ -1,0 +1,1 @@
+"""Writers and trainers of the small checkpoints; none of it is installed."""

@@ -1,0 +1,1 @@
+"""Where work runs: in process or on Ray."""

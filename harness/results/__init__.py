@@ -1,0 +1,1 @@
+"""Run folders: their schema, writer, reader and MLflow mirror."""

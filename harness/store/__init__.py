@@ -1,0 +1,1 @@
+"""Artefacts of stages on disk, addressed by content."""

@@ -1,0 +1,1 @@
+"""Ground: from attention to a map on keyframes."""

@@ -1,0 +1,217 @@
+"""Finds a checkpoint and names its content. No torch here: planning a run needs digests, not weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rvosbench.harness.data.digests import MediaIndex
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.methods.models.lvlm.base import LvlmSettings
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+_NEEDED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that exists."""
+
+    digest: str
+    """Of the folder's files, or ``owner/name@commit``."""
+    family: str
+    """``model_type`` of its config.json."""
+
+
+def lvlm_settings(checkpoint: str, **settings: Any) -> LvlmSettings:
+    """Settings for a checkpoint, with its digest filled in; ``settings`` are further ``LvlmSettings`` fields.
+
+    Raises:
+        PrerequisiteError: the checkpoint is missing or of an unsupported family.
+    """
+    return LvlmSettings(checkpoint=checkpoint, digest=find(checkpoint).digest, **settings)
+
+
+def find(checkpoint: str) -> Checkpoint:
+    """The checkpoint a user named, without downloading weights.
+
+    Raises:
+        PrerequisiteError: missing, not downloadable, incomplete, or of a family that is not supported.
+    """
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        config = read_config(folder)
+        if not any(folder.glob("*.safetensors")):
+            raise PrerequisiteError(
+                f"Checkpoint folder {folder} holds no *.safetensors weights.", "Download it again, all files."
+            )
+        return Checkpoint(folder_digest(folder), supported_family(config, checkpoint))
+    if not _HUB_NAME.fullmatch(checkpoint) or folder.exists():
+        raise _no_folder(checkpoint)
+    return _find_on_hub(checkpoint)
+
+
+def config_of(checkpoint: str) -> dict[str, Any]:
+    """The config.json of a checkpoint, for estimates; nothing else is downloaded.
+
+    Raises:
+        PrerequisiteError: missing, or not downloadable.
+    """
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        return read_config(folder)
+    if not _HUB_NAME.fullmatch(checkpoint):
+        raise _no_folder(checkpoint)
+    return read_config(_hub_folder(checkpoint))
+
+
+def local_folder(settings: LvlmSettings) -> Path:
+    """The folder with all files of the settings' checkpoint; downloads what the hub cache lacks.
+
+    Raises:
+        PrerequisiteError: the folder is gone, or the hub cannot be reached.
+    """
+    folder = Path(settings.checkpoint).expanduser()
+    if folder.is_dir():
+        return folder
+    name, at, commit = settings.digest.partition("@")
+    if not at:
+        raise _no_folder(settings.checkpoint)
+    from huggingface_hub import snapshot_download
+
+    try:
+        cached = _cached(name, commit)
+        if cached is not None and _complete(cached):
+            return cached
+        # Where the hub cannot be reached this returns the half copy, without a word.
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=_NEEDED))
+        if not _complete(folder):
+            raise FileNotFoundError(f"the copy in {folder} lacks files")
+        return folder
+    except Exception as error:  # the hub's HTTP library has error types of its own; the reason is passed on
+        raise _not_downloadable(settings.checkpoint, error) from error
+
+
+def is_here(checkpoint: str, digest: str) -> bool:
+    """Whether a checkpoint that ``find`` found needs no download: a folder, or a whole copy in the hub's cache."""
+    if Path(checkpoint).expanduser().is_dir():
+        return True
+    name, _, commit = digest.partition("@")
+    cached = _cached(name, commit)
+    return cached is not None and _complete(cached)
+
+
+def _cached(name: str, commit: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=commit, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a cached snapshot, which may be half downloaded, holds every file a model is loaded from."""
+    index = folder / "model.safetensors.index.json"
+    weights = {"model.safetensors"}
+    if index.is_file():
+        weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    processor = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+    tokenizer = (folder / "tokenizer.json").is_file()
+    return processor and tokenizer and all((folder / name).is_file() for name in ("config.json", *weights))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json.
+
+    Raises:
+        PrerequisiteError: missing, or not a JSON object.
+    """
+    path = folder / "config.json"
+    fix = "Give the folder of a whole transformers checkpoint (config.json, *.safetensors, tokenizer, processor)."
+    if not path.is_file():
+        raise PrerequisiteError(f"Checkpoint folder {folder} has no config.json.", fix)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PrerequisiteError(f"{path} is not valid JSON: {error}.", fix) from error
+    if not isinstance(config, dict):
+        raise PrerequisiteError(f"{path} is not a JSON object.", fix)
+    return config
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 (hex) over the names and bytes of a checkpoint folder's files, hidden ones aside.
+
+    Remembered by size and time of the files in ``RVOSBENCH_CACHE`` (default: the user's cache folder), because
+    reading the weights of a large model takes long.
+    """
+    cache = os.environ.get("RVOSBENCH_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "rvosbench")
+    return MediaIndex(Path(cache).expanduser() / "checkpoints").folder(folder)
+
+
+def supported_family(config: dict[str, Any], checkpoint: str) -> str:
+    """The family of a config.
+
+    Raises:
+        PrerequisiteError: not supported; the nearest family is named. Or some layers see only a window of the
+            sequence, which rollout over all earlier positions would misread.
+    """
+    from rvosbench.methods.models.lvlm.load import FAMILIES
+
+    model_type = str(config.get("model_type"))
+    if model_type not in FAMILIES:
+        raise PrerequisiteError(
+            f"Checkpoint {checkpoint} is of family '{model_type}', which is not supported.",
+            nearest_name(model_type, FAMILIES),
+        )
+    text = {**config, **config.get("text_config", {})}
+    if text.get("use_sliding_window") or "sliding_attention" in (text.get("layer_types") or ()):
+        raise PrerequisiteError(
+            f"Checkpoint {checkpoint} has layers with sliding-window attention, which rollout cannot read.",
+            "Use a checkpoint whose layers attend to the whole sequence.",
+        )
+    return model_type
+
+
+def _find_on_hub(checkpoint: str) -> Checkpoint:
+    folder = _hub_folder(checkpoint)
+    family = supported_family(read_config(folder), checkpoint)
+    return Checkpoint(f"{checkpoint.partition('@')[0]}@{folder.name}", family)
+
+
+def _hub_folder(checkpoint: str) -> Path:
+    """The cached snapshot, named after its commit; holds config.json, the rest perhaps not yet."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    name, _, revision = checkpoint.partition("@")
+    try:
+        try:
+            return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+        except LocalEntryNotFoundError:
+            commit = HfApi().model_info(name, revision=revision or None).sha
+            return Path(hf_hub_download(name, "config.json", revision=commit)).parent
+    except Exception as error:  # the hub's HTTP library has error types of its own; the reason is passed on
+        raise _not_downloadable(checkpoint, error) from error
+
+
+def _no_folder(checkpoint: str) -> PrerequisiteError:
+    return PrerequisiteError(
+        f"Checkpoint folder {checkpoint} does not exist.",
+        "Give an existing folder, or a hub name such as Qwen/Qwen2.5-VL-7B-Instruct.",
+    )
+
+
+def _not_downloadable(checkpoint: str, error: Exception) -> PrerequisiteError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return PrerequisiteError(
+        f"Checkpoint {checkpoint} is not a folder and cannot be downloaded from the hub: {reason.rstrip('.')}.",
+        "Check the name and the network, or download it elsewhere (`hf download NAME --local-dir FOLDER`) "
+        "and give the folder.",
+    )

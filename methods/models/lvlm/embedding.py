@@ -1,0 +1,83 @@
+"""The sequence as the language model takes it: what the vision tower makes of the pictures, and where tokens stand.
+
+Shape legend: B batch, L sequence, n picture tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from rvosbench.methods.models.lvlm.base import Prompted
+from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.soft import by_token, picture_tokens
+
+
+@contextmanager
+def embedding_only(text_model: Any) -> Iterator[None]:
+    """Inside, the language model hands back what it is given: the embedded sequence with its visual tokens."""
+
+    def hand_back(inputs_embeds: Tensor | None = None, **_: Any) -> BaseModelOutputWithPast:
+        assert inputs_embeds is not None
+        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)  # type: ignore[arg-type]
+
+    text_model.forward = hand_back
+    try:
+        yield
+    finally:
+        del text_model.forward
+
+
+@torch.no_grad()
+def see(lvlm: RunningLvlm, prompted: Prompted) -> Tensor:
+    """Embeddings of the prompt's picture tokens, (n, D); they depend on the pictures alone.
+
+    Raises:
+        ValueError: a text prompt, or one with soft tokens.
+    """
+    if prompted.soft is not None:
+        raise ValueError("soft tokens are no part of a picture")
+    picture_L = picture_tokens(prompted)
+    lvlm.forget()
+    with embedding_only(lvlm.text_model):
+        out = lvlm.model.model(**lvlm.batched([prompted]), use_cache=False)
+    lvlm.forget()
+    seen_nD: Tensor = out.last_hidden_state[0, picture_L.to(out.last_hidden_state.device)]
+    return seen_nD
+
+
+def padded(batch: Sequence[Prompted]) -> tuple[dict[str, Tensor], Tensor]:
+    """The inputs of all prompts but the pixels, shorter ones padded behind their end, and where tokens are (B, L).
+
+    What stands behind is never seen in a causal model, so the model is not told, and its kernel needs no mask.
+    """
+    length = max(item.length for item in batch)
+    inputs: dict[str, Tensor] = {}
+    for name in batch[0].inputs:
+        if name.startswith("pixel_values"):
+            continue
+        values = [item.inputs[name] for item in batch]
+        if name in by_token(batch[0]):
+            filling = 1 if name == "attention_mask" else 0
+            values = [pad(value, (0, length - value.shape[1]), value=filling) for value in values]
+        inputs[name] = torch.cat(values)
+    mask_BL = torch.stack([torch.arange(length) < item.length for item in batch])
+    return inputs, mask_BL
+
+
+def positions(lvlm: RunningLvlm, inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """Where a model that places visual tokens in time, height and width puts a batch's tokens, (3, B, L); None: the
+    model counts 0, 1, 2, ..."""
+    index = getattr(lvlm.model.model, "get_rope_index", None)
+    if index is None:
+        return None
+    names = [name for name in inspect.signature(index).parameters if name in inputs]
+    positions_3BL: Tensor = index(**{name: inputs[name].to(lvlm.model.device) for name in names})[0]
+    return positions_3BL

@@ -1,0 +1,1 @@
+"""Segment: from maps, points or boxes to masks."""
