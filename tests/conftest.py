@@ -34,7 +34,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.partition("::")[0])
-            clusters = {"execute", "serving", "pipeline"} & set(file.parts) or file.name in ("test_command.py", "test_cli.py")
+            folders, files = {"execute", "serving", "pipeline"}, ("test_command.py", "test_cli.py")
+            clusters = folders & set(file.parts) or file.name in files
             return "clusters" if clusters and file.name != "test_vllm.py" else str(file)
 
     # In the order found, which begins with the clusters: the longest unit.

@@ -17,7 +17,8 @@ from transformers import AutoProcessor
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.methods.attention.capture import capture
 from rvosbench.methods.models.lvlm.qwen import QwenLvlm
-from tests.methods.models.lvlm.conftest import noise
+
+from .conftest import noise
 
 
 def contents(folder: Path) -> dict[str, str]:
