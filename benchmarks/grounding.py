@@ -34,7 +34,8 @@ import torch
 from toy.tiny_qwen import write_small
 
 from rvosbench.harness.data.types import Expression, FrameHW3, Video
-from rvosbench.harness.pipeline.stages import Artefact, Request
+from rvosbench.harness.stages import Request
+from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.decaf.reading import Ground
 from rvosbench.methods.decaf.settings import GroundSettings

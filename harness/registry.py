@@ -6,7 +6,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
-from rvosbench.harness.pipeline.stages import Method
+from rvosbench.harness.stages import Method
 
 GROUP = "rvosbench.methods"
 

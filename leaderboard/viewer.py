@@ -18,9 +18,9 @@ from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.reader import Dataset, open_dataset
 from rvosbench.harness.data.types import BoolHW, Expression, FrameHW3, GroundTruth, MaskTrack, Video
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.tracks import mask_track
 from rvosbench.harness.results.reader import Run
 from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.tracks import mask_track
 
 DATA_VARIABLE = "RVOSBENCH_DATA"
 _KEY = re.compile(r"[0-9a-f]{16,128}")

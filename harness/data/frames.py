@@ -19,7 +19,7 @@ THREADS = 8
 
 
 class DecodedFrames:
-    """Implements ``rvosbench.harness.pipeline.stages.VideoFrames``. Frames come out read-only: they are shared.
+    """Implements ``rvosbench.harness.stages.VideoFrames``. Frames come out read-only: they are shared.
 
     A copy sent to another process starts with an empty cache.
     """

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.stages import StageSpec
-from rvosbench.harness.pipeline.work import Record, StageWorker, WorkItem
+from rvosbench.harness.execute.work import StageWorker, WorkItem
 from rvosbench.harness.recipes import ServingChoice
+from rvosbench.harness.stages import StageSpec
+from rvosbench.harness.store.records import Record
 
 if TYPE_CHECKING:
     from rvosbench.harness.serving.replica import Replica

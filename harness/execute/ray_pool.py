@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.execute.executor import Report, Watch, longest_first, nothing_to_watch
+from rvosbench.harness.execute.work import WorkItem
 from rvosbench.harness.execute.workers import Workers
-from rvosbench.harness.pipeline.stages import StageSpec
-from rvosbench.harness.pipeline.work import Record, WorkItem
 from rvosbench.harness.recipes import ExecutorChoice, Pool, ServingChoice
+from rvosbench.harness.stages import StageSpec
 from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.records import Record
 
 if TYPE_CHECKING:
     from rvosbench.harness.serving.ray_replicas import RayReplica

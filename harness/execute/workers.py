@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.stages import StageSpec
-from rvosbench.harness.pipeline.work import Record, StageWorker, WorkItem
+from rvosbench.harness.execute.work import StageWorker, WorkItem
 from rvosbench.harness.recipes import Pool
+from rvosbench.harness.stages import StageSpec
+from rvosbench.harness.store.records import Record
 
 
 class WorkerProcess:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from rvosbench.harness.data.types import MaskTrack, Video
 from rvosbench.harness.pipeline.plan import SCORE, Plan, PlannedSample
 from rvosbench.harness.pipeline.score import scored_result
-from rvosbench.harness.pipeline.tracks import mask_track
-from rvosbench.harness.pipeline.work import Record
 from rvosbench.harness.results.writer import RunFolder
 from rvosbench.harness.scoring.matching import AnnotatorItems, items_from_tracks
 from rvosbench.harness.scoring.sample import SampleResult
 from rvosbench.harness.scoring.statistics import Item
 from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.records import Record
+from rvosbench.harness.store.tracks import mask_track
 
 Records = Mapping[tuple[str, str], Record]
 

@@ -19,10 +19,9 @@ from rich.text import Text
 from rvosbench.harness.data.digests import MediaIndex
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.execute.executor import Executor, InProcessExecutor, Report
+from rvosbench.harness.execute.work import WorkItem
 from rvosbench.harness.pipeline.collect import annotator_items, collect_results
 from rvosbench.harness.pipeline.plan import Batch, ChosenDataset, Plan, make_plan, memory_lines, work_items
-from rvosbench.harness.pipeline.stages import StageSpec
-from rvosbench.harness.pipeline.work import Record, WorkItem
 from rvosbench.harness.progress import RunProgress
 from rvosbench.harness.recipes import Recipe
 from rvosbench.harness.results.schema import FallbackUse, read_scores
@@ -30,8 +29,10 @@ from rvosbench.harness.results.writer import RunFolder, now
 from rvosbench.harness.scoring.report import score_tables
 from rvosbench.harness.scoring.results import write_tables
 from rvosbench.harness.scoring.rows import fallback_uses
+from rvosbench.harness.stages import StageSpec
 from rvosbench.harness.store.artefacts import ArtefactStore
 from rvosbench.harness.store.keys import digest_of
+from rvosbench.harness.store.records import Record
 
 FAILED_SAMPLES = 3
 """Exit code of a run that finished with failed or missing samples."""

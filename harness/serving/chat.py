@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.serving.needs import Servers
+from rvosbench.harness.servers import Servers
 
 _CONNECT_SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0

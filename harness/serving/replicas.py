@@ -19,8 +19,8 @@ from typing import Protocol
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import ServingChoice
+from rvosbench.harness.servers import ModelServer, Servers
 from rvosbench.harness.serving.chat import serving_model
-from rvosbench.harness.serving.needs import ModelServer, Servers
 from rvosbench.harness.serving.replica import Status
 from rvosbench.harness.serving.vllm import Launch, launch_of
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import ServingChoice
-from rvosbench.harness.serving.needs import ModelServer
+from rvosbench.harness.servers import ModelServer
 
 _MODULE = "vllm.entrypoints.openai.api_server"
 # On a CPU the workers' threads are not bound to cores (others compute too), nothing is compiled (that takes longer than

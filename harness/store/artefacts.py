@@ -15,13 +15,14 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.stages import Artefact
 from rvosbench.harness.settings import Json
 
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
@@ -81,6 +82,14 @@ def write_json(path: Path, value: object) -> None:
     with atomic_write(path) as file:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         file.write(text.encode() + b"\n")
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A stage's output for one expression: JSON values and arrays, nothing else."""
+
+    meta: Mapping[str, Json] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
 
 
 class ArtefactStore:

@@ -5,21 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Protocol
 
-from rvosbench.harness.pipeline.stages import StageSpec
-from rvosbench.harness.settings import Json, identity_of
+from rvosbench.harness.settings import Json
 
 SCHEMA = 1
 """Raised when the meaning of artefact files changes."""
 
 
+class Computation(Protocol):
+    """What computes an artefact."""
+
+    def identity(self) -> Mapping[str, Json]:
+        """Everything about it that changes results, as plain JSON."""
+        ...
+
+
 def artefact_key(
-    spec: StageSpec, *, media: str, text: str, upstream: Mapping[str, str], ground_truth: str | None = None
+    stage: Computation, *, media: str, text: str, upstream: Mapping[str, str], ground_truth: str | None = None
 ) -> str:
     """SHA-256 (hex) of everything the artefact depends on.
 
     Args:
-        spec: the stage; its runtime settings do not enter.
+        stage: what computes the artefact, e.g. a ``StageSpec``.
         media: digest of the video's frame bytes, in order.
         text: the expression.
         upstream: keys of the artefacts it consumes, by stage name.
@@ -28,10 +36,7 @@ def artefact_key(
     return digest_of(
         {
             "schema": SCHEMA,
-            "stage": spec.name,
-            "factory": spec.factory,
-            "version": spec.version,
-            "settings": identity_of(spec.settings),
+            **stage.identity(),
             "media": media,
             "text": text,
             "upstream": dict(upstream),

@@ -37,8 +37,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.stages import Method, Stage, StageSpec
 from rvosbench.harness.settings import Settings
+from rvosbench.harness.stages import Method, Stage, StageSpec
 from rvosbench.methods.decaf.reading import Ground, Reason
 from rvosbench.methods.decaf.settings import (
     AttentionSettings,

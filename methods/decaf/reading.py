@@ -17,7 +17,8 @@ import numpy as np
 
 from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import SampleError
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
+from rvosbench.harness.stages import Outcome, Request, VideoFrames, one_by_one
+from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.decaf.settings import GroundSettings, ReasonSettings
 from rvosbench.methods.ground.keyframes import keyframe_indices
 from rvosbench.methods.models.lvlm.base import Lvlm, MapThw, Prompted

@@ -42,8 +42,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.stages import Method, Stage, StageSpec
 from rvosbench.harness.settings import Settings
+from rvosbench.harness.stages import Method, Stage, StageSpec
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.lochead.grounding import Ground
 from rvosbench.methods.lochead.heads import find_heads

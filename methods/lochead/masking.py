@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rvosbench.harness.data.masks import track_from_masks
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
+from rvosbench.harness.stages import Outcome, Request, VideoFrames, one_by_one
+from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.ground.fusion import Float32, resize
 from rvosbench.methods.lochead.settings import AttentionSettings, MapSettings, SamSettings
 from rvosbench.methods.segment.artefacts import OpenVideo, masks_from_map, masks_from_points, with_maps

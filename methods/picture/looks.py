@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.stages import Method
 from rvosbench.harness.recipes import MethodChoice, Recipe, load_recipe, method_settings
 from rvosbench.harness.registry import load_method
 from rvosbench.harness.results.reader import RECIPE, Run
+from rvosbench.harness.stages import Method
 from rvosbench.methods.decaf.settings import DecafSettings
 from rvosbench.methods.ground.fusion import FusionSettings
 from rvosbench.methods.steerseg.settings import SteersegSettings

@@ -14,10 +14,10 @@ from rvosbench.harness.data.images import read_rgb
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.types import BoolHW, FrameHW3, MaskTrack, Video
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
-from rvosbench.harness.pipeline.stages import Artefact
-from rvosbench.harness.pipeline.tracks import mask_track
 from rvosbench.harness.results.reader import read_frames
 from rvosbench.harness.settings import Json
+from rvosbench.harness.store.artefacts import Artefact
+from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.ground import fusion
 from rvosbench.methods.ground.keyframes import keyframe_indices
 from rvosbench.methods.picture.looks import Look, look_of

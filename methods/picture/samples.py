@@ -14,9 +14,8 @@ from rvosbench.harness.data.ground_truth import DiskGroundTruth
 from rvosbench.harness.data.reader import open_dataset
 from rvosbench.harness.data.types import Expression, Video
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
-from rvosbench.harness.pipeline.stages import Artefact
 from rvosbench.harness.results.reader import Run, read_samples
-from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.artefacts import Artefact, ArtefactStore
 
 _KEY = re.compile(r"[0-9a-f]{16,128}")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.stages import Stage, StageSpec
-from rvosbench.harness.serving.needs import Servers
+from rvosbench.harness.servers import Servers
+from rvosbench.harness.stages import Stage, StageSpec
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import config_of
 from rvosbench.methods.reason.settings import CotSettings, ReasoningSettings

@@ -35,7 +35,7 @@ from PIL import Image
 
 from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.serving.needs import ModelServer
+from rvosbench.harness.servers import ModelServer
 from rvosbench.methods.models.lvlm.base import LvlmOptions
 from rvosbench.methods.models.lvlm.checkpoints import config_of
 from rvosbench.methods.models.lvlm.sizes import token_grid

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import SampleError
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames
+from rvosbench.harness.stages import Outcome, Request, VideoFrames
+from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.ground.keyframes import keyframe_indices
 from rvosbench.methods.models.lvlm.base import Lvlm
 from rvosbench.methods.reason.parser import parse, well_formed

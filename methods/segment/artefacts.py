@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rvosbench.harness.data.masks import track_from_masks
 from rvosbench.harness.data.types import MaskTrack
-from rvosbench.harness.pipeline.stages import Artefact, VideoFrames
-from rvosbench.harness.pipeline.tracks import segment_artefact
 from rvosbench.harness.settings import Json
+from rvosbench.harness.stages import VideoFrames
+from rvosbench.harness.store.artefacts import Artefact
+from rvosbench.harness.store.tracks import segment_artefact
 from rvosbench.methods.ground import fusion
 from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
 from rvosbench.methods.models.sam2.segmenter import Segmenter

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
+from rvosbench.harness.stages import Outcome, Request, VideoFrames, one_by_one
+from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.decaf.settings import AttentionSettings, SamSettings
 from rvosbench.methods.ground import fusion
 from rvosbench.methods.models.sam2.segmenter import Segmenter

@@ -68,8 +68,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.stages import Method, Stage, StageSpec
 from rvosbench.harness.settings import Settings
+from rvosbench.harness.stages import Method, Stage, StageSpec
 from rvosbench.methods.decaf import METHOD as DECAF
 from rvosbench.methods.decaf.settings import DecafSettings
 from rvosbench.methods.models.lvlm.base import LvlmSettings

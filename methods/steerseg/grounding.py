@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rvosbench.harness.errors import SampleError
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
+from rvosbench.harness.stages import Outcome, Request, VideoFrames, one_by_one
+from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.ground.keyframes import keyframe_indices
 from rvosbench.methods.models.lvlm.base import Lvlm, MapThw
 from rvosbench.methods.steerseg.prompts import attention_prompt

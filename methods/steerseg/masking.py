@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
 from rvosbench.harness.settings import Json
+from rvosbench.harness.stages import Outcome, Request, VideoFrames, one_by_one
+from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.ground import fusion
 from rvosbench.methods.models.sam2.segmenter import Segmenter
 from rvosbench.methods.segment.artefacts import OpenVideo, with_maps

@@ -33,8 +33,8 @@ Published by DecAF, J&F on Ref-DAVIS17 / ReasonVOS / ReVOS: Qwen2-VL-7B 2.5 / 2.
 from __future__ import annotations
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.stages import Method, Stage, StageSpec
 from rvosbench.harness.settings import Settings
+from rvosbench.harness.stages import Method, Stage, StageSpec
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import config_of, find, lvlm_settings

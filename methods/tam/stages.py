@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, VideoFrames, one_by_one
 from rvosbench.harness.settings import Json
+from rvosbench.harness.stages import Outcome, Request, VideoFrames, one_by_one
+from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.ground.fusion import Float32, match_keyframes
 from rvosbench.methods.ground.keyframes import keyframe_indices
 from rvosbench.methods.models.lvlm.base import Lvlm

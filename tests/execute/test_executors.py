@@ -15,10 +15,11 @@ from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.execute.executor import Executor, InProcessExecutor, longest_first
 from rvosbench.harness.execute.ray_pool import RayExecutor
-from rvosbench.harness.pipeline.stages import StageSpec
-from rvosbench.harness.pipeline.work import PendingExpression, Record, WorkItem
+from rvosbench.harness.execute.work import PendingExpression, WorkItem
 from rvosbench.harness.recipes import ExecutorChoice, Pool
+from rvosbench.harness.stages import StageSpec
 from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.records import Record
 
 
 def item_of(video: Video) -> WorkItem:

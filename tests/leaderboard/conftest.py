@@ -14,8 +14,8 @@ import yaml
 
 from rvosbench.harness.data.masks import track_from_masks
 from rvosbench.harness.data.reader import open_dataset
-from rvosbench.harness.pipeline.tracks import segment_artefact
 from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.tracks import segment_artefact
 
 WriteRun = Callable[..., Path]
 

@@ -17,8 +17,7 @@ pytest.importorskip("streamlit", reason="the leaderboard extra is not installed"
 from streamlit.testing.v1 import AppTest
 
 import rvosbench.leaderboard
-from rvosbench.harness.pipeline.stages import Artefact
-from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.artefacts import Artefact, ArtefactStore
 
 APP = Path(rvosbench.leaderboard.__file__).with_name("app.py")
 RUN, RUNS = "views/run.py", "views/runs.py"

@@ -10,10 +10,9 @@ import pytest
 
 from rvosbench.harness.data.masks import track_from_masks
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.stages import Artefact
-from rvosbench.harness.pipeline.tracks import segment_artefact
 from rvosbench.harness.results.reader import Run, read_run, read_samples
-from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.artefacts import Artefact, ArtefactStore
+from rvosbench.harness.store.tracks import segment_artefact
 from rvosbench.leaderboard.overlays import COLOURS, compose, reduce_frame
 from rvosbench.leaderboard.viewer import find_dataset, open_sample, reasoning
 

@@ -19,13 +19,13 @@ from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.pipeline.stages import Artefact, Request, StageSpec
-from rvosbench.harness.pipeline.tracks import mask_track
 from rvosbench.harness.recipes import method_settings
 from rvosbench.harness.registry import load_method
 from rvosbench.harness.settings import identity_of
-from rvosbench.harness.store.artefacts import to_bytes
+from rvosbench.harness.stages import Request, StageSpec
+from rvosbench.harness.store.artefacts import Artefact, to_bytes
 from rvosbench.harness.store.keys import artefact_key
+from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.decaf import METHOD
 from rvosbench.methods.decaf.settings import DecafSettings, SamSettings

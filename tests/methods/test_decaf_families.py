@@ -14,9 +14,10 @@ from toy.tiny_sam2 import write_small as write_small_sam2
 
 import rvosbench.methods.decaf
 from rvosbench.harness.data.frames import DecodedFrames
-from rvosbench.harness.pipeline.stages import Artefact, Request, StageSpec
-from rvosbench.harness.pipeline.tracks import mask_track
 from rvosbench.harness.recipes import load_recipe, method_settings
+from rvosbench.harness.stages import Request, StageSpec
+from rvosbench.harness.store.artefacts import Artefact
+from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.decaf import METHOD
 from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.segment.artefacts import open_sam2

@@ -13,9 +13,9 @@ from toy.tiny_qwen import write_small
 
 from rvosbench.harness.data.types import Expression, FrameHW3, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request
 from rvosbench.harness.settings import identity_of
-from rvosbench.harness.store.artefacts import to_bytes
+from rvosbench.harness.stages import Outcome, Request
+from rvosbench.harness.store.artefacts import Artefact, to_bytes
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.decaf import METHOD
 from rvosbench.methods.decaf.reading import Ground

@@ -10,9 +10,9 @@ import yaml
 from toy.tiny_qwen import write_small as write_small_lvlm
 from toy.tiny_sam2 import write_small as write_small_sam2
 
-from rvosbench.harness.pipeline.stages import StageSpec
 from rvosbench.harness.recipes import load_recipe, method_settings
 from rvosbench.harness.registry import load_method
+from rvosbench.harness.stages import StageSpec
 from rvosbench.methods.models.sam2.checkpoints import FOLDER_VARIABLE
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -15,9 +15,9 @@ import torch
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.types import Expression, FrameHW3, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.pipeline.stages import Artefact, Request, Stage
-from rvosbench.harness.pipeline.tracks import mask_track
-from rvosbench.harness.store.artefacts import to_bytes
+from rvosbench.harness.stages import Request, Stage
+from rvosbench.harness.store.artefacts import Artefact, to_bytes
+from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.decaf.reading import Ground, Reason
 from rvosbench.methods.decaf.settings import AttentionSettings, GroundSettings, ReasonSettings, SamSettings

@@ -22,9 +22,8 @@ from PIL import Image
 from rvosbench.harness import cli
 from rvosbench.harness.data.images import read_rgb
 from rvosbench.harness.data.masks import track_from_masks
-from rvosbench.harness.pipeline.stages import Artefact
-from rvosbench.harness.pipeline.tracks import segment_artefact
-from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.artefacts import Artefact, ArtefactStore
+from rvosbench.harness.store.tracks import segment_artefact
 from rvosbench.methods.picture.painting import (
     fit,
     paint_heat,

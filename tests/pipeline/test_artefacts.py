@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.stages import Artefact
-from rvosbench.harness.store.artefacts import ArtefactStore, from_bytes, to_bytes, write_json
+from rvosbench.harness.store.artefacts import Artefact, ArtefactStore, from_bytes, to_bytes, write_json
 
 ARTEFACT = Artefact(
     meta={"answer": "swän", "n": 3, "rles": ["a", None]},

@@ -30,11 +30,12 @@ from rvosbench.harness.data.synthetic import write_shapes
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import SampleError
 from rvosbench.harness.execute.executor import InProcessExecutor
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, StageSpec
 from rvosbench.harness.recipes import ServingChoice
-from rvosbench.harness.serving.needs import Servers
+from rvosbench.harness.servers import Servers
 from rvosbench.harness.serving.replicas import serving
 from rvosbench.harness.serving.vllm import installed_build
+from rvosbench.harness.stages import Outcome, Request, StageSpec
+from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.reason import ReasoningSettings, reason_stage

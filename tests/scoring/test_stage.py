@@ -12,12 +12,13 @@ from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.data.types import BoolHW, FrameHW3, MaskTrack, Video
 from rvosbench.harness.errors import SampleError
 from rvosbench.harness.pipeline.score import ScoreSettings, build, score_spec, scored_result
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, StageSpec
-from rvosbench.harness.pipeline.tracks import segment_artefact
 from rvosbench.harness.scoring.kernel import GroundTruthFrame
 from rvosbench.harness.scoring.matching import items_from_tracks
 from rvosbench.harness.scoring.sample import SampleResult
 from rvosbench.harness.settings import identity_of
+from rvosbench.harness.stages import Outcome, Request, StageSpec
+from rvosbench.harness.store.artefacts import Artefact
+from rvosbench.harness.store.tracks import segment_artefact
 
 from . import plain
 from .builders import NOTHING, SIZE, Clip, Entry, mevis, ref_davis, square

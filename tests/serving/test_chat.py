@@ -11,8 +11,8 @@ import pytest
 from fake_server import ANSWER, FakeServer, Reply, completion
 
 from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.servers import Servers
 from rvosbench.harness.serving.chat import ChatServers, rendezvous, serving_model
-from rvosbench.harness.serving.needs import Servers
 
 _NOWHERE = "http://127.0.0.1:9"
 """Nothing listens at the discard port."""

@@ -21,9 +21,9 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.execute.executor import InProcessExecutor
 from rvosbench.harness.execute.ray_pool import RayExecutor
 from rvosbench.harness.recipes import ExecutorChoice, ServingChoice
+from rvosbench.harness.servers import ModelServer
 from rvosbench.harness.serving import replicas as serving_module
 from rvosbench.harness.serving.chat import ChatServers
-from rvosbench.harness.serving.needs import ModelServer
 from rvosbench.harness.serving.replica import telling
 from rvosbench.harness.serving.replicas import Host, ServerPool, serving
 

@@ -13,7 +13,7 @@ import pytest
 from rvosbench.harness.doctor import examine
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import ServingChoice
-from rvosbench.harness.serving.needs import ModelServer
+from rvosbench.harness.servers import ModelServer
 from rvosbench.harness.serving.vllm import launch_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from fake_method import BrightSettings
 
-from rvosbench.harness.pipeline.stages import Outcome, Request, Stage, StageSpec, VideoFrames
-from rvosbench.harness.serving.needs import Servers
+from rvosbench.harness.servers import Servers
 from rvosbench.harness.settings import Settings, identity, runtime
+from rvosbench.harness.stages import Outcome, Request, Stage, StageSpec, VideoFrames
 from rvosbench.methods.models.lvlm.base import LvlmOptions
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.reason import build_reason, reason_stage

@@ -18,9 +18,10 @@ import numpy as np
 
 from rvosbench.harness.data import masks
 from rvosbench.harness.errors import SampleError
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, StageSpec, VideoFrames, one_by_one
-from rvosbench.harness.pipeline.tracks import segment_artefact
 from rvosbench.harness.settings import Settings, identity, runtime
+from rvosbench.harness.stages import Outcome, Request, StageSpec, VideoFrames, one_by_one
+from rvosbench.harness.store.artefacts import Artefact
+from rvosbench.harness.store.tracks import segment_artefact
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from toy.tiny_qwen import write_small
 
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.data.types import Video
-from rvosbench.harness.pipeline.stages import Artefact, Request, StageSpec
+from rvosbench.harness.stages import Request, StageSpec
+from rvosbench.harness.store.artefacts import Artefact
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "llava_onevision", "internvl", "llava")
 TEXTS = ["the bright square", "The dark gradient."]

@@ -18,7 +18,7 @@ STD = (0.229, 0.224, 0.225)
 
 
 class FrameSource(Protocol):
-    """Frames of one size: a list of arrays, or ``rvosbench.harness.pipeline.stages.VideoFrames``."""
+    """Frames of one size: a list of arrays, or ``rvosbench.harness.stages.VideoFrames``."""
 
     def __len__(self) -> int: ...
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rvosbench.harness.data.types import Expression, FrameHW3, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.pipeline.stages import Request
+from rvosbench.harness.stages import Request
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.reason import reason_stage
 from rvosbench.methods.steerseg.training.files import ATTRIBUTES, TrainingFolder

@@ -19,12 +19,12 @@ from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.pipeline.stages import Artefact, Request
-from rvosbench.harness.pipeline.tracks import mask_track
 from rvosbench.harness.recipes import method_settings
 from rvosbench.harness.registry import load_method
-from rvosbench.harness.store.artefacts import to_bytes
+from rvosbench.harness.stages import Request
+from rvosbench.harness.store.artefacts import Artefact, to_bytes
 from rvosbench.harness.store.keys import artefact_key
+from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.ground.fusion import attention_masks, gaussian_kernel
 from rvosbench.methods.lochead import METHOD
 from rvosbench.methods.lochead.masking import masks_above_mean, summed_map

@@ -19,8 +19,9 @@ from toy.tiny_qwen import write_small
 
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, Stage, StageSpec
-from rvosbench.harness.serving.needs import Servers
+from rvosbench.harness.servers import Servers
+from rvosbench.harness.stages import Outcome, Request, Stage, StageSpec
+from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.harness.store.keys import artefact_key
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings

@@ -14,8 +14,8 @@ import pytest
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import SampleError
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request
-from rvosbench.harness.store.artefacts import to_bytes
+from rvosbench.harness.stages import Outcome, Request
+from rvosbench.harness.store.artefacts import Artefact, to_bytes
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.ground.shared_prefix import clip_and_frame_rollouts
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings

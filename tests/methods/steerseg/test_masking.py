@@ -14,9 +14,9 @@ import pytest
 
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.types import Expression
-from rvosbench.harness.pipeline.stages import Artefact, Request
-from rvosbench.harness.pipeline.tracks import mask_track
-from rvosbench.harness.store.artefacts import to_bytes
+from rvosbench.harness.stages import Request
+from rvosbench.harness.store.artefacts import Artefact, to_bytes
+from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.decaf.settings import SamSettings
 from rvosbench.methods.ground.fusion import FusionSettings
 from rvosbench.methods.models.sam2.checkpoints import Sam2Settings

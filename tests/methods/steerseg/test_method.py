@@ -13,9 +13,9 @@ import pytest
 
 import rvosbench.methods.steerseg
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.stages import StageSpec
 from rvosbench.harness.recipes import method_settings
 from rvosbench.harness.registry import load_method
+from rvosbench.harness.stages import StageSpec
 from rvosbench.harness.store.keys import artefact_key
 from rvosbench.methods.decaf import METHOD as DECAF
 from rvosbench.methods.steerseg import METHOD

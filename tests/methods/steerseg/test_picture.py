@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rvosbench.harness.data.types import Video
-from rvosbench.harness.pipeline.stages import Artefact
+from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.ground.fusion import FusionSettings
 from rvosbench.methods.picture.looks import Look
 from rvosbench.methods.picture.rows import heading, heat_rows

@@ -22,13 +22,12 @@ from rich.console import Console
 from rvosbench.harness.data.synthetic import write_shapes
 from rvosbench.harness.pipeline.engine import Run, media_index, print_plan
 from rvosbench.harness.pipeline.plan import make_plan
-from rvosbench.harness.pipeline.stages import Artefact
-from rvosbench.harness.pipeline.tracks import mask_track
 from rvosbench.harness.recipes import Recipe
 from rvosbench.harness.results.reader import read_run
 from rvosbench.harness.results.schema import FallbackUse
 from rvosbench.harness.results.writer import RunFolder
-from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.artefacts import Artefact, ArtefactStore
+from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.picture import picture
 
 RECIPES = Path(__file__).parents[3] / "recipes"

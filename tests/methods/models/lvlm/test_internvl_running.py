@@ -17,8 +17,9 @@ from toy.tiny_qwen import SmallShape, write_small
 from toy.tiny_sam2 import write_small as write_small_sam2
 
 from rvosbench.harness.data.frames import DecodedFrames
-from rvosbench.harness.pipeline.stages import Artefact, Request
-from rvosbench.harness.pipeline.tracks import mask_track
+from rvosbench.harness.stages import Request
+from rvosbench.harness.store.artefacts import Artefact
+from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.attention.capture import capture
 from rvosbench.methods.attention.recursion import rollout_rows
 from rvosbench.methods.attention.spec import RolloutSpec

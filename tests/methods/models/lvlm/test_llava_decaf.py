@@ -12,9 +12,9 @@ from toy.tiny_qwen import write_small
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.pipeline.stages import Artefact, Request, Stage
-from rvosbench.harness.pipeline.tracks import mask_track
-from rvosbench.harness.store.artefacts import to_bytes
+from rvosbench.harness.stages import Request, Stage
+from rvosbench.harness.store.artefacts import Artefact, to_bytes
+from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.decaf import METHOD
 from rvosbench.methods.decaf.settings import DecafSettings

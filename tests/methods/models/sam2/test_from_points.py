@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rvosbench.harness.data.masks import decode
-from rvosbench.harness.pipeline.tracks import mask_track, segment_artefact
+from rvosbench.harness.store.tracks import mask_track, segment_artefact
 from rvosbench.methods.segment.from_points import Segmentation, TrackletSettings, segment_from_points
 from tests.methods.models.sam2.world import WorldSegmenter
 

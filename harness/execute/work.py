@@ -7,13 +7,13 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.data.types import Expression, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.pipeline.stages import Artefact, Outcome, Request, Stage, StageSpec
-from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.stages import Outcome, Request, Stage, StageSpec
+from rvosbench.harness.store.artefacts import Artefact, ArtefactStore
+from rvosbench.harness.store.records import Record
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,6 @@ class WorkItem:
     def split(self) -> list[WorkItem]:
         """One item per expression, on its next attempt: isolates the expression that kills workers."""
         return [replace(self, pending=(pending,), attempt=self.attempt + 1) for pending in self.pending]
-
-
-@dataclass(frozen=True)
-class Record:
-    """How one artefact ended."""
-
-    key: str
-    status: Literal["done", "failed"]
-    seconds: float | None = None
-    error: str | None = None
-    """One sentence."""
-    detail: str | None = None
-    """Traceback, for errors nobody foresaw."""
-    attempts: int = 1
 
 
 class StageWorker:

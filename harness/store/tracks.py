@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rvosbench.harness.data.types import MaskTrack
-from rvosbench.harness.pipeline.stages import Artefact
 from rvosbench.harness.settings import Json
+from rvosbench.harness.store.artefacts import Artefact
 
 
 def segment_artefact(track: MaskTrack, **meta: Json) -> Artefact:

@@ -8,24 +8,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from rvosbench.harness.data.types import Expression, FrameHW3, Video
 from rvosbench.harness.errors import SampleError
-from rvosbench.harness.serving.needs import ModelServer, Servers
-from rvosbench.harness.settings import Json, Settings
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """A stage's output for one expression: JSON values and arrays, nothing else."""
-
-    meta: Mapping[str, Json] = field(default_factory=dict)
-    arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+from rvosbench.harness.servers import ModelServer, Servers
+from rvosbench.harness.settings import Json, Settings, identity_of
+from rvosbench.harness.store.artefacts import Artefact
 
 
 @dataclass(frozen=True)
@@ -83,6 +73,15 @@ class StageSpec:
     """The model server that must run while the stage does. Not identity: the settings say which model is asked."""
     servers: Servers | None = None
     """Filled in by the engine once they run."""
+
+    def identity(self) -> dict[str, Json]:
+        """What of it changes results, as plain JSON; runtime settings are left out."""
+        return {
+            "stage": self.name,
+            "factory": self.factory,
+            "version": self.version,
+            "settings": identity_of(self.settings),
+        }
 
     def build(self) -> Stage:
         """Imports the factory and builds the stage (loads models)."""
