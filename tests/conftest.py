@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from clusters import local_cluster
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -23,21 +26,33 @@ def samples() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """The address of the Ray cluster that all tests share except those that end a cluster."""
+    with local_cluster() as address:
+        yield address
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several processes, a file's tests stay together, since they share models and servers, and so do all files
-    that start Ray clusters, which would compete for the same cores. vLLM's file is long enough to stand alone.
-    xdist's own groups are marks that it writes into test ids, which pytest 9.2 no longer takes from it.
+    that use the shared Ray cluster or run commands, which may start clusters of their own: those would compete for the
+    same cores. vLLM's file is long enough to stand alone. xdist's own groups are marks that it writes into test ids,
+    which pytest 9.2 no longer takes from it.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = Path(nodeid.partition("::")[0])
-            folders, files = {"execute", "serving", "pipeline"}, ("test_command.py", "test_cli.py")
-            clusters = folders & set(file.parts) or file.name in files
-            return "clusters" if clusters and file.name != "test_vllm.py" else str(file)
+            file = nodeid.partition("::")[0]
+            return "clusters" if _uses_a_cluster(file) and not file.endswith("test_vllm.py") else file
 
-    # In the order found, which begins with the clusters: the longest unit.
+    # In the order found, in which the clusters, the longest unit, come early.
     config.option.loadscopereorder = False
     return ByFile(config, log)
+
+
+@cache
+def _uses_a_cluster(file: str) -> bool:
+    text = (REPOSITORY / file).read_text(encoding="utf-8")
+    return "ray_cluster" in text or "from processes import" in text

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from clips import write_clip
-from clusters import local_ray
+from clusters import CPUS, GPUS
 from fake_method import BrightSettings
 
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.execute.executor import Executor, InProcessExecutor, longest_first
-from rvosbench.harness.execute.ray_pool import RayExecutor
+from rvosbench.harness.execute.ray_pool import RayExecutor, _worker_count
 from rvosbench.harness.execute.work import PendingExpression, WorkItem
 from rvosbench.harness.recipes import ExecutorChoice, Pool
 from rvosbench.harness.stages import StageSpec
@@ -43,12 +42,6 @@ def run(executor: Executor, spec: StageSpec, items: list[WorkItem]) -> dict[str,
 def choice(**values: object) -> ExecutorChoice:
     pools = {"ground": Pool(workers=2, cpus=0.5)}
     return ExecutorChoice.model_validate({"pools": pools, "object_store_gb": 0.1, **values})
-
-
-@pytest.fixture(scope="module")
-def ray_session() -> Iterator[None]:
-    with local_ray(gpus=1):
-        yield
 
 
 def test_in_process_records_failures_and_commits_the_rest(tmp_path: Path) -> None:
@@ -85,7 +78,7 @@ def test_longest_first(tmp_path: Path) -> None:
     assert [item.video.name for item in longest_first([short, long, many])] == ["many", "long", "short"]
 
 
-def test_ray_runs_everything_once_and_gives_the_same_bytes(tmp_path: Path, ray_session: None) -> None:
+def test_ray_runs_everything_once_and_gives_the_same_bytes(tmp_path: Path, ray_cluster: str) -> None:
     videos = [write_clip(tmp_path, f"v{i}", ["one", "two"]) for i in range(4)]
     items = [item_of(video) for video in videos]
     run(InProcessExecutor(tmp_path / "here"), ground(), items)
@@ -98,7 +91,7 @@ def test_ray_runs_everything_once_and_gives_the_same_bytes(tmp_path: Path, ray_s
         assert here.read_bytes() == there.read_bytes()
 
 
-def test_an_expression_that_kills_workers_cannot_take_its_video_along(tmp_path: Path, ray_session: None) -> None:
+def test_an_expression_that_kills_workers_cannot_take_its_video_along(tmp_path: Path, ray_cluster: str) -> None:
     video = write_clip(tmp_path, "v", ["one", "die now", "three"])
     journal = tmp_path / "journal"
     executor = RayExecutor(choice(max_attempts=2), tmp_path / "store")
@@ -115,7 +108,7 @@ def test_an_expression_that_kills_workers_cannot_take_its_video_along(tmp_path: 
     assert lines["ground v one"] == 1, "what was committed before the death is not computed again"
 
 
-def test_a_hung_worker_is_replaced_at_its_deadline(tmp_path: Path, ray_session: None) -> None:
+def test_a_hung_worker_is_replaced_at_its_deadline(tmp_path: Path, ray_cluster: str) -> None:
     video = write_clip(tmp_path, "v", ["hang", "fine"])
     executor = RayExecutor(choice(max_attempts=2, deadline_seconds=2.0), tmp_path / "store")
     records = run(executor, ground(), [item_of(video)])
@@ -124,28 +117,43 @@ def test_a_hung_worker_is_replaced_at_its_deadline(tmp_path: Path, ray_session: 
     assert records["v-0"].error == "passed the deadline of 2 s 2 times"
 
 
-def test_a_worker_no_node_can_hold_is_refused_at_once(tmp_path: Path, ray_session: None) -> None:
-    pools = {"ground": Pool(workers=1, gpus=4)}
+def test_a_worker_no_node_can_hold_is_refused_at_once(tmp_path: Path, ray_cluster: str) -> None:
+    pools = {"ground": Pool(workers=1, gpus=GPUS + 1)}
     executor = RayExecutor(choice(pools=pools), tmp_path / "store")
-    with pytest.raises(PrerequisiteError, match="asks for 1 CPU, 4 GPU") as caught:
+    with pytest.raises(PrerequisiteError, match=f"asks for 1 CPU, {GPUS + 1} GPU") as caught:
         run(executor, ground(), [item_of(write_clip(tmp_path, "v", ["x"]))])
     assert "executor.pools.ground" in caught.value.fix
 
 
-def test_two_workers_share_one_gpu(tmp_path: Path, ray_session: None) -> None:
+def test_two_workers_share_one_gpu(tmp_path: Path, ray_cluster: str) -> None:
     """The GPU is one that Ray only believes in: what is tested is the scheduling of fractions."""
-    pools = {"ground": Pool(workers="auto", cpus=0.5, gpus=0.5)}
+    pools = {"ground": Pool(workers=2, cpus=0.5, gpus=0.5)}
     items = [item_of(write_clip(tmp_path, f"v{i}", ["x", "y"])) for i in range(3)]
-    journal = tmp_path / "journal"
-    spec = StageSpec("ground", "fake_method:GroundStage", 1, BrightSettings(journal=str(journal), seconds=0.5))
-    records = run(RayExecutor(choice(pools=pools), tmp_path / "store"), spec, items)
-    assert all(record.status == "done" for record in records.values())
+    journal, hold = tmp_path / "journal", tmp_path / "hold"
+    hold.write_text("1")
+
+    def release_when_both_work() -> None:
+        if journal.is_file() and len(journal.read_text().splitlines()) == 2:
+            hold.unlink(missing_ok=True)
+
+    settings = BrightSettings(journal=str(journal), hold=str(hold))
+    executor = RayExecutor(choice(pools=pools), tmp_path / "store")
+    records: list[Record] = []
+    spec = StageSpec("ground", "fake_method:GroundStage", 1, settings)
+    executor.run(spec, items, records.append, release_when_both_work)
+    executor.close()
+    assert [record.status for record in records] == ["done"] * 6
     lines = [line.split() for line in journal.read_text().splitlines()]
-    assert {line[-1] for line in lines} == {"gpu=0"}
-    assert len({line[-2] for line in lines}) == 2, "two workers on the one GPU"
+    assert len({line[-1] for line in lines}) == 1, "one GPU"
+    assert len({line[-2] for line in lines}) == 2, "two workers on it"
 
 
-def test_workers_outlive_a_stage_until_one_asks_for_other_resources(tmp_path: Path, ray_session: None) -> None:
+@pytest.mark.parametrize(("cpus", "gpus", "workers"), [(0.5, 0.5, 2 * GPUS), (1.0, 2.0, GPUS // 2), (1.0, 0.0, CPUS)])
+def test_auto_is_as_many_workers_as_fit(ray_cluster: str, cpus: float, gpus: float, workers: int) -> None:
+    assert _worker_count(Pool(workers="auto", cpus=cpus, gpus=gpus)) == workers
+
+
+def test_workers_outlive_a_stage_until_one_asks_for_other_resources(tmp_path: Path, ray_cluster: str) -> None:
     pools = {"ground": Pool(workers=1, cpus=0.5), "segment": Pool(workers=1, cpus=0.5), "reason": Pool(workers=1)}
     executor = RayExecutor(choice(pools=pools), tmp_path / "store")
     used: dict[str, str] = {}
@@ -159,13 +167,13 @@ def test_workers_outlive_a_stage_until_one_asks_for_other_resources(tmp_path: Pa
     assert used["reason"] != used["ground"]
 
 
-def test_a_stage_that_cannot_be_built_stops_the_run_with_its_reason(tmp_path: Path, ray_session: None) -> None:
+def test_a_stage_that_cannot_be_built_stops_the_run_with_its_reason(tmp_path: Path, ray_cluster: str) -> None:
     spec = StageSpec("ground", "fake_method:NoSuchStage", 1, BrightSettings())
     with pytest.raises(PrerequisiteError, match="NoSuchStage"):
         run(RayExecutor(choice(), tmp_path / "store"), spec, [item_of(write_clip(tmp_path, "v", ["x"]))])
 
 
-def test_a_disk_that_refuses_stops_the_run(tmp_path: Path, ray_session: None) -> None:
+def test_a_disk_that_refuses_stops_the_run(tmp_path: Path, ray_cluster: str) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "ground").write_text("a file stands in the way")
     for executor in (InProcessExecutor(tmp_path / "store"), RayExecutor(choice(), tmp_path / "store")):

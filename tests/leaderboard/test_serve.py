@@ -37,6 +37,7 @@ def test_the_server_starts_and_stops(tmp_path: Path) -> None:
         urllib.request.urlopen(f"{address}/_stcore/health", timeout=2)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_every_page_is_drawn_without_script_errors(davis_run: Path, tmp_path: Path, write_run: Any) -> None:
     pytest.importorskip("playwright", reason="playwright is not installed")

@@ -1,13 +1,17 @@
 """Kills, interrupts and worker counts: the same bytes, nothing committed computed twice, no process left behind.
 
-Real processes: the command line runs as a child with Ray and is killed from outside.
+Real processes: the command line runs as a child and is killed from outside. The method waits at a line of its journal
+until then, so that no kill comes too late on a busy machine. Most runs join the tests' cluster; those that show what
+becomes of a cluster start their own and are marked slow.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -21,14 +25,22 @@ ARTEFACTS = 3 * sum(len(texts) for texts in VIDEOS.values())
 """ground, segment and score of every sample: texts differ, so no two samples share one."""
 
 
-def write_recipe(folder: Path, *, kind: str = "ray", workers: int = 2, seconds: float = 0.0) -> str:
+OWN_CLUSTER = "own cluster"
+IN_PROCESS = "in process"
+
+
+def write_recipe(folder: Path, *, where: str, workers: int = 2) -> str:
+    """A recipe that runs in process, on a cluster of its own, or on the one whose address ``where`` is."""
     pools = {stage: {"workers": workers, "cpus": 0.5} for stage in ("ground", "segment", "score")}
+    kind = "inprocess" if where == IN_PROCESS else "ray"
+    address = None if where in (IN_PROCESS, OWN_CLUSTER) else where
+    settings = {"journal": str(folder / "journal"), "hold": str(folder / "hold")}
     recipe = {
         "name": "trial",
         "data_root": str(folder.parent / "data"),
         "datasets": [{"name": "shapes", "split": "valid"}],
-        "methods": [{"method": "bright", "settings": {"seconds": seconds, "journal": str(folder / "journal")}}],
-        "executor": {"kind": kind, "pools": pools, "object_store_gb": 0.1},
+        "methods": [{"method": "bright", "settings": settings}],
+        "executor": {"kind": kind, "address": address, "pools": pools, "object_store_gb": 0.1},
         "tracking": {"enabled": False},
     }
     folder.mkdir(exist_ok=True)
@@ -64,27 +76,54 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(base: Path) -> dict[str, str]:
     folder = base / "reference"
-    code, _, stderr = rvosbench("run", write_recipe(folder, kind="inprocess"), folder=folder)
+    code, _, stderr = rvosbench("run", write_recipe(folder, where=IN_PROCESS), folder=folder)
     assert code == 0, stderr
     found = results(folder)
     assert sum(name.endswith(".npz") for name in found) == ARTEFACTS
     return found
 
 
+@pytest.fixture(params=[IN_PROCESS, "shared cluster", pytest.param(OWN_CLUSTER, marks=pytest.mark.slow)])
+def where(request: pytest.FixtureRequest) -> str:
+    """In process, an address, or a cluster of the run's own."""
+    place: str = request.param
+    if place == "shared cluster":
+        place = request.getfixturevalue("ray_cluster")
+    return place
+
+
+def folder_name(test: str, where: str) -> str:
+    """Without the blanks and colons of places."""
+    return f"{test}-{re.sub('[^a-z0-9]', '-', where)}"
+
+
+def hold_at(folder: Path, lines: int) -> None:
+    """From that line of the journal on, computations wait until the hold is released or they are killed."""
+    (folder / "hold").write_text(str(lines))
+
+
+def release(folder: Path) -> None:
+    (folder / "hold").unlink()
+
+
 @pytest.mark.parametrize("workers", [1, 4])
-def test_any_number_of_workers_gives_the_same_bytes(base: Path, uninterrupted: dict[str, str], workers: int) -> None:
+def test_any_number_of_workers_gives_the_same_bytes(
+    base: Path, uninterrupted: dict[str, str], ray_cluster: str, workers: int
+) -> None:
     folder = base / f"workers{workers}"
-    code, _, stderr = rvosbench("run", write_recipe(folder, workers=workers), folder=folder)
+    code, _, stderr = rvosbench("run", write_recipe(folder, where=ray_cluster, workers=workers), folder=folder)
     assert code == 0, stderr
     assert results(folder) == uninterrupted
 
 
-def test_kill_the_driver_again_and_again(base: Path, uninterrupted: dict[str, str]) -> None:
-    """SIGKILL in the ground stage, in the segment stage, in Ray and in process: all committed work stays."""
-    folder = base / "killed"
+@pytest.mark.timeout(2400)
+def test_kill_the_driver_again_and_again(base: Path, uninterrupted: dict[str, str], where: str) -> None:
+    """SIGKILL in the ground stage and in the segment stage: all committed work stays."""
+    folder = base / folder_name("killed", where)
     killed = []
-    for lines, kind in ((3, "ray"), (7, "inprocess"), (12, "inprocess")):
-        recipe = write_recipe(folder, kind=kind, workers=2, seconds=0.3)
+    for lines, place in ((3, where), (7, IN_PROCESS), (12, IN_PROCESS)):
+        recipe = write_recipe(folder, where=place)
+        hold_at(folder, lines)
         before = committed(folder)
         command = Command("run", recipe, folder=folder)
         wait_for_lines(folder / "journal", lines, command)
@@ -92,40 +131,62 @@ def test_kill_the_driver_again_and_again(base: Path, uninterrupted: dict[str, st
         command.process.wait()
         assert before.items() <= committed(folder).items(), "a committed artefact was written again"
         killed.append(command)
+    if where not in (IN_PROCESS, OWN_CLUSTER):
+        require_no_worker_left(folder)
     before = committed(folder)
     assert 0 < len(before) < ARTEFACTS, "the kills came too late to prove anything"
-    code, stdout, stderr = rvosbench("run", write_recipe(folder, workers=4, seconds=0.3), folder=folder)
+    release(folder)
+    code, stdout, stderr = rvosbench("run", write_recipe(folder, where=where, workers=4), folder=folder)
     assert code == 0, stderr
     assert f"{ARTEFACTS - len(before)} computed, {len(before)} reused" in stdout
     assert before.items() <= committed(folder).items()
     assert results(folder) == uninterrupted
     for command in killed:
         # Ray's agents ask a control service that died with the driver for up to a minute before they give up.
-        command.require_no_process_left(seconds=120)
+        command.require_no_process_left(seconds=500)
 
 
-def test_a_killed_worker_costs_nothing_but_time(base: Path, uninterrupted: dict[str, str]) -> None:
+def workers_of(folder: Path) -> list[int]:
+    """Process ids of the workers, in the order of the journal's lines."""
+    return [int(line.split("pid=")[1].split()[0]) for line in (folder / "journal").read_text().splitlines()]
+
+
+def require_no_worker_left(folder: Path, seconds: float = 120.0) -> None:
+    """A cluster ends the workers of a driver that died; only then is everything on disk that they will write."""
+    until = time.monotonic() + seconds
+    while left := [pid for pid in set(workers_of(folder)) if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < until, f"workers left behind: {left}"
+        time.sleep(0.1)
+
+
+def test_a_killed_worker_costs_nothing_but_time(base: Path, uninterrupted: dict[str, str], ray_cluster: str) -> None:
     folder = base / "worker"
-    command = Command("run", write_recipe(folder, workers=2, seconds=0.4), folder=folder)
+    recipe = write_recipe(folder, where=ray_cluster)
+    hold_at(folder, 2)
+    command = Command("run", recipe, folder=folder)
     wait_for_lines(folder / "journal", 2, command)
-    workers = [pid for pid, line in command.tree().items() if "ray::WorkerProcess" in line]
-    os.kill(workers[0], signal.SIGKILL)
+    os.kill(workers_of(folder)[1], signal.SIGKILL)
+    release(folder)
     code, _, stderr = command.finish()
     assert code == 0, stderr
     assert results(folder) == uninterrupted
 
 
-def test_ctrl_c_leaves_a_resumable_run_and_no_process(base: Path, uninterrupted: dict[str, str]) -> None:
-    folder = base / "interrupted"
-    command = Command("run", write_recipe(folder, workers=2, seconds=0.4), folder=folder)
-    wait_for_lines(folder / "journal", 3, command)
+@pytest.mark.timeout(2400)
+def test_ctrl_c_leaves_a_resumable_run_and_no_process(base: Path, uninterrupted: dict[str, str], where: str) -> None:
+    folder = base / folder_name("interrupted", where)
+    recipe = write_recipe(folder, where=where)
+    hold_at(folder, 4)
+    command = Command("run", recipe, folder=folder)
+    wait_for_lines(folder / "journal", 4, command)
     command.process.send_signal(signal.SIGINT)
     code, stdout, _ = command.finish()
     assert code == 130
-    command.require_no_process_left()
+    command.require_no_process_left(seconds=120)
     resume = stdout.split("rvosbench run --resume ")[1].split()[0]
     before = committed(folder)
     assert before, "the interrupt came too early to prove anything"
+    release(folder)
     code, stdout, stderr = rvosbench("run", "--resume", resume, folder=folder)
     assert code == 0, stderr
     assert f"{ARTEFACTS - len(before)} computed, {len(before)} reused" in stdout
@@ -134,7 +195,9 @@ def test_ctrl_c_leaves_a_resumable_run_and_no_process(base: Path, uninterrupted:
 
 def test_two_drivers_cannot_share_a_run_folder(base: Path) -> None:
     folder = base / "twice"
-    first = Command("run", write_recipe(folder, kind="inprocess", seconds=1.0), folder=folder)
+    recipe = write_recipe(folder, where=IN_PROCESS)
+    hold_at(folder, 1)
+    first = Command("run", recipe, folder=folder)
     wait_for_lines(folder / "journal", 1, first)
     code, _, stderr = rvosbench("run", "recipe.yaml", folder=folder)
     first.process.kill()

@@ -77,6 +77,7 @@ def test_what_was_answered_is_never_asked_again(base: Path) -> None:
     assert len(lines(folder / "requests")) == SAMPLES and len(lines(folder / "starts")) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_no_server_and_its_answers(base: Path) -> None:
     folder = base / "killed"
     folder.mkdir()

@@ -55,6 +55,7 @@ def _gpus() -> int:
     return 1
 
 
+pytestmark = pytest.mark.slow
 GPUS = _gpus()
 TRAINED = Path(__file__).resolve().parents[2] / "checkpoints" / "shapes" / "qwen2_5_vl"
 START_SECONDS = 400.0

@@ -8,12 +8,11 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import local_ray
 from fake_server import ANSWER, FakeServer
 from processes import MARK, marked, require_none_marked
 
@@ -72,14 +71,8 @@ def here(tmp_path: Path) -> InProcessExecutor:
     return InProcessExecutor(tmp_path / "store")
 
 
-@pytest.fixture(scope="module")
-def ray_session() -> Iterator[None]:
-    with local_ray(gpus=4):
-        yield
-
-
 @pytest.fixture
-def there(tmp_path: Path, ray_session: None) -> RayExecutor:
+def there(tmp_path: Path, ray_cluster: str) -> RayExecutor:
     return RayExecutor(ExecutorChoice(object_store_gb=0.1), tmp_path / "store")
 
 

@@ -1,4 +1,4 @@
-"""A small local Ray for the tests of a module."""
+"""The one local Ray cluster that tests share."""
 
 from __future__ import annotations
 
@@ -7,16 +7,28 @@ from contextlib import contextmanager
 
 import pytest
 
+CPUS, GPUS = 4, 4
+
 
 @contextmanager
-def local_ray(gpus: int) -> Iterator[None]:
-    """Two CPUs, and GPUs that Ray only believes in: what can be tested with them is scheduling."""
+def local_cluster() -> Iterator[str]:
+    """Starts Ray in this process and gives the address under which other processes join it.
+
+    Ray only believes in the GPUs, and maybe in some of the CPUs: what can be tested with them is scheduling.
+    """
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(
-            num_cpus=2, num_gpus=gpus, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20
+            num_cpus=CPUS,
+            num_gpus=GPUS,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=100 * 2**20,
         )
-        yield
-        ray.shutdown()
+        try:
+            yield str(ray.get_runtime_context().gcs_address)
+        finally:
+            ray.shutdown()

@@ -32,6 +32,9 @@ class BrightSettings(Settings):
     """Sleep per expression and stage: gives a test time to kill."""
     journal: str = runtime("")
     """File that gets one line per computation: stage, video, expression, worker."""
+    hold: str = runtime("")
+    """File that holds a number. While it exists and the journal has that many lines, computations wait: a test that
+    kills at that line is never too late."""
 
 
 def _note(settings: BrightSettings, stage: str, request: Request, video: VideoFrames) -> None:
@@ -39,7 +42,16 @@ def _note(settings: BrightSettings, stage: str, request: Request, video: VideoFr
         with Path(settings.journal).open("a") as file:
             worker = f"pid={os.getpid()} gpu={os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
             file.write(f"{stage} {video.video.name} {request.expression.text} {worker}\n")
+        while settings.hold and _is_held(Path(settings.hold), Path(settings.journal)):
+            time.sleep(0.02)
     time.sleep(settings.seconds)
+
+
+def _is_held(hold: Path, journal: Path) -> bool:
+    try:
+        return len(journal.read_text().splitlines()) >= int(hold.read_text())
+    except FileNotFoundError:
+        return False
 
 
 @dataclass(frozen=True)

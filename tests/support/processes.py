@@ -30,7 +30,7 @@ class Command:
             text=True,
         )
 
-    def finish(self, seconds: float = 240.0) -> tuple[int, str, str]:
+    def finish(self, seconds: float = 500.0) -> tuple[int, str, str]:
         """(exit code, standard output, standard error)."""
         stdout, stderr = self.process.communicate(timeout=seconds)
         return self.process.returncode, stdout, stderr
@@ -82,7 +82,7 @@ def rvosbench(*arguments: str, folder: Path, environment: dict[str, str] | None 
     return Command(*arguments, folder=folder, environment=environment).finish()
 
 
-def wait_for_lines(path: Path, count: int, command: Command, seconds: float = 120.0) -> None:
+def wait_for_lines(path: Path, count: int, command: Command, seconds: float = 500.0) -> None:
     """Waits until a file has ``count`` lines; fails when the command ends or time runs out before."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

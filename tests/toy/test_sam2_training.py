@@ -260,6 +260,7 @@ def test_the_average_follows_what_a_late_stage_starts_to_train(
     assert float(averaged.weight) == pytest.approx(1.95, abs=0.04)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_terminated_leaves_its_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "sam2"
     command = [

@@ -33,6 +33,7 @@ def test_same_seed_same_bytes(checkpoints: dict[str, Path], tmp_path: Path, fami
     assert {name for name in first if first[name] != other[name]} == {"model.safetensors"}
 
 
+@pytest.mark.slow
 def test_same_bytes_from_another_process(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     # Hash seeds differ between processes; neither the tokenizer's training nor the weights may depend on them.
     code = "import sys, pathlib; from toy.tiny_qwen import write_small; "

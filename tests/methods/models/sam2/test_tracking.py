@@ -224,6 +224,7 @@ def test_bfloat16_is_the_package_under_autocast(sam2_1: Path) -> None:
     assert np.abs(mine - full).max() > 0
 
 
+@pytest.mark.slow
 def test_the_whole_point_stage_is_the_same_with_both(sam2_1: Path) -> None:
     model = small(sam2_1, object_batch=3)
     pictures, keyframes = moving_blocks(8, (60, 90)), [0, 2, 5, 7]

@@ -24,6 +24,7 @@ from rvosbench.methods.steerseg.training.recipe import TrainRecipe, WorkersChoic
 Recipe = Callable[..., TrainRecipe]
 
 
+@pytest.mark.slow
 def test_two_workers_one_killed_on_the_way_train_like_one(recipe: Recipe, tmp_path: Path) -> None:
     chosen = recipe(optimiser__steps=30, optimiser__clips=3, checkpoint_every=5)
     launch(chosen, lambda _: None)

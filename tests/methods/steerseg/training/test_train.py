@@ -140,6 +140,7 @@ def test_what_decides_the_vectors_makes_another_training(recipe: Recipe, change:
     assert losses(trained(base)) != losses(trained(other))
 
 
+@pytest.mark.slow
 def test_killed_and_given_again_it_ends_the_same_to_the_last_byte(recipe: Recipe, tmp_path: Path) -> None:
     chosen = recipe(optimiser__steps=14, checkpoint_every=4, evaluate_every=3)
     whole = trained(chosen)
