@@ -44,10 +44,25 @@ def decode(counts: str | bytes | None, height: int, width: int) -> BoolHW:
     """
     if counts is None:
         return np.zeros((height, width), dtype=bool, order="F")
-    runs_R = run_lengths(counts if isinstance(counts, str) else counts.decode("ascii", errors="replace"))
+    # A run of one pixel takes one character, a longer one fewer characters than pixels: what is longer than this is
+    # refused before it costs memory.
+    if len(counts) > 2 * (height * width + 2):
+        raise SampleError(f"the RLE has {len(counts)} characters, more than any {height}x{width} (HxW) mask needs")
+    return decode_runs(
+        run_lengths(counts if isinstance(counts, str) else counts.decode("ascii", errors="replace")), height, width
+    )
+
+
+def decode_runs(runs_R: NDArray[np.int64], height: int, width: int) -> BoolHW:
+    """The (height, width) boolean mask of alternating runs, background first, in column-major order.
+
+    Raises:
+        SampleError: a run is negative, or they do not add up to height x width.
+    """
     if runs_R.size and int(runs_R.min()) < 0:
         raise SampleError("the RLE has a run of negative length")
-    total = int(runs_R.sum())
+    # A run that is longer than the mask is told apart first, so that the sum cannot overflow.
+    total = int(runs_R.max()) if runs_R.size and int(runs_R.max()) > height * width else int(runs_R.sum())
     if total != height * width:
         raise SampleError(f"the RLE covers {total} pixels of a {height}x{width} (HxW) mask, which has {height * width}")
     values_R = np.zeros(len(runs_R), dtype=bool)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from PIL import Image
 
 from rvosbench.harness.data.caches import ArrayCache
 from rvosbench.harness.data.frames import DecodedFrames
-from rvosbench.harness.data.images import image_size, read_binary, read_labels, read_rgb
+from rvosbench.harness.data.images import SizeError, image_size, read_binary, read_labels, read_mask, read_rgb
 from rvosbench.harness.data.reader import open_dataset
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import SampleError
@@ -97,7 +100,7 @@ def test_ambiguous_images_are_refused_by_name(tmp_path: Path) -> None:
     half = Image.new("RGBA", (4, 3), (255, 0, 0, 128))
     with pytest.raises(SampleError, match=r"half\.png has see-through pixels"):
         read_rgb(saved(tmp_path / "half.png", half))
-    with pytest.raises(SampleError, match=r"float\.tif has pixel format F"):
+    with pytest.raises(SampleError, match=r"float\.tif cannot be read as an image: it holds TIFF"):
         read_rgb(saved(tmp_path / "float.tif", Image.new("F", (4, 3))))
     keyed = colours().quantize(4)
     with pytest.raises(SampleError, match=r"keyed\.png has see-through pixels"):
@@ -167,8 +170,79 @@ def test_masks_in_every_form_of_zero_and_not_zero(tmp_path: Path) -> None:
     }
     for name, image in forms.items():
         assert np.array_equal(read_binary(saved(tmp_path / f"{name}.png", image)), truth_HW), name
-    with pytest.raises(SampleError, match=r"rgba\.png has pixel format RGBA; a mask must be"):
-        read_binary(saved(tmp_path / "rgba.png", Image.new("RGBA", (4, 2))))
+    for mode in ("RGBA", "LA"):
+        opaque = forms["l255"].convert(mode)
+        assert np.array_equal(read_binary(saved(tmp_path / f"{mode}.png", opaque)), truth_HW)
+        opaque.putalpha(128)
+        with pytest.raises(SampleError, match="see-through"):
+            read_binary(saved(tmp_path / f"{mode}.png", opaque))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "EPS"])
+@pytest.mark.parametrize("read", [read_binary, read_labels, read_rgb])
+def test_other_formats_are_refused_whatever_the_file_is_called(
+    tmp_path: Path, kind: str, read: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*arguments: object, **options: object) -> None:
+        raise AssertionError("a decoder started another program")
+
+    monkeypatch.setattr("subprocess.Popen.__init__", started)
+    path = tmp_path / "mask.png"
+    Image.new("L", (8, 6), 255).save(path, kind)
+    if kind == "JPEG" and read is read_rgb:
+        assert np.asarray(read(path)).shape == (6, 8, 3)
+        return
+    with pytest.raises(SampleError, match=r"mask\.png cannot be read as an image: it"):
+        read(path)
+
+
+def header_only(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [9000, 13300, 50000])
+def test_a_size_is_refused_from_the_header(tmp_path: Path, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("pixels were decoded"))
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda image: pytest.fail("pixels were decoded"))
+    content = header_only(side, side)
+    (tmp_path / "big.png").write_bytes(content)
+    for read in (read_binary, read_labels, read_rgb, image_size):
+        with pytest.raises(SampleError, match=r"big\.png"):
+            read(tmp_path / "big.png")
+    with pytest.raises(SampleError, match="mask"):
+        read_mask(content, "mask", (480, 854))
+
+
+def test_a_mask_of_another_size_says_which() -> None:
+    with pytest.raises(SizeError, match="3x4") as caught:
+        read_mask(header_only(4, 3), "mask", (4, 3))
+    assert caught.value.found == (3, 4)
+
+
+def test_what_a_masks_pixels_say_about_its_origin(tmp_path: Path) -> None:
+    truth_HW = np.zeros((48, 64), dtype=bool)
+    truth_HW[10:33, 12:37] = True
+    sharp = Image.fromarray(truth_HW.astype(np.uint8) * 255)
+    lossy = io.BytesIO()
+    sharp.save(lossy, "JPEG", quality=75)
+    white_first = Image.fromarray(truth_HW.astype(np.uint8), mode="P")
+    white_first.putpalette([255, 255, 255, 0, 0, 0] + [7] * 762)
+    forms = {
+        "sharp": (sharp, (False, False, False)),
+        "one bit": (sharp.convert("1"), (False, False, False)),
+        "values 0 and 1": (Image.fromarray(truth_HW.astype(np.uint8)), (False, False, False)),
+        "colour": (sharp.convert("RGB"), (False, False, False)),
+        "through JPEG": (Image.open(lossy), (True, True, False)),
+        "resized": (sharp.resize((16, 12), Image.Resampling.BILINEAR).resize((64, 48)), (True, False, False)),
+        "white first": (white_first, (False, False, True)),
+    }
+    for name, (image, expected) in forms.items():
+        found = read_mask(saved(tmp_path / f"{name}.png", image), name)
+        assert (found.grey, found.noise, found.palette) == expected, name
 
 
 def test_the_cache_forgets_the_least_used_first_and_never_the_newest() -> None:

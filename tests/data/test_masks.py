@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rvosbench.harness.data.masks import decode, encode, run_lengths
+from rvosbench.harness.data.masks import decode, decode_runs, encode, run_lengths
 from rvosbench.harness.data.types import BoolHW
 from rvosbench.harness.errors import SampleError
 
@@ -41,6 +41,25 @@ def test_run_lengths_by_hand() -> None:
     assert run_lengths("").tolist() == []
 
 
+@settings(max_examples=200, deadline=None)
+@given(masks())
+def test_plain_run_lengths_and_the_longest_text_are_read(mask_HW: BoolHW) -> None:
+    counts = encode(mask_HW)
+    assert len(counts or "") <= 2 * (mask_HW.size + 2)
+    runs_R = np.array([mask_HW.size]) if counts is None else run_lengths(counts)
+    assert np.array_equal(decode_runs(runs_R, *mask_HW.shape), mask_HW)
+
+
+def test_a_checkerboard_needs_the_longest_text() -> None:
+    board_HW = np.indices((31, 33)).sum(axis=0) % 2 == 1
+    assert np.array_equal(decode(encode(board_HW), 31, 33), board_HW)
+
+
+def test_runs_that_overflow_are_refused() -> None:
+    with pytest.raises(SampleError, match="covers"):
+        decode_runs(np.array([2**62, 2**62, 2**62, 2**62, 12], dtype=np.int64), 3, 4)
+
+
 def test_null_is_empty() -> None:
     assert not decode(None, 3, 4).any()
     assert decode(None, 3, 4).shape == (3, 4)
@@ -58,6 +77,7 @@ def test_null_is_empty() -> None:
         ("é", "ASCII"),
         (" 4", "does not have"),
         ("~", "does not have"),
+        ("0" * 29, "29 characters, more than any"),
     ],
 )
 def test_damaged_text_is_refused(counts: str, message: str) -> None:
