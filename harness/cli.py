@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.text import SafeConsole
 
 COMMANDS_GROUP = "rvosbench.commands"
 """Entry points that add commands: the leaderboard's, and those of method packages. ``train.steerseg`` is the command
@@ -40,8 +40,8 @@ _GROUP_HELP = {
 datasets_app = typer.Typer(no_args_is_help=True, help="What is on disk, and whether it is complete.")
 app.add_typer(datasets_app, name="datasets")
 
-out = Console()
-err = Console(stderr=True)
+out = SafeConsole()
+err = SafeConsole(stderr=True)
 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value (dotted key).")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.text import SafeConsole
 from rvosbench.leaderboard import exports
 from rvosbench.leaderboard.serve import command
 from rvosbench.leaderboard.tables import SCOPES, Filters, Scope
@@ -31,7 +31,7 @@ def leaderboard(
 ) -> None:
     """Show published numbers beside the runs of a folder, in the browser or as text."""
     if scores:
-        exports.print_scores(runs, Console())
+        exports.print_scores(runs, SafeConsole())
     elif export is not None:
         sys.stdout.write(exports.export(runs, export, Filters(_scope(scope))))
     else:

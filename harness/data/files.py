@@ -1,51 +1,28 @@
-"""Reads metadata and mask dictionaries: JSON, and pickles that may hold plain data only.
+"""Reads mask dictionaries (JSON, and pickles that may hold plain data only) and lists folders of images.
 
 Every complaint is one sentence that names the file, the key and what was expected.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, NoReturn
+from typing import Any
 
+from rvosbench.harness.data.parsing import INTACT, brief, load_json, malformed, refuse_other_files
 from rvosbench.harness.errors import PrerequisiteError
 
-INTACT = "Replace the file with an intact copy."
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """In order of preference when a folder holds two images of one name."""
 
 RleTable = dict[str, list[dict[str, Any] | None]]
 """Key -> one COCO RLE or None per frame."""
-
-
-def malformed(path: Path, where: str, expected: str, found: object) -> NoReturn:
-    """Raises the one sentence about a value that is not what it must be."""
-    shown = "null" if found is None else type(found).__name__
-    raise PrerequisiteError(f"{path}: {where} must be {expected}, found {shown}.", INTACT)
-
-
-def load_json(path: Path) -> Any:
-    """The parsed file.
-
-    Raises:
-        PrerequisiteError: missing, unreadable, not UTF-8, or not JSON (with line and column).
-    """
-    try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise PrerequisiteError(f"{path} cannot be read: {error.strerror or error}.", INTACT) from error
-    except UnicodeDecodeError as error:
-        raise PrerequisiteError(f"{path} is not UTF-8 text (byte {error.start}).", INTACT) from error
-    except json.JSONDecodeError as error:
-        problem = f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
-        raise PrerequisiteError(problem, INTACT) from error
-    except RecursionError as error:
-        raise PrerequisiteError(f"{path} is not valid metadata: it nests too deeply.", INTACT) from error
+_MAX_SIDE = 1 << 16
+_MAX_PIXELS = 1 << 28
+"""Of one mask: eight times an 8K frame. A larger size would be allocated before anything else is looked at."""
 
 
 def _latin1(text: object, encoding: object = "latin1") -> bytes:
@@ -72,6 +49,20 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
+# What the unpickler raises on garbage is not documented; these are the ones its source can raise.
+_PICKLE_DAMAGE = (
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+)
+
+
 def load_plain_pickle(path: Path) -> Any:
     """The unpickled file, if it holds only dict, list, tuple, set, str, bytes, int, float, bool and None.
 
@@ -82,14 +73,14 @@ def load_plain_pickle(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
+            refuse_other_files(file.peek(512), path, "a pickle")
             return _PlainUnpickler(file).load()
     except OSError as error:
         raise PrerequisiteError(f"{path} cannot be read: {error.strerror or error}.", INTACT) from error
     except pickle.UnpicklingError as error:
         raise PrerequisiteError(f"{path} is not a pickle of plain data: {error}.", INTACT) from error
-    # What the unpickler raises on garbage is not documented; these are the ones its source can raise.
-    except (EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise PrerequisiteError(f"{path} is not a readable pickle ({error!r}).", INTACT) from error
+    except _PICKLE_DAMAGE as error:
+        raise PrerequisiteError(f"{path} is not a readable pickle ({brief(error)}).", INTACT) from error
 
 
 _LOCK = Lock()
@@ -117,11 +108,13 @@ def _rle_table(path: Path, size: int, mtime_ns: int) -> RleTable:
         malformed(path, "the file", "a mapping from annotation id to masks", raw)
     table: RleTable = {}
     for key, masks in raw.items():
+        if isinstance(key, bool) or not isinstance(key, int | str) or (isinstance(key, int) and abs(key) >= 2**63):
+            malformed(path, "a key", "an annotation id (text or an integer)", key)
         if not isinstance(masks, list | tuple):
-            malformed(path, f"'{key}'", "a list with one mask or null per frame", masks)
+            malformed(path, brief(str(key)), "a list with one mask or null per frame", masks)
         for index, rle in enumerate(masks):
             if rle is not None:
-                _check_rle(path, f"'{key}'[{index}]", rle)
+                _check_rle(path, f"{brief(str(key))}[{index}]", rle)
         table[str(key)] = list(masks)
     return table
 
@@ -132,17 +125,26 @@ def _check_rle(path: Path, where: str, rle: object) -> None:
     size, counts = rle.get("size"), rle.get("counts")
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
         malformed(path, f"{where}.size", "[H, W], two positive integers", size)
+    if max(size) > _MAX_SIDE or size[0] * size[1] > _MAX_PIXELS:
+        raise PrerequisiteError(f"{path}: {where}.size is larger than any frame.", INTACT)
     if not isinstance(counts, str | bytes):
         malformed(path, f"{where}.counts", "text (compressed COCO RLE)", counts)
 
 
 def images_by_stem(folder: Path) -> dict[str, str]:
-    """Name without extension -> file name, for the images in a folder; empty when there is no such folder."""
+    """Name without extension -> file name, for the images in a folder; empty when there is no such folder.
+
+    Raises:
+        PrerequisiteError: the folder is there and cannot be listed.
+    """
     found: dict[str, str] = {}
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 - one call per folder; Path objects cost more than the listing
     except (FileNotFoundError, NotADirectoryError):
         return found
+    except OSError as error:
+        problem = f"{folder} cannot be listed: {error.strerror or error}."
+        raise PrerequisiteError(problem, "Check the permissions of the data root.") from error
     for suffix in reversed(IMAGE_SUFFIXES):
         for name in names:
             stem, extension = os.path.splitext(name)  # noqa: PTH122 - as above

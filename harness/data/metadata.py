@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rvosbench.harness.data.cards import Card, Layout, MaskKey, Split
-from rvosbench.harness.data.files import INTACT, load_json, malformed
+from rvosbench.harness.data.files import IMAGE_SUFFIXES
+from rvosbench.harness.data.parsing import INTACT, brief, load_json, malformed, why_no_name
 from rvosbench.harness.data.types import Expression
 from rvosbench.harness.errors import PrerequisiteError
+
+_MAX_SIDE = 1 << 16
+"""Pixels: larger than any video."""
+_MAX_DIGITS = 18
+"""Of an id or a number that is written as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +26,7 @@ class VideoEntry:
 
     name: str
     frames: tuple[str, ...]
-    """Sorted as strings, which is the order mask lists are aligned with."""
+    """In the file's order, which is the order mask lists are aligned with."""
     expressions: tuple[Expression, ...]
     size: tuple[int, int] | None
     """(H, W) where the metadata gives it (ReVOS)."""
@@ -86,10 +93,10 @@ def unique_ids(exp_ids: Sequence[int]) -> tuple[str, ...]:
     return tuple(ids[position] for position in range(len(exp_ids)))
 
 
-def _entries(path: Path, layout: Layout, name: object, video: object) -> Iterator[_Entry]:
-    where = f"videos['{name}']"
-    if not isinstance(name, str) or not _is_safe(name):
-        raise PrerequisiteError(f"{path}: the video name {name!r} is not a relative path inside the folder.", INTACT)
+def _entries(path: Path, layout: Layout, name: str, video: object) -> Iterator[_Entry]:
+    where = f"videos[{brief(name)}]"
+    if (why := why_no_name(name, folders=True)) is not None:
+        raise PrerequisiteError(f"{path}: the video name {brief(name)} {why}.", INTACT)
     if not isinstance(video, dict):
         malformed(path, where, "a mapping with 'frames' and 'expressions'", video)
     expressions = video.get("expressions")
@@ -97,9 +104,9 @@ def _entries(path: Path, layout: Layout, name: object, video: object) -> Iterato
         if not isinstance(expressions, dict):
             malformed(path, f"{where}.expressions", "a mapping from expression id to its entry", expressions)
         for key, raw in expressions.items():
-            at = f"{where}.expressions['{key}']"
-            if "/" in key or not _is_safe(key):
-                raise PrerequisiteError(f"{path}: {at} has an id that cannot name a folder.", INTACT)
+            at = f"{where}.expressions[{brief(key)}]"
+            if (why := why_no_name(key)) is not None:
+                raise PrerequisiteError(f"{path}: {at} has an id that {why}.", INTACT)
             if not isinstance(raw, dict):
                 malformed(path, at, "a mapping with 'exp'", raw)
             yield _Entry(key, raw, at)
@@ -122,6 +129,11 @@ def _expression(path: Path, card: Card, split: Split, entry: _Entry, targets: tu
     text = raw.get(key)
     if not isinstance(text, str):
         malformed(path, f"{entry.where}.{key if key in raw else 'exp'}", "text", text)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        problem = f"{path}: {entry.where}.{key} holds half a character (a lone surrogate)."
+        raise PrerequisiteError(problem, INTACT) from error
     is_sentence = raw.get("is_sent")
     if is_sentence is not None and not isinstance(is_sentence, bool):
         malformed(path, f"{entry.where}.is_sent", "true or false", is_sentence)
@@ -143,9 +155,9 @@ def _subset(path: Path, card: Card, split: Split, entry: _Entry, targets: tuple[
     if rule.field is not None and (rule.field in entry.raw or (rule.required and split.ground_truth == "public")):
         value = entry.raw.get(rule.field)
         names = {str(key): name for key, name in rule.values.items()}
-        if isinstance(value, bool) or str(value) not in names:
+        if isinstance(value, bool) or not isinstance(value, int | str) or str(value) not in names:
             raise PrerequisiteError(
-                f"{path}: {entry.where}.{rule.field} must be one of {', '.join(names)}, found {value!r}.", INTACT
+                f"{path}: {entry.where}.{rule.field} must be one of {', '.join(names)}, found {brief(value)}.", INTACT
             )
         return names[str(value)]
     if not targets and split.ground_truth == "public":
@@ -164,15 +176,19 @@ def _targets(
     found = _id_list(path, f"{entry.where}.obj_id", entry.raw.get("obj_id"))
     if key == "obj_id":
         for target in found:
-            if not target.isdecimal() or not 1 <= int(target) <= 254:
+            if not _is_number(target) or not 1 <= int(target) <= 254:
                 raise PrerequisiteError(
-                    f"{path}: {entry.where}.obj_id must be a palette index from 1 to 254, found {target!r}.", INTACT
+                    f"{path}: {entry.where}.obj_id must be a palette index from 1 to 254, found {brief(target)}.",
+                    INTACT,
                 )
         return tuple(str(int(target)) for target in found)
     source = video.get("source")
     if not isinstance(source, str):
-        malformed(path, f"videos['{name}'].source", "text", source)
-    return tuple(f"{source}_{name}_{target}" for target in found)
+        malformed(path, f"videos[{brief(name)}].source", "text", source)
+    keys = tuple(f"{source}_{name}_{target}" for target in found)
+    for target in keys:
+        _require_name(path, f"videos[{brief(name)}].source", target)
+    return keys
 
 
 def _id_list(path: Path, where: str, value: object) -> tuple[str, ...]:
@@ -180,49 +196,61 @@ def _id_list(path: Path, where: str, value: object) -> tuple[str, ...]:
     for element in values:
         if isinstance(element, bool) or not isinstance(element, int | str):
             malformed(path, where, "an id or a list of ids", value)
-        if isinstance(element, str) and not _is_safe(element):
-            raise PrerequisiteError(f"{path}: {where} holds {element!r}, which cannot name a file.", INTACT)
+        if isinstance(element, str):
+            _require_name(path, where, element)
+        elif abs(element) >= 2**63:
+            raise PrerequisiteError(f"{path}: {where} holds a number that is no id.", INTACT)
     return tuple(str(element) for element in values)
 
 
 def _frames(path: Path, name: str, video: dict[str, Any]) -> tuple[str, ...]:
-    where = f"videos['{name}'].frames"
+    where = f"videos[{brief(name)}].frames"
     frames = video.get("frames")
     if not isinstance(frames, list) or not frames:
         malformed(path, where, "a list of frame names that is not empty", frames)
     for frame in frames:
         if not isinstance(frame, str):
             malformed(path, where, "a list of text", frame)
-        if "/" in frame or not _is_safe(frame):
-            raise PrerequisiteError(f"{path}: {where} holds {frame!r}, which cannot name a file.", INTACT)
+        if (why := why_no_name(frame)) is not None:
+            raise PrerequisiteError(f"{path}: {where} holds {brief(frame)}, which {why}.", INTACT)
+        if frame.lower().endswith(IMAGE_SUFFIXES):
+            problem = f"{path}: {where} holds {brief(frame)}, most likely a file name; frame names carry no suffix."
+            raise PrerequisiteError(problem, "Remove the suffix from the names of the frames.")
     if len(set(frames)) != len(frames):
-        twice = next(frame for frame in frames if frames.count(frame) > 1)
-        raise PrerequisiteError(f"{path}: {where} lists '{twice}' more than once.", INTACT)
-    return tuple(sorted(frames))
+        twice = Counter(frames).most_common(1)[0][0]
+        raise PrerequisiteError(f"{path}: {where} lists {brief(twice)} more than once.", INTACT)
+    return tuple(frames)
 
 
 def _size(path: Path, name: str, video: dict[str, Any]) -> tuple[int, int] | None:
     if "height" not in video and "width" not in video:
         return None
-    height = _integer(path, f"videos['{name}'].height", video.get("height"))
-    width = _integer(path, f"videos['{name}'].width", video.get("width"))
+    height = _integer(path, f"videos[{brief(name)}].height", video.get("height"))
+    width = _integer(path, f"videos[{brief(name)}].width", video.get("width"))
+    if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
+        raise PrerequisiteError(f"{path}: videos[{brief(name)}] has a height or width that no frame has.", INTACT)
     return height, width
 
 
 def _integer(path: Path, where: str, value: object) -> int:
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and _is_number(value):
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         malformed(path, where, "an integer", value)
     return value
 
 
+def _is_number(text: str) -> bool:
+    # isdecimal alone accepts digits of every script, and thousands of them.
+    return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
+
+
+def _require_name(path: Path, where: str, name: str) -> None:
+    if (why := why_no_name(name, folders=True)) is not None:
+        raise PrerequisiteError(f"{path}: {where} holds {brief(name)}, which {why}.", INTACT)
+
+
 def _running_counters(entries: dict[str, tuple[_Entry, ...]]) -> dict[tuple[str, str], int]:
     # Over the whole file, names and ids sorted as text ("0", "1", "10", "2"): the order the pickles were built in.
     order = [(name, expression) for name in sorted(entries) for expression in sorted(e.id for e in entries[name])]
     return {key: counter for counter, key in enumerate(order)}
-
-
-def _is_safe(name: str) -> bool:
-    # A relative path that stays inside its folder.
-    return "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))

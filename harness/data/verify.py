@@ -133,7 +133,7 @@ def render(report: Report) -> list[str]:
     for finding in report.findings:
         colour = colours[finding.level]
         lines.append(f"  [{colour}]{finding.level}[/{colour}] {escape(finding.message)}")
-        if len(finding.about) > 1:
+        if any(about not in finding.message for about in finding.about):
             lines += [f"    {escape(line)}" for line in finding.about[:SHOWN]]
             if len(finding.about) > SHOWN:
                 lines.append(f"    and {len(finding.about) - SHOWN} more")

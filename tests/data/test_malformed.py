@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from rvosbench.harness.data.cards import CARDS, card_names, load_card, read_card, video_ids
-from rvosbench.harness.data.files import load_json, load_plain_pickle, load_rle_table
+from rvosbench.harness.data.files import load_plain_pickle, load_rle_table
+from rvosbench.harness.data.parsing import load_json
 from rvosbench.harness.data.reader import open_dataset
 from rvosbench.harness.errors import PrerequisiteError
 
@@ -77,11 +78,11 @@ METADATA: list[tuple[Change, str]] = [
     ),
     (
         lambda m: _video(m).update(expressions={"..": {}}),
-        "videos['UVO/v'].expressions['..'] has an id that cannot name a folder.",
+        "videos['UVO/v'].expressions['..'] has an id that cannot name a file.",
     ),
     (
         lambda m: _video(m).update(expressions={"a/b": {}}),
-        "videos['UVO/v'].expressions['a/b'] has an id that cannot name a folder.",
+        "videos['UVO/v'].expressions['a/b'] has an id that cannot name a file.",
     ),
     (lambda m: _expression(m).pop("exp"), "videos['UVO/v'].expressions['0'].exp must be text, found null."),
     (lambda m: _expression(m).update(exp=7), "videos['UVO/v'].expressions['0'].exp must be text, found int."),
@@ -99,7 +100,7 @@ METADATA: list[tuple[Change, str]] = [
     ),
     (
         lambda m: _expression(m).update(anno_id="../x"),
-        "videos['UVO/v'].expressions['0'].anno_id holds '../x', which cannot name a file.",
+        "videos['UVO/v'].expressions['0'].anno_id holds '../x', which is not a relative path inside the folder.",
     ),
     (
         lambda m: _expression(m).pop("type_id"),
@@ -133,10 +134,10 @@ def test_malformed_metadata(tree: Any, change: Change, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "is not valid JSON: Expecting value at line 1, column 1."),
+        (b"", "is empty, not JSON."),
         (b'{"videos": {\n"a": ', "is not valid JSON: Expecting value at line 2, column 6."),
         (b'{"videos": "\xff"}', "is not UTF-8 text (byte 12)."),
-        (b"[" * 100_000, "is not valid metadata: it nests too deeply."),
+        (b"[" * 100_000, "is not valid JSON: it nests too deeply."),
         (b'"text"', ": 'videos' must be a mapping from video name to its frames and expressions, found null."),
     ],
 )
