@@ -17,6 +17,7 @@ import typer
 from rich.text import Text
 
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.extras import missing_package
 from rvosbench.harness.text import SafeConsole
 
 COMMANDS_GROUP = "rvosbench.commands"
@@ -30,6 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Benchmark harness for video reasoning segmentation.",
 )
 _GROUP_HELP = {
@@ -50,6 +52,22 @@ DataRoot = Annotated[
     Path, typer.Option("--data-root", envvar="RVOSBENCH_DATA", help="Folder that holds davis17/, ReVOS/, mevis/ ...")
 ]
 Runs = Annotated[Path, typer.Option("--runs", envvar="RVOSBENCH_RUNS", help="Folder of run folders.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from rvosbench.harness.version import describe
+
+        out.print(Text(describe()), soft_wrap=True)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None: ...
 
 
 @app.command()
@@ -303,16 +321,25 @@ def _add_plugged_commands() -> None:
         groups[group].command(name)(entry.load())
 
 
+def _stop(error: PrerequisiteError) -> NoReturn:
+    err.print(Text.assemble(("error: ", "bold red"), error.problem), soft_wrap=True)
+    if error.fix:
+        err.print(Text(error.fix), soft_wrap=True)
+    sys.exit(2)
+
+
 def main() -> None:
     """The ``rvosbench`` command."""
-    _add_plugged_commands()
     try:
+        _add_plugged_commands()
         app()
     except PrerequisiteError as error:
-        err.print(Text.assemble(("error: ", "bold red"), error.problem), soft_wrap=True)
-        if error.fix:
-            err.print(Text(error.fix), soft_wrap=True)
-        sys.exit(2)
+        _stop(error)
+    except ModuleNotFoundError as error:
+        missing = missing_package(error)
+        if missing is None:
+            raise
+        _stop(missing)
     except KeyboardInterrupt:
         err.print("Interrupted.")
         sys.exit(130)

@@ -15,6 +15,7 @@ from typing import Literal
 from rvosbench.harness.data.cards import card_names
 from rvosbench.harness.data.reader import open_dataset
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.extras import install_command
 from rvosbench.harness.registry import method_names
 from rvosbench.harness.results.writer import device_info
 from rvosbench.harness.serving.vllm import installed_build
@@ -59,9 +60,7 @@ def examine(data_root: Path, runs: Path) -> Iterator[Finding]:
     for extra, packages in _EXTRAS.items():
         absent = [name for name in packages if importlib.util.find_spec(name) is None]
         if absent:
-            yield Finding(
-                "note", extra, f"{', '.join(absent)} not installed: uv pip install -c constraints.txt -e '.[{extra}]'"
-            )
+            yield Finding("note", extra, f"{', '.join(absent)} not installed: {install_command(extra)}")
         else:
             yield Finding("ok", extra, ", ".join(f"{name} {_version(name)}" for name in packages))
     gpus = device_info()["gpus"]

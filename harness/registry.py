@@ -6,6 +6,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.extras import install_command
 from rvosbench.harness.stages import Method
 
 GROUP = "rvosbench.methods"
@@ -44,6 +45,6 @@ def load_method(name: str) -> Method:
     except ModuleNotFoundError as error:
         raise PrerequisiteError(
             f"Method '{name}' needs the package '{error.name}', which is not installed.",
-            "Install the extra: uv pip install -c constraints.txt -e '.[run]'",
+            f"Install the extra: {install_command('run')}",
         ) from error
     return method

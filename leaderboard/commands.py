@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.extras import install_command
 from rvosbench.harness.text import SafeConsole
 from rvosbench.leaderboard import exports
 from rvosbench.leaderboard.serve import command
@@ -50,6 +51,6 @@ def _serve(runs: Path, port: int, address: str) -> None:
         if importlib.util.find_spec(package) is None:
             raise PrerequisiteError(
                 f"The pages need the package '{package}', which is not installed.",
-                "Install the extra: uv pip install -c constraints.txt -e '.[leaderboard]'",
+                f"Install the extra: {install_command('leaderboard')}",
             )
     raise typer.Exit(subprocess.run(command(runs, port, address), check=False).returncode)

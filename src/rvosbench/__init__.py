@@ -4,4 +4,10 @@ The folders ``harness``, ``methods``, ``leaderboard``, ``datasets`` (here: ``car
 the repository; this package holds links to them, so that what is installed is one name, ``rvosbench``.
 """
 
-__version__ = "0.1.0"
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("rvosbench")
+except PackageNotFoundError:
+    # On the path without being installed.
+    __version__ = "0+unknown"

@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import load_file
 
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.extras import install_command
 from rvosbench.methods.models.sam2.checkpoints import Checkpoint, Sam2Settings, digest, resolve
 
-INSTALL = "Install the extra: uv pip install -c constraints.txt -e '.[sam2]'"
+INSTALL = f"Install the extra: {install_command('sam2')}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.extras import install_command
 from rvosbench.methods.steerseg.training.asking import ask_attributes
 from rvosbench.methods.steerseg.training.files import ERROR, RECIPE, STEPS, TrainingFolder
 from rvosbench.methods.steerseg.training.recipe import TrainRecipe, WorkersChoice, dump_recipe
@@ -114,8 +115,7 @@ def _ray(choice: WorkersChoice) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise PrerequisiteError(
             "Training on Ray needs the package 'ray', which is not installed.",
-            "Install the extra (uv pip install -c constraints.txt -e '.[run]') or use "
-            "--set workers.executor=inprocess.",
+            f"Install the extra ({install_command('run')}) or use --set workers.executor=inprocess.",
         ) from error
     from rvosbench.harness.execute.ray_pool import RAY_ENVIRONMENT
 
