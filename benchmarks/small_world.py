@@ -32,7 +32,7 @@ from rvosbench.harness.recipes import load_recipe
 from rvosbench.harness.results.reader import read_run, read_samples
 from rvosbench.harness.results.writer import RunFolder
 from rvosbench.harness.scoring import kernel
-from rvosbench.harness.scoring.statistics import Bootstrap, Item, bootstrap
+from rvosbench.harness.scoring.statistics import Item, difference_interval
 
 Worlds = dict[int, dict[tuple[str, str], float]]
 """By world, and by video and expression."""
@@ -125,16 +125,15 @@ def _table(scores: dict[str, Worlds], alike: Worlds, base: str) -> Table:
 
 
 def _difference(gaps: Worlds) -> str:
-    """The mean, and its interval with videos resampled."""
-    settings = Bootstrap()
+    """The mean, and its interval over videos."""
     items = [
         Item(f"{world} {video}", expression, "", gap, gap)
         for world, samples in gaps.items()
         for (video, expression), gap in samples.items()
     ]
-    spread = bootstrap(items, ("",), resamples=settings.resamples, seed=settings.seed)
+    interval = difference_interval(items, ("",))
     mean = f"{100 * np.mean([item.J_and_F for item in items]):+.1f}" if items else ""
-    return mean if spread is None else f"{mean} [{100 * spread.low:+.1f}, {100 * spread.high:+.1f}]"
+    return mean if interval is None else f"{mean} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
 
 
 if __name__ == "__main__":

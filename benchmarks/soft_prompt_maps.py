@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from rvosbench.harness.scoring.statistics import Bootstrap, Item, bootstrap
+from rvosbench.harness.scoring.statistics import Item, difference_interval
 from rvosbench.methods.steerseg.training.recipe import View
 from rvosbench.methods.steerseg.training.worth import UNTRAINED, WITHOUT, Bench, Judgements
 
@@ -62,9 +62,8 @@ def _cell(some: list[Judgements], rows: dict[str, Judgements], name: str) -> str
         gaps = {key: mine - float(getattr(base[key], name)) for key, mine in value.items()}
         if any(gaps.values()):
             items = [Item(video, call, "", gap, gap) for (video, call), gap in gaps.items()]
-            settings = Bootstrap()
-            spread = bootstrap(items, ("",), resamples=settings.resamples, seed=settings.seed)
-            between = "" if spread is None else f" [{spread.low:+.3f}, {spread.high:+.3f}]"
+            interval = difference_interval(items, ("",))
+            between = "" if interval is None else f" [{interval.low:+.3f}, {interval.high:+.3f}]"
             words.append(f"{np.mean(list(gaps.values())):+.3f}{between}")
     return "\n".join(words)
 

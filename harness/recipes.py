@@ -147,13 +147,6 @@ class TrackingChoice(_Model):
     """Default: SQLite in the runs folder."""
 
 
-class Bootstrap(_Model):
-    """Interval on J&F, videos resampled with replacement."""
-
-    resamples: int = _identity(1000, ge=1)
-    seed: int = _identity(0)
-
-
 class Recipe(_Model):
     """What to run. ``identity`` fields decide the results, ``runtime`` fields only where and how fast."""
 
@@ -168,7 +161,6 @@ class Recipe(_Model):
     lvlms: tuple[str, ...] = _identity(())
     """Hub names (owner/name[@revision]) or local folders."""
     methods: tuple[MethodChoice, ...] = _identity(min_length=1)
-    bootstrap: Bootstrap = _identity(Bootstrap())
     executor: ExecutorChoice = _runtime(ExecutorChoice())
     serving: ServingChoice = _runtime(ServingChoice())
     tracking: TrackingChoice = _runtime(TrackingChoice())

@@ -141,7 +141,6 @@ class Run:
             self._folder.path,
             results,
             [chosen.scored for chosen in plan.datasets],
-            bootstrap=self._recipe.bootstrap,
             annotator_items=annotator_items(plan, results, self._store),
         )
         statuses: Counter[str] = Counter(result.status for result in results)

@@ -22,9 +22,9 @@ import yaml
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.results.schema import (
     SCHEMA,
+    ConfidenceInterval,
     Counts,
     DatasetUse,
-    Interval,
     RunInfo,
     Score,
     StageTime,
@@ -36,9 +36,9 @@ from rvosbench.harness.results.schema import (
 __all__ = [
     "SCHEMA",
     "BrokenRun",
+    "ConfidenceInterval",
     "Counts",
     "DatasetUse",
-    "Interval",
     "Run",
     "RunInfo",
     "RunList",

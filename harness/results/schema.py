@@ -37,15 +37,17 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """Bootstrap interval on J_and_F, fractions."""
+class ConfidenceInterval:
+    """An interval on J_and_F or on a difference of two, fractions."""
 
     level: Fraction
-    low: Fraction
-    high: Fraction
+    low: FiniteFloat
+    high: FiniteFloat
     unit: str = "video"
-    resamples: Count | None = None
-    seed: int | None = None
+    """What varies at random."""
+    videos: Count | None = None
+    degrees_of_freedom: FiniteFloat | None = None
+    """Of the t distribution; less than ``videos - 1`` where few videos decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Score:
     J: Fraction | None = None
     F: Fraction | None = None
     J_and_F: Fraction | None = None
-    interval: Interval | None = None
+    interval: ConfidenceInterval | None = None
     coverage: str | None = None
     """"5 of 30 videos"."""
     extra: dict[str, FiniteFloat | None] = field(default_factory=dict)
@@ -234,6 +236,8 @@ def _impossible(score: Score) -> str:
         return "an interval without a score"
     if interval is not None and interval.low > interval.high:
         return "the interval's low end is above its high end"
+    if interval is not None and not (interval.low >= 0.0 and interval.high <= 1.0):
+        return "the interval is not within 0 and 1"
     return ""
 
 

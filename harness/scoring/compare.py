@@ -1,4 +1,4 @@
-"""Two runs on the same samples: paired difference per dataset and protocol, videos resampled together."""
+"""Two runs on the same samples: paired difference per dataset and protocol, with an interval over videos."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rvosbench.harness.results.reader import Run, read_frames, read_samples
 from rvosbench.harness.results.schema import Score
 from rvosbench.harness.scoring.kernel import Counts
 from rvosbench.harness.scoring.protocols import KEYFRAMES, Counted, average, require_protocol
-from rvosbench.harness.scoring.statistics import Bootstrap, Difference, Item, difference
+from rvosbench.harness.scoring.statistics import Difference, Item, difference
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ def compare(
     *,
     first_label: str | None = None,
     second_label: str | None = None,
-    bootstrap: Bootstrap | None = None,
 ) -> list[Comparison]:
     """Every dataset and protocol that both runs have, for each pair of methods.
 
@@ -47,14 +46,13 @@ def compare(
     Raises:
         PrerequisiteError: nothing in common, or a damaged table.
     """
-    settings = bootstrap or Bootstrap()
     pairs = list(_pairs(_whole(first, first_label), _whole(second, second_label)))
     if not pairs:
         raise PrerequisiteError(
             f"{first.folder} and {second.folder} have no method, dataset and protocol in common.",
             "Name the methods with --first and --second; rvosbench leaderboard --scores lists them.",
         )
-    return [_compared(first, a, second, b, settings) for a, b in pairs]
+    return [_compared(first, a, second, b) for a, b in pairs]
 
 
 def _whole(run: Run, label: str | None) -> list[Score]:
@@ -71,14 +69,14 @@ def _pairs(first: Sequence[Score], second: Sequence[Score]) -> Iterator[tuple[Sc
             yield a, b
 
 
-def _compared(first: Run, a: Score, second: Run, b: Score, settings: Bootstrap) -> Comparison:
+def _compared(first: Run, a: Score, second: Run, b: Score) -> Comparison:
     rule = require_protocol(a.protocol.removesuffix(KEYFRAMES))
     ends_unknown = rule.drops_ends and a.protocol.endswith(KEYFRAMES)
     if rule.matches_objects or not rule.scored_here or ends_unknown:
         return Comparison(a, b, None, 0)
     mine, theirs = _items(first, a), _items(second, b)
     names = {(item.video, item.name) for item in mine} ^ {(item.video, item.name) for item in theirs}
-    paired = difference(mine, theirs, rule.groups, resamples=settings.resamples, seed=settings.seed)
+    paired = difference(mine, theirs, rule.groups)
     return Comparison(a, b, paired, len(names))
 
 

@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rvosbench.harness.results.schema import Interval, Score
+from rvosbench.harness.results.schema import ConfidenceInterval, Score
 from rvosbench.harness.scoring.compare import Comparison
 from rvosbench.harness.scoring.predictions import KINDS, Problem
-from rvosbench.harness.scoring.statistics import Spread
 
 
 def score_tables(scores: Sequence[Score]) -> Iterator[Table]:
@@ -56,9 +55,9 @@ def comparison_lines(comparisons: Sequence[Comparison]) -> Iterator[Text]:
         if gain is None:
             yield Text(f"{both}; not paired: the tables do not hold what this protocol or these frames need")
             continue
-        interval = f" {_interval(gain.interval)}" if gain.interval is not None else ""
+        interval = "(no interval)" if gain.interval is None else _interval(gain.interval)
         yield Text(
-            f"{both}: {100 * gain.J_and_F:+.1f}{interval}, J {100 * gain.J:+.1f}, F {100 * gain.F:+.1f}; "
+            f"{both}: {100 * gain.J_and_F:+.1f} {interval}, J {100 * gain.J:+.1f}, F {100 * gain.F:+.1f}; "
             f"{gain.wins} wins, {gain.ties} ties, {gain.losses} losses in {gain.videos} videos"
             + (f"; {row.only_in_one} samples are in one run only" if row.only_in_one else "")
         )
@@ -77,8 +76,8 @@ def _name(score: Score) -> str:
     return f"{score.method} on {score.lvlm}" if score.lvlm else score.method
 
 
-def _interval(interval: Interval | Spread | None) -> str:
-    return "" if interval is None else f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+def _interval(interval: ConfidenceInterval | None) -> str:
+    return "-" if interval is None else f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def _percent(value: float | None) -> str:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from rvosbench.harness.results.schema import SCHEMA
 from rvosbench.harness.scoring.kernel import f, j
 from rvosbench.harness.scoring.matching import AnnotatorItems
-from rvosbench.harness.scoring.rows import BootstrapSettings, score_rows
+from rvosbench.harness.scoring.rows import score_rows
 from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
 from rvosbench.harness.store.artefacts import atomic_write, write_json
 
@@ -50,14 +50,12 @@ def write_tables(
     results: Sequence[SampleResult],
     datasets: Sequence[ScoredDataset],
     *,
-    bootstrap: BootstrapSettings,
     annotator_items: AnnotatorItems | None = None,
 ) -> list[dict[str, Any]]:
     """Writes the three tables, each complete or not at all, ``scores.json`` last. Returns the rows of the latter.
 
     Args:
         results: of any number of methods on any of the datasets; rows keep this order.
-        bootstrap: number of resamples and seed of the intervals.
         annotator_items: scores a video under ``refdavis17/anno4``, which matches masks to objects and so needs more
             than the integers. Without it such a row has no score and a note says why.
 
@@ -66,7 +64,7 @@ def write_tables(
     """
     hidden = {(d.dataset.card.name, d.dataset.split) for d in datasets if d.dataset.ground_truth is None}
     rows = []
-    for score in score_rows(results, datasets, bootstrap, annotator_items):
+    for score in score_rows(results, datasets, annotator_items):
         row = asdict(score)
         row["notes"] = list(score.notes)
         rows.append(row)

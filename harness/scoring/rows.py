@@ -5,30 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from rvosbench.harness.results.schema import Counts, FallbackUse, Interval, Score
+from rvosbench.harness.results.schema import Counts, FallbackUse, Score
 from rvosbench.harness.scoring.extras import davis_extras, hard_frames, robustness
 from rvosbench.harness.scoring.kernel import gt_present
 from rvosbench.harness.scoring.matching import AnnotatorItems
 from rvosbench.harness.scoring.protocols import KEYFRAMES, BoolT, Counted, Rule, average, require_protocol
 from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
-from rvosbench.harness.scoring.statistics import Item, bootstrap, mean_of_groups
+from rvosbench.harness.scoring.statistics import NO_INTERVAL, Item, mean_of_groups, score_interval
 
 _LISTED = 20
 """Names in one note."""
-
-
-class BootstrapSettings(Protocol):
-    """How intervals are drawn."""
-
-    @property
-    def resamples(self) -> int: ...
-
-    @property
-    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +33,6 @@ class _Part:
 def score_rows(
     results: Sequence[SampleResult],
     datasets: Sequence[ScoredDataset],
-    settings: BootstrapSettings,
     annotator_items: AnnotatorItems | None,
 ) -> tuple[Score, ...]:
     """Every row, methods in the order of ``results``, then datasets, protocols and subsets ("all" first)."""
@@ -65,7 +53,7 @@ def score_rows(
             for name in scored.protocols:
                 rule = require_protocol(name)
                 for part in _parts(scored, rule, mine, keyframes):
-                    rows.append(_row(rule, part, method, lvlm, settings, annotator_items))
+                    rows.append(_row(rule, part, method, lvlm, annotator_items))
     return tuple(rows)
 
 
@@ -105,7 +93,6 @@ def _row(
     part: _Part,
     method: str,
     lvlm: str | None,
-    settings: BootstrapSettings,
     annotator_items: AnnotatorItems | None,
 ) -> Score:
     dataset = part.scored.dataset
@@ -138,11 +125,9 @@ def _row(
     f = mean_of_groups([item.F for item in items], [item.group for item in items], groups)
     interval = None
     if j is not None:
-        spread = bootstrap(items, groups, resamples=settings.resamples, seed=settings.seed)
-        if spread is None:
-            notes.append("No interval: it takes two videos.")
-        else:
-            interval = Interval(spread.level, spread.low, spread.high, "video", spread.resamples, spread.seed)
+        interval = score_interval(items, groups)
+        if interval is None:
+            notes.append(NO_INTERVAL)
     elif items:
         empty = [group for group in groups if not any(item.group == group for item in items)]
         notes.append(f"No score: this protocol averages {' and '.join(groups)}, and here is none of {_listed(empty)}.")

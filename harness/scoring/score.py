@@ -19,9 +19,8 @@ from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.scoring.predictions import KINDS, Kind, Problem, open_predictions
 from rvosbench.harness.scoring.protocols import Rule, protocol_names, require_protocol
 from rvosbench.harness.scoring.results import write_tables
-from rvosbench.harness.scoring.rows import BootstrapSettings
 from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
-from rvosbench.harness.scoring.statistics import Bootstrap, Item
+from rvosbench.harness.scoring.statistics import Item
 from rvosbench.harness.scoring.videos import ExpressionOutcome, VideoOutcome, VideoTask, score_video
 
 Strictness = Literal["strict", "lenient"]
@@ -73,7 +72,6 @@ def score_predictions(
     strictness: Strictness = "strict",
     label: str | None = None,
     workers: int | None = None,
-    bootstrap: BootstrapSettings | None = None,
     progress: Progress | None = None,
 ) -> ScoreReport:
     """Scores every sample of the dataset and writes ``samples.parquet``, ``frames.parquet`` and ``scores.json``.
@@ -130,8 +128,7 @@ def score_predictions(
     rows: list[dict[str, Any]] = []
     if not refused:
         scored = ScoredDataset(dataset, tuple(rule.id for rule in chosen))
-        settings = bootstrap if bootstrap is not None else Bootstrap()
-        rows = write_tables(out, results, [scored], bootstrap=settings, annotator_items=annotator_items)
+        rows = write_tables(out, results, [scored], annotator_items=annotator_items)
     return ScoreReport(
         rows=rows,
         problems=tuple(problems),

@@ -1,11 +1,9 @@
-"""How sure a mean is: bootstrap over videos, for one method and for the difference of two.
+"""Confidence intervals over videos, for the score of one method and for the difference of two.
 
-Expressions of one video share its frames and often its target, so they are not independent: whole videos are drawn
-with replacement (cluster bootstrap), and the protocol's mean is taken of what was drawn. The interval is the
-percentile interval. All methods on a dataset meet the same draws, because the draw depends on the seed and the
-number of videos only.
+The estimator is that of ``rvosbench.harness.scoring.clusters``, made for few videos with different numbers of
+expressions. Below ``MIN_VIDEOS`` videos no method keeps what "95%" promises, and there is no interval.
 
-Legend: V videos, G groups, R resamples.
+Legend: V videos, G groups.
 """
 
 from __future__ import annotations
@@ -14,23 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from rvosbench.harness.results.schema import ConfidenceInterval
+from rvosbench.harness.scoring.clusters import ClusterEstimate, FloatVG, cluster_estimate
 
 LEVEL = 0.95
 """Of every interval."""
+MIN_VIDEOS = 10
+"""With fewer videos there is no interval."""
+MIN_VIDEOS_PER_GROUP = 5
+"""The same for a group: the items of a group that fewer videos have say too little about other videos."""
+NO_INTERVAL = (
+    f"No interval: it takes {MIN_VIDEOS} videos, {MIN_VIDEOS_PER_GROUP} in each group, that do not all score the same."
+)
 TIE = 1e-9
 """Two scores (fractions) closer than this are a tie: less than rounding of sums can separate."""
-
-_BLOCK = 1 << 22
-"""Drawn indices held at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bootstrap:
-    """How intervals are drawn."""
-
-    resamples: int = 1000
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +47,14 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """A percentile interval."""
-
-    low: float
-    high: float
-    level: float
-    resamples: int
-    """As drawn. Draws that left a group empty are not used."""
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
 class Difference:
     """Second method minus first, on the items both have."""
 
     J: float
     F: float
     J_and_F: float
-    interval: Spread | None
-    """On J_and_F; None with fewer than two videos."""
+    interval: ConfidenceInterval | None
+    """On J_and_F; None with too few videos, or where all videos differ by the same amount."""
     wins: int
     """Items where the second method's J_and_F is higher."""
     ties: int
@@ -89,19 +73,34 @@ def mean_of_groups(values: Sequence[float], groups: Sequence[str], wanted: Seque
     return float(np.mean(means)) if means else None
 
 
-def bootstrap(items: Sequence[Item], groups: Sequence[str], *, resamples: int, seed: int) -> Spread | None:
-    """The interval of J_and_F when videos are drawn with replacement.
+def score_interval(items: Sequence[Item], groups: Sequence[str]) -> ConfidenceInterval | None:
+    """The interval of J_and_F, within [0, 1].
 
     Returns:
-        None with fewer than two videos, or when a group has no item.
+        None with too few videos, in all or in a group, and where all videos score the same.
     """
-    return _interval(items, [item.J_and_F for item in items], groups, resamples, seed)
+    estimated = _estimate(items, [item.J_and_F for item in items], groups)
+    if estimated is None:
+        return None
+    estimate, videos = estimated
+    return _interval(estimate, estimate.score_limits(LEVEL), videos)
 
 
-def difference(
-    first: Sequence[Item], second: Sequence[Item], groups: Sequence[str], *, resamples: int, seed: int
-) -> Difference | None:
-    """Compares two methods item by item, videos drawn together.
+def difference_interval(items: Sequence[Item], groups: Sequence[str]) -> ConfidenceInterval | None:
+    """The interval of a mean of paired differences, which the items hold as J and F.
+
+    Returns:
+        None with too few videos, in all or in a group, and where all videos differ by the same amount.
+    """
+    estimated = _estimate(items, [item.J_and_F for item in items], groups)
+    if estimated is None:
+        return None
+    estimate, videos = estimated
+    return _interval(estimate, estimate.difference_limits(LEVEL), videos)
+
+
+def difference(first: Sequence[Item], second: Sequence[Item], groups: Sequence[str]) -> Difference | None:
+    """Compares two methods item by item.
 
     Returns:
         None when a group has no item that both have.
@@ -112,70 +111,52 @@ def difference(
         for item in first
         if (item.video, item.group, item.name) in theirs
     ]
-    items = [item for item, _ in pairs]
-    in_group = [item.group for item in items]
-    in_j, in_f = [b.J - a.J for a, b in pairs], [b.F - a.F for a, b in pairs]
-    in_both = [b.J_and_F - a.J_and_F for a, b in pairs]
-    j, f = mean_of_groups(in_j, in_group, groups), mean_of_groups(in_f, in_group, groups)
+    gaps = [Item(a.video, a.name, a.group, b.J - a.J, b.F - a.F) for a, b in pairs]
+    in_group = [gap.group for gap in gaps]
+    j = mean_of_groups([gap.J for gap in gaps], in_group, groups)
+    f = mean_of_groups([gap.F for gap in gaps], in_group, groups)
     if j is None or f is None:
         return None
     return Difference(
         J=j,
         F=f,
         J_and_F=(j + f) / 2,
-        interval=_interval(items, in_both, groups, resamples, seed),
-        wins=sum(value > TIE for value in in_both),
-        ties=sum(abs(value) <= TIE for value in in_both),
-        losses=sum(value < -TIE for value in in_both),
-        videos=len({item.video for item in items}),
+        interval=difference_interval(gaps, groups),
+        wins=sum(gap.J_and_F > TIE for gap in gaps),
+        ties=sum(abs(gap.J_and_F) <= TIE for gap in gaps),
+        losses=sum(gap.J_and_F < -TIE for gap in gaps),
+        videos=len({gap.video for gap in gaps}),
     )
 
 
-def _interval(
-    items: Sequence[Item], values: Sequence[float], groups: Sequence[str], resamples: int, seed: int
-) -> Spread | None:
-    sums_VG, sizes_VG = _by_video(items, values, groups)
-    if len(sums_VG) < 2 or not sizes_VG.sum(axis=0).all():
+def _interval(estimate: ClusterEstimate, limits: tuple[np.ndarray, np.ndarray], videos: int) -> ConfidenceInterval:
+    low, high = limits
+    return ConfidenceInterval(LEVEL, float(low), float(high), "video", videos, float(estimate.degrees_of_freedom))
+
+
+def _estimate(
+    items: Sequence[Item], values: Sequence[float], groups: Sequence[str]
+) -> tuple[ClusterEstimate, int] | None:
+    """The estimate and its number of videos; None where it would support no interval."""
+    sums_VG, squares_VG, sizes_VG = _by_video(items, values, groups)
+    per_group_G = (sizes_VG > 0).sum(axis=0)
+    if len(sizes_VG) < MIN_VIDEOS or not per_group_G.size or per_group_G.min() < MIN_VIDEOS_PER_GROUP:
         return None
-    means_R = _resampled_means(sums_VG, sizes_VG, resamples, seed)
-    if not means_R.size:
-        return None
-    low, high = np.quantile(means_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Spread(float(low), float(high), LEVEL, resamples, seed)
+    estimate = cluster_estimate(sums_VG, squares_VG, sizes_VG)
+    return None if estimate.error <= TIE else (estimate, len(sizes_VG))
 
 
 def _by_video(
     items: Sequence[Item], values: Sequence[float], groups: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum of values and number of items, by video (name order) and group."""
+) -> tuple[FloatVG, FloatVG, FloatVG]:
+    """Sum of values, sum of their squares and number of items, by video (name order) and group."""
     videos = {name: row for row, name in enumerate(sorted({item.video for item in items if item.group in groups}))}
     columns = {group: column for column, group in enumerate(groups)}
-    sums_VG = np.zeros((len(videos), len(groups)))
-    sizes_VG = np.zeros((len(videos), len(groups)))
+    sums_VG, squares_VG, sizes_VG = (np.zeros((len(videos), len(groups))) for _ in range(3))
     for item, value in zip(items, values, strict=True):
         if item.group in columns:
             place = videos[item.video], columns[item.group]
             sums_VG[place] += value
+            squares_VG[place] += value**2
             sizes_VG[place] += 1
-    return sums_VG, sizes_VG
-
-
-def _resampled_means(
-    sums_VG: NDArray[np.float64], sizes_VG: NDArray[np.float64], resamples: int, seed: int
-) -> NDArray[np.float64]:
-    """The mean of group means of every draw that leaves no group empty, (at most R,)."""
-    rng = np.random.default_rng(seed)
-    videos = len(sums_VG)
-    block = max(1, _BLOCK // videos)
-    means = []
-    for start in range(0, resamples, block):
-        drawn = min(block, resamples - start)
-        picks_RV = rng.integers(videos, size=(drawn, videos))
-        # How often each video was drawn: rows are told apart by an offset, so that one bincount does all.
-        offsets_R1 = np.arange(drawn)[:, None] * videos
-        times_RV = np.bincount((picks_RV + offsets_R1).reshape(-1), minlength=drawn * videos).reshape(drawn, videos)
-        sizes_RG = times_RV @ sizes_VG
-        sums_RG = times_RV @ sums_VG
-        whole_R = (sizes_RG > 0).all(axis=1)
-        means.append((sums_RG[whole_R] / sizes_RG[whole_R]).mean(axis=1))
-    return np.concatenate(means)
+    return sums_VG, squares_VG, sizes_VG

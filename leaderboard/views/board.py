@@ -86,7 +86,8 @@ def show_chart(table: Pivot) -> None:
     """One benchmark at a time: the axes of different benchmarks say nothing about each other."""
     heading = st.selectbox("Benchmark", table.headings, key="benchmark", bind="query-params")
     if heading in table.headings:
-        st.caption(f"Protocol {plain(table.protocols[heading])}. Bars through a dot are 95% intervals over videos.")
+        protocol = plain(table.protocols[heading])
+        st.caption(f"Protocol {protocol}. Bars through a dot are 95% intervals over videos; few videos have none.")
         st.altair_chart(comparison_chart(table, heading), theme=None)
 
 
@@ -95,7 +96,8 @@ def show_rows(rows: pd.DataFrame) -> None:
     shown = rows.assign(
         kind=rows["kind"].map(KINDS),
         interval=[
-            "" if pd.isna(low) else f"{low:.1f}–{high:.1f}" for low, high in zip(rows["low"], rows["high"], strict=True)
+            "-" if pd.isna(low) else f"{low:.1f}–{high:.1f}"
+            for low, high in zip(rows["low"], rows["high"], strict=True)
         ],
         samples=[
             "" if pd.isna(total) else f"{done} / {total}"

@@ -118,7 +118,8 @@ def show_scores(run: Run) -> None:
         return
     rows = rows.assign(
         interval=[
-            "" if pd.isna(low) else f"{low:.1f}–{high:.1f}" for low, high in zip(rows["low"], rows["high"], strict=True)
+            "-" if pd.isna(low) else f"{low:.1f}–{high:.1f}"
+            for low, high in zip(rows["low"], rows["high"], strict=True)
         ]
     )
     st.dataframe(rows, hide_index=True, column_order=list(_SCORES), column_config=_SCORES)

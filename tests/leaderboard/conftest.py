@@ -80,8 +80,8 @@ def score_row(rows: Sequence[Mapping[str, Any]], **changes: Any) -> dict[str, An
             "low": max(0.0, (j + f) / 2 - 0.05),
             "high": min(1.0, (j + f) / 2 + 0.05),
             "unit": "video",
-            "resamples": 1000,
-            "seed": 0,
+            "videos": 30,
+            "degrees_of_freedom": 21.5,
         },
         "coverage": "2 of 30 videos",
         "extra": {},
@@ -143,7 +143,6 @@ def write_run_folder(
         "name": "example",
         "data_root": "data",
         "methods": [{"method": "decaf"}],
-        "bootstrap": {"seed": 0},
     }
     (folder / "run.json").write_text(json.dumps({**default_info, **(info or {})}))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(dict(recipe or default_recipe)))

@@ -16,7 +16,6 @@ from rvosbench.harness.data.types import BoolHW
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.results.schema import read_scores
 from rvosbench.harness.scoring.score import score_predictions
-from rvosbench.harness.scoring.statistics import Bootstrap
 
 from . import plain
 from .builders import (
@@ -36,7 +35,6 @@ from .builders import (
 )
 
 A, B = square(2, 2), square(5, 8)
-SMALL = Bootstrap(resamples=20)
 
 
 @pytest.fixture
@@ -194,7 +192,7 @@ def test_revos_reports_robustness(tmp_path: Path) -> None:
         "w/0": [A, A],
     }
     folder = write_predictions(tmp_path / "p", dataset, masks)
-    report = score_predictions(folder, dataset, out=tmp_path / "out", bootstrap=SMALL)
+    report = score_predictions(folder, dataset, out=tmp_path / "out")
     extra = report.rows[0]["extra"]
     # The foreground of v is both squares, 32 pixels. Frame 0 of expression 0 has no false positive, frame 1 has B: 16.
     # Expression 1 has none, then 192 - 32 = 160, more than the foreground: 0.
@@ -268,7 +266,7 @@ def test_protocols_that_do_not_fit_stop_with_a_fix(tmp_path: Path, dataset: Data
 def test_several_protocols_and_a_label(tmp_path: Path, dataset: Dataset) -> None:
     folder = write_predictions(tmp_path / "p", dataset, MASKS)
     names = ["davis17/semi", "vosbench"]
-    report = score_predictions(folder, dataset, names, out=tmp_path / "out", label="Mine", bootstrap=SMALL)
+    report = score_predictions(folder, dataset, names, out=tmp_path / "out", label="Mine")
     assert [(row["method"], row["protocol"]) for row in report.rows] == [("Mine", name) for name in names]
     # b has two frames, none of them inner.
     semi = report.rows[0]
@@ -283,7 +281,7 @@ def test_the_real_sample(samples: Path, tmp_path: Path) -> None:
     for sample in dataset.samples():
         (folder / sample.video.name).mkdir(parents=True, exist_ok=True)
         (folder / sample.video.name / sample.expression.id).symlink_to(masks / sample.video.name)
-    report = score_predictions(folder, dataset, ["refdavis17/expr"], out=tmp_path / "out", bootstrap=SMALL)
+    report = score_predictions(folder, dataset, ["refdavis17/expr"], out=tmp_path / "out")
     golden = json.loads((samples / "golden/osvos17_two_protocols.json").read_text())["sequences"]
     [row] = report.rows
     for name in ("J", "F"):

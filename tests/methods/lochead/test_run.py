@@ -53,7 +53,6 @@ def recipe_of(folder: Path, lvlms: list[str], methods: list[dict[str, Any]]) -> 
             "methods": methods,
             "executor": {"kind": "inprocess"},
             "tracking": {"enabled": False},
-            "bootstrap": {"resamples": 2},
         }
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rvosbench.harness.results.schema import Counts, Interval, Score
+from rvosbench.harness.results.schema import ConfidenceInterval, Counts, Score
 from rvosbench.methods.reproduce.report import CSV_COLUMNS, show, tables, to_csv, to_markdown
 from rvosbench.methods.reproduce.table import Cell, Column, Line, Result, filled, published_cells
 from rvosbench.methods.reproduce.world import load_world
@@ -34,7 +34,7 @@ def score(**changes: Any) -> Score:
         J=0.71,
         F=0.81,
         J_and_F=0.76,
-        interval=Interval(0.95, 0.7012, 0.8049),
+        interval=ConfidenceInterval(0.95, 0.7012, 0.8049),
         coverage="5 of 30 videos",
     )
     return replace(made, **changes)

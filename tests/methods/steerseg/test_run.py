@@ -76,7 +76,6 @@ def recipe_of(world: Any, folder: Path, methods: list[dict[str, Any]]) -> Recipe
             "methods": methods,
             "executor": {"kind": "inprocess"},
             "tracking": {"enabled": False},
-            "bootstrap": {"resamples": 2},
         }
     )
 
