@@ -11,7 +11,7 @@ import sys
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.text import Text
@@ -48,6 +48,10 @@ err = SafeConsole(stderr=True)
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value (dotted key).")
 ]
+ReuseOption = Annotated[
+    Literal["exact", "force"],
+    typer.Option(help="force: also artefacts that were computed by other code or packages."),
+]
 DataRoot = Annotated[
     Path, typer.Option("--data-root", envvar="RVOSBENCH_DATA", help="Folder that holds davis17/, ReVOS/, mevis/ ...")
 ]
@@ -75,6 +79,7 @@ def run(
     recipe: Annotated[Path | None, typer.Argument(help="The recipe to run.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Continue an interrupted run.")] = None,
     overrides: SetOption = None,
+    reuse: ReuseOption = "exact",
 ) -> None:
     """Run methods x LVLMs x datasets; continues where an interrupted run of the same recipe stopped."""
     from rvosbench.harness.pipeline.engine import Run
@@ -92,11 +97,15 @@ def run(
         assert recipe is not None
         loaded = load_recipe(recipe, tuple(overrides or ()))
         folder = RunFolder.create(loaded)
-    raise typer.Exit(Run(loaded, folder, out).execute())
+    raise typer.Exit(Run(loaded, folder, out, reuse).execute())
 
 
 @app.command()
-def plan(recipe: Annotated[Path, typer.Argument()], overrides: SetOption = None) -> None:
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="The recipe of a run or of a training.")],
+    overrides: SetOption = None,
+    reuse: ReuseOption = "exact",
+) -> None:
     """Say what a recipe would run or train: samples, what is reused, what is to compute, memory. Computes nothing."""
     from rvosbench.harness.pipeline.engine import print_plan
     from rvosbench.harness.recipes import load_recipe, read_values
@@ -108,7 +117,7 @@ def plan(recipe: Annotated[Path, typer.Argument()], overrides: SetOption = None)
             for line in entry.load()(recipe, changes):
                 out.print(Text(line), soft_wrap=True)
             return
-    print_plan(load_recipe(recipe, changes), out)
+    print_plan(load_recipe(recipe, changes), out, reuse)
 
 
 @app.command()

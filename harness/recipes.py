@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.settings import Settings
-from rvosbench.harness.store.keys import digest_of
 
 
 def _identity(default: Any = ..., **kwargs: Any) -> Any:
@@ -45,9 +44,10 @@ class DatasetChoice(_Model):
 
 
 class MethodChoice(_Model):
-    """A registered method with settings that differ from its defaults."""
+    """A method with settings that differ from its defaults."""
 
     method: str = _identity()
+    """A registered name, ``package.module:OBJECT``, or ``./file.py:OBJECT`` with a path relative to the recipe."""
     label: str | None = _identity(None)
     """The name in tables; default: the method's title."""
     lvlms: tuple[str, ...] | None = _identity(None)
@@ -81,7 +81,8 @@ class ExecutorChoice(_Model):
     kind: Literal["ray", "inprocess"] = _runtime("ray")
     address: str | None = _runtime(None)
     """A Ray cluster to join ("auto" or host:port); default: RAY_ADDRESS, else a local one is started."""
-    pools: dict[Literal["reason", "ground", "segment", "score"], Pool] = _runtime(default_factory=dict)
+    pools: dict[str, Pool] = _runtime(default_factory=dict)
+    """By stage name."""
     max_attempts: int = _runtime(3, ge=1)
     """How often an item may kill or hang its worker before it is recorded as failed."""
     deadline_seconds: float = _runtime(3600.0, gt=0)
@@ -93,10 +94,7 @@ class ExecutorChoice(_Model):
 
     def pool(self, stage: str) -> Pool:
         """The stage's pool, or the default one."""
-        for name, pool in self.pools.items():
-            if name == stage:
-                return pool
-        return Pool()
+        return self.pools.get(stage, Pool())
 
 
 class ServingChoice(_Model):
@@ -165,11 +163,6 @@ class Recipe(_Model):
     serving: ServingChoice = _runtime(ServingChoice())
     tracking: TrackingChoice = _runtime(TrackingChoice())
 
-    @property
-    def run_name(self) -> str:
-        """``name-xxxxxxxx``: eight hex digits of the identity fields' digest."""
-        return f"{self.name}-{digest_of(identity_values(self))[:8]}"
-
 
 def identity_values(model: BaseModel) -> dict[str, Any]:
     """The identity fields of a recipe model as plain JSON.
@@ -208,9 +201,31 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
             "See recipes/decaf.yaml; a recipe of a training is for `rvosbench train`.",
         )
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise PrerequisiteError(f"{path}: {describe(error)}.", "Correct the recipe or the --set value.") from error
+    methods = tuple(choice.model_copy(update={"method": _placed(choice.method, path)}) for choice in recipe.methods)
+    return recipe.model_copy(update={"methods": methods})
+
+
+def _placed(method: str, recipe: Path) -> str:
+    """The method's name, with a file's path made absolute: it is relative to the recipe."""
+    file, colon, name = method.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        return method
+    return f"{(recipe.resolve().parent / expanded(file)).resolve()}:{name}"
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with ``~`` and ``$VARIABLES`` filled in.
+
+    Raises:
+        PrerequisiteError: a variable is not set, or the user does not exist.
+    """
+    text = os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111 - pathlib has no expandvars
+    if "$" in text or text.startswith("~"):
+        raise PrerequisiteError(f"The path {path} names a variable or user that does not exist.", "Write the path.")
+    return Path(text)
 
 
 def read_values(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:

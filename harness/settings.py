@@ -7,7 +7,7 @@ counts) must not. A field that declares neither cannot be hashed, and ``tests/te
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from pydantic import ConfigDict
 
@@ -30,6 +30,13 @@ class Settings:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
+    def uses(self) -> tuple[str, ...]:
+        """``module:name`` of code that these settings choose by a name at run time, e.g. a model family's.
+
+        It enters the keys of the stages, which otherwise know only the code that is imported.
+        """
+        return ()
+
 
 def identity_of(settings: Settings) -> dict[str, Json]:
     """The identity fields as plain JSON values, nested settings included.
@@ -48,6 +55,22 @@ def identity_of(settings: Settings) -> dict[str, Json]:
         if role == "identity":
             out[field.name] = _plain(getattr(settings, field.name), where)
     return out
+
+
+def uses_of(settings: Settings) -> tuple[str, ...]:
+    """What the settings and all settings nested in them choose by name, sorted, each once."""
+    found: set[str] = set()
+    pending: list[Any] = [settings]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Settings):
+            found.update(value.uses())
+            pending += [getattr(value, field.name) for field in dataclasses.fields(cast(Any, value))]
+        elif isinstance(value, tuple | list):
+            pending += value
+        elif isinstance(value, dict):
+            pending += value.values()
+    return tuple(sorted(found))
 
 
 def _plain(value: Any, where: str) -> Json:

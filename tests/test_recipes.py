@@ -9,6 +9,7 @@ import yaml
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import dump_recipe, load_recipe
+from rvosbench.harness.variants import run_name
 
 GOOD = {
     "name": "trial",
@@ -30,13 +31,41 @@ def test_a_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
 
 
 def test_only_identity_fields_change_the_run_name(tmp_path: Path) -> None:
-    path = write(tmp_path, GOOD)
-    name = load_recipe(path).run_name
+    def name(*overrides: str) -> str:
+        return run_name(load_recipe(path, overrides))
+
+    path = write(tmp_path, {**GOOD, "methods": [{"method": "bright"}]})
     same = ("executor.kind=inprocess", "executor.pools.ground.workers=4", "runs=/elsewhere", "tracking.enabled=false")
-    for override in same:
-        assert load_recipe(path, (override,)).run_name == name
-    for override in ("datasets.0.limit_videos=2", "methods.0.settings.x=1", "lvlms=[c/d]"):
-        assert load_recipe(path, (override,)).run_name != name
+    of_the_method = ("methods.0.settings.seconds=1", "methods.0.settings.journal=x", "methods.0.settings={offset: 0}")
+    assert {name(override) for override in (*same, *of_the_method)} == {name()}
+    others = ("datasets.0.limit_videos=2", "methods.0.settings.offset=1", "methods.0.label=B")
+    assert len({name(), *(name(override) for override in others)}) == 4
+
+
+def test_neither_runtime_settings_nor_the_place_of_checkpoints_change_the_run_name(tmp_path: Path) -> None:
+    checkpoints = Path(__file__).parents[1] / "checkpoints" / "shapes"
+    (tmp_path / "moved").symlink_to(checkpoints)
+    sam2 = {"checkpoint": str(checkpoints / "sam2"), "device": "cpu"}
+    settings = {"lvlm": {"dtype": "float32", "device": "cpu"}, "sam2": sam2, "background_prompt": "v3"}
+    lvlms = [str(checkpoints / "qwen2_5_vl")]
+    path = write(tmp_path, {**GOOD, "lvlms": lvlms, "methods": [{"method": "decaf", "settings": settings}]})
+    same = (
+        "methods.0.settings.sam2.object_batch=4",
+        "methods.0.settings.sam2.device=cuda",
+        "methods.0.settings.lvlm.frame_batch=1",
+        f"methods.0.settings.sam2.checkpoint={tmp_path}/moved/sam2",
+        f"lvlms=[{tmp_path}/moved/qwen2_5_vl]",
+    )
+    assert len({run_name(load_recipe(path, (override,))) for override in same}) == 1
+    other = load_recipe(path, (f"lvlms=[{checkpoints}/internvl]",))
+    assert run_name(other) != run_name(load_recipe(path))
+
+
+def test_a_pool_of_a_stage_that_no_method_has_is_named(tmp_path: Path) -> None:
+    recipe = {**GOOD, "methods": [{"method": "bright"}], "executor": {"pools": {"grond": {}}}}
+    with pytest.raises(PrerequisiteError) as caught:
+        run_name(load_recipe(write(tmp_path, recipe)))
+    assert "executor.pools.grond" in caught.value.problem and "'ground'" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -47,7 +76,7 @@ def test_only_identity_fields_change_the_run_name(tmp_path: Path) -> None:
         ({**GOOD, "datasetz": []}, "datasetz: Extra inputs are not permitted"),
         ({**GOOD, "datasets": []}, "datasets: "),
         ({**GOOD, "name": "../up"}, "name: "),
-        ({**GOOD, "executor": {"pools": {"grond": {}}}}, "executor.pools.grond"),
+        ({**GOOD, "executor": {"pools": {"ground": {"workerz": 1}}}}, "executor.pools.ground.workerz"),
         ({**GOOD, "executor": {"pools": {"ground": {"workers": 0}}}}, "workers must be at least 1"),
         ({**GOOD, "datasets": [{"name": "shapes", "limit_videos": 0}]}, "limit_videos"),
     ],

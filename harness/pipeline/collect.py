@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rvosbench.harness.data.types import MaskTrack, Video
-from rvosbench.harness.pipeline.plan import SCORE, Plan, PlannedSample
+from rvosbench.harness.pipeline.plan import Plan, PlannedSample
 from rvosbench.harness.pipeline.score import scored_result
 from rvosbench.harness.results.writer import RunFolder
 from rvosbench.harness.scoring.matching import AnnotatorItems, items_from_tracks
@@ -15,6 +15,7 @@ from rvosbench.harness.scoring.statistics import Item
 from rvosbench.harness.store.artefacts import ArtefactStore
 from rvosbench.harness.store.records import Record
 from rvosbench.harness.store.tracks import mask_track
+from rvosbench.harness.variants import SCORE
 
 Records = Mapping[tuple[str, str], Record]
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +21,16 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.execute.executor import Executor, InProcessExecutor, Report
 from rvosbench.harness.execute.work import WorkItem
 from rvosbench.harness.pipeline.collect import annotator_items, collect_results
-from rvosbench.harness.pipeline.plan import Batch, ChosenDataset, Plan, make_plan, memory_lines, work_items
+from rvosbench.harness.pipeline.plan import (
+    Batch,
+    ChosenDataset,
+    Plan,
+    make_plan,
+    memory_lines,
+    reasons_to_compute,
+    record_code,
+    work_items,
+)
 from rvosbench.harness.progress import RunProgress
 from rvosbench.harness.recipes import Recipe
 from rvosbench.harness.results.schema import FallbackUse, read_scores
@@ -31,9 +40,15 @@ from rvosbench.harness.scoring.results import write_tables
 from rvosbench.harness.scoring.rows import fallback_uses
 from rvosbench.harness.stages import StageSpec
 from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.history import History
 from rvosbench.harness.store.keys import digest_of
 from rvosbench.harness.store.records import Record
+from rvosbench.harness.variants import run_name
 
+Reuse = Literal["exact", "force"]
+"""Which artefacts are reused: those of the same code, or also those that differ in the code alone."""
+_REASONS = 5
+"""Changes that one line of the plan names."""
 FAILED_SAMPLES = 3
 """Exit code of a run that finished with failed or missing samples."""
 
@@ -52,11 +67,13 @@ class StageTotals:
 class Run:
     """One execution of a recipe in its folder."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, console: Console) -> None:
+    def __init__(self, recipe: Recipe, folder: RunFolder, console: Console, reuse: Reuse = "exact") -> None:
         self._recipe = recipe
         self._folder = folder
         self._console = console
         self._store = ArtefactStore(recipe.runs.resolve() / "artefacts")
+        self._history = History(self._store)
+        self._reuse = reuse
         self._totals: dict[str, StageTotals] = {}
         self._started = now()
 
@@ -66,8 +83,11 @@ class Run:
         Raises:
             PrerequisiteError: nothing further can succeed; what was committed is kept.
         """
-        plan = make_plan(self._recipe, media_index(self._recipe))
+        plan = make_plan(self._recipe, media_index(self._recipe), self._history if self._reuse == "force" else None)
         self._say(plan)
+        for line in code_lines(plan, self._store, self._history):
+            self._say_line(line)
+        record_code(plan, self._history)
         self._summarise(plan, "running", None)
         executor = self._executor()
         try:
@@ -212,12 +232,13 @@ def _fallback_line(use: FallbackUse) -> str:
     return f"{use.method}{on}: {use.used} of {use.of} samples used the fallback of {use.stage}."
 
 
-def print_plan(recipe: Recipe, console: Console) -> None:
-    """What a worker needs, then what the recipe would run: per stage, artefacts to compute and to reuse."""
+def print_plan(recipe: Recipe, console: Console, reuse: Reuse = "exact") -> None:
+    """What a worker needs, then what the recipe would run: per stage, artefacts to compute and to reuse, and why."""
     for line in memory_lines(recipe):
         console.print(Text(line), soft_wrap=True)
-    plan = make_plan(recipe, media_index(recipe))
     store = ArtefactStore(recipe.runs.resolve() / "artefacts")
+    history = History(store)
+    plan = make_plan(recipe, media_index(recipe), history if reuse == "force" else None)
     table = Table("method", "LVLM", "stage", "samples", "artefacts", "in the store", "to compute")
     for batch in plan.batches():
         variant, stage = batch.samples[0].variant, batch.spec.name
@@ -226,7 +247,21 @@ def print_plan(recipe: Recipe, console: Console) -> None:
         numbers = (len(batch.samples), len(keys), there, len(keys) - there)
         table.add_row(variant.label, variant.lvlm or "", stage, *map(str, numbers))
     console.print(table)
-    console.print(f"Run folder: {recipe.runs / recipe.run_name}", highlight=False, soft_wrap=True, markup=False)
+    for line in code_lines(plan, store, history):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Run folder: {recipe.runs / run_name(recipe)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def code_lines(plan: Plan, store: ArtefactStore, history: History) -> list[str]:
+    """Per stage whose artefacts exist but for the code: how many are computed again, and what changed."""
+    lines: dict[str, None] = {}
+    for batch in plan.batches():
+        count, reasons = reasons_to_compute(batch, store, history)
+        if reasons:
+            more = f" and {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else ""
+            why = f"{', '.join(reasons[:_REASONS])}{more}"
+            lines[f"{batch.spec.name}: {count} to compute ({why}); --reuse force keeps them"] = None
+    return list(lines)
 
 
 def media_index(recipe: Recipe) -> MediaIndex:

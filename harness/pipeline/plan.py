@@ -6,7 +6,7 @@ difference with the store, whatever the number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,28 +16,17 @@ from rvosbench.harness.data.types import GroundTruth, Sample, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.execute.work import PendingExpression, WorkItem
 from rvosbench.harness.pipeline.score import score_spec
-from rvosbench.harness.recipes import DatasetChoice, MethodChoice, Recipe, method_settings
-from rvosbench.harness.registry import load_method
+from rvosbench.harness.recipes import DatasetChoice, Recipe
 from rvosbench.harness.scoring.protocols import require_protocol
 from rvosbench.harness.scoring.sample import ScoredDataset
-from rvosbench.harness.settings import Settings
-from rvosbench.harness.stages import Method, StageSpec
+from rvosbench.harness.stages import StageSpec
 from rvosbench.harness.store.artefacts import ArtefactStore
-from rvosbench.harness.store.keys import artefact_key, digest_of
+from rvosbench.harness.store.history import History
+from rvosbench.harness.store.keys import artefact_key, code_part, digest_of
+from rvosbench.harness.variants import SCORE, Variant, resolve, variants_of
 
-SCORE = "score"
 _USUAL_SIZE = (480, 854)
 """(H, W) of most DAVIS videos, for memory estimates."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A method on an LVLM: one row of the results table."""
-
-    label: str
-    lvlm: str | None
-    """As printed: the last component of the hub name or folder."""
-    stages: tuple[StageSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -97,20 +86,23 @@ class Plan:
                     yield Batch(score_spec(dataset), of_dataset)
 
 
-def make_plan(recipe: Recipe, index: MediaIndex) -> Plan:
+def make_plan(recipe: Recipe, index: MediaIndex, older: History | None = None) -> Plan:
     """Opens the datasets, builds the variants, computes every key.
+
+    Args:
+        index: remembers digests of frames.
+        older: artefacts that are reused though other code computed them; None: none are.
 
     Raises:
         PrerequisiteError: a dataset, method, setting, checkpoint or protocol is missing or wrong.
     """
-    variants = tuple(variant for choice in recipe.methods for variant in _variants(choice, recipe.lvlms))
-    _require_unique(variants)
+    variants = variants_of(recipe)
     datasets = tuple(_choose(choice, recipe.data_root, index) for choice in recipe.datasets)
     names = [(chosen.dataset.card.name, chosen.dataset.split) for chosen in datasets]
     if len(set(names)) < len(names):
         raise PrerequisiteError("The recipe lists a dataset split twice.", "Keep one entry per dataset and split.")
     samples = [
-        PlannedSample(variant, sample, _keys(variant, sample, chosen))
+        PlannedSample(variant, sample, _keys(variant, sample, chosen, older))
         for variant in variants
         for chosen in datasets
         for sample in chosen.dataset.samples()
@@ -120,11 +112,34 @@ def make_plan(recipe: Recipe, index: MediaIndex) -> Plan:
     return Plan(datasets, variants, tuple(samples))
 
 
+def reasons_to_compute(batch: Batch, store: ArtefactStore, history: History) -> tuple[int, list[str]]:
+    """How many artefacts of a batch are to be computed, and why those that were computed before are computed again."""
+    stage = batch.spec.name
+    missing = {planned.keys[stage]: planned for planned in batch.samples if not store.has(stage, planned.keys[stage])}
+    if not missing:
+        return 0, []
+    upstream = {name: next(iter(missing.values())).keys[name] for name in batch.spec.consumes}
+    return len(missing), history.reasons(stage, missing, batch.spec.code(), upstream)
+
+
+def record_code(plan: Plan, history: History) -> None:
+    """Writes down what code the plan's artefacts are computed by, for later plans to compare with.
+
+    Raises:
+        PrerequisiteError: the disk refuses.
+    """
+    for batch in plan.batches():
+        spec = batch.spec
+        by_code = {code_part(planned.keys[spec.name]): planned.keys for planned in batch.samples}
+        for keys in by_code.values():
+            history.record(spec.name, keys[spec.name], spec.code(), {name: keys[name] for name in spec.consumes})
+
+
 def memory_lines(recipe: Recipe) -> list[str]:
     """What a worker of each method and LVLM needs for 480p frames; needs neither data nor weights."""
     lines: dict[str, None] = {}
     for choice in recipe.methods:
-        method, settings, lvlms = _resolve(choice, recipe.lvlms)
+        method, settings, lvlms = resolve(choice, recipe.lvlms)
         for lvlm in lvlms:
             lines[method.memory(settings, lvlm, _USUAL_SIZE)] = None
     return [line for line in lines if line]
@@ -180,55 +195,19 @@ def _mask_digest(ground_truth: GroundTruth, sample: Sample) -> str:
         return digest_of({"unreadable": str(error)})
 
 
-def _variants(choice: MethodChoice, recipe_lvlms: Sequence[str]) -> Iterator[Variant]:
-    method, settings, lvlms = _resolve(choice, recipe_lvlms)
-    for lvlm in lvlms:
-        shown = lvlm.rstrip("/").rpartition("/")[2] if lvlm else None
-        yield Variant(choice.label or method.title, shown, method.stages(settings, lvlm))
-
-
-def _resolve(choice: MethodChoice, recipe_lvlms: Sequence[str]) -> tuple[Method, Settings, Sequence[str | None]]:
-    """The method, its settings, and the LVLMs to run it on; one None where it needs none."""
-    method = load_method(choice.method)
-    settings = method_settings(method.settings_type, choice.settings, choice.method)
-    if not method.needs_lvlm:
-        return method, settings, [None]
-    lvlms = choice.lvlms if choice.lvlms is not None else recipe_lvlms
-    if not lvlms:
-        raise PrerequisiteError(
-            f"Method '{choice.method}' needs an LVLM and the recipe names none.",
-            "Add lvlms: [Qwen/Qwen2.5-VL-7B-Instruct], or a local checkpoint folder.",
-        )
-    return method, settings, lvlms
-
-
-def _require_unique(variants: Sequence[Variant]) -> None:
-    seen: set[tuple[str, str | None]] = set()
-    for variant in variants:
-        name = (variant.label, variant.lvlm)
-        if name in seen:
-            on = f" on {variant.lvlm}" if variant.lvlm else ""
-            raise PrerequisiteError(
-                f"Two entries of the recipe would both be called '{variant.label}'{on}.",
-                "Give each entry of methods its own label.",
-            )
-        seen.add(name)
-
-
-def _keys(variant: Variant, sample: Sample, chosen: ChosenDataset) -> dict[str, str]:
+def _keys(variant: Variant, sample: Sample, chosen: ChosenDataset, older: History | None) -> dict[str, str]:
     keys: dict[str, str] = {}
     media = chosen.media[sample.video.name]
-    for spec in variant.stages:
+
+    def add(spec: StageSpec, ground_truth: str | None = None) -> None:
         upstream = {stage: keys[stage] for stage in spec.consumes}
-        keys[spec.name] = artefact_key(spec, media=media, text=sample.expression.text, upstream=upstream)
-    ground_truth = chosen.dataset.ground_truth
-    if ground_truth is not None:
-        masks = _mask_digest(ground_truth, sample)
-        keys[SCORE] = artefact_key(
-            score_spec(chosen.dataset),
-            media=media,
-            text=sample.expression.text,
-            upstream={"segment": keys["segment"]},
-            ground_truth=digest_of({"masks": masks, "frames": list(sample.video.frames)}),
-        )
+        key = artefact_key(spec, media=media, text=sample.expression.text, upstream=upstream, ground_truth=ground_truth)
+        others = () if older is None or older.has(spec.name, key) else older.others(spec.name, key)
+        keys[spec.name] = others[0] if others else key
+
+    for spec in variant.stages:
+        add(spec)
+    if chosen.dataset.ground_truth is not None:
+        masks = _mask_digest(chosen.dataset.ground_truth, sample)
+        add(score_spec(chosen.dataset), digest_of({"masks": masks, "frames": list(sample.video.frames)}))
     return keys

@@ -23,9 +23,6 @@ from rvosbench.harness.stages import Outcome, Request, StageSpec, VideoFrames
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.harness.store.tracks import mask_track
 
-VERSION = 1
-"""Raised when the integers change."""
-
 
 @dataclass(frozen=True)
 class ScoreSettings(Settings):
@@ -42,7 +39,7 @@ class ScoreSettings(Settings):
 def score_spec(dataset: Dataset) -> StageSpec:
     """The stage that scores mask tracks on an opened dataset."""
     settings = ScoreSettings(dataset.card.name, dataset.split, str(dataset.root.resolve()))
-    return StageSpec("score", "rvosbench.harness.pipeline.score:build", VERSION, settings, consumes=("segment",))
+    return StageSpec("score", "rvosbench.harness.pipeline.score:build", settings, consumes=("segment",))
 
 
 def build(settings: ScoreSettings) -> ScoreStage:

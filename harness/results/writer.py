@@ -18,6 +18,7 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import Recipe, dump_recipe, load_recipe
 from rvosbench.harness.store.artefacts import atomic_write, storage_errors, write_json
 from rvosbench.harness.store.records import Record
+from rvosbench.harness.variants import run_name
 from rvosbench.harness.version import git_state
 
 SCHEMA = 1
@@ -40,7 +41,7 @@ class RunFolder:
             PrerequisiteError: another driver works in it, or the disk refuses.
         """
         recipe = recipe.model_copy(update={"runs": recipe.runs.resolve(), "data_root": recipe.data_root.resolve()})
-        folder = cls(recipe.runs / recipe.run_name)
+        folder = cls(recipe.runs / run_name(recipe))
         folder._acquire()
         with atomic_write(folder.path / "recipe.yaml") as file:
             file.write(dump_recipe(recipe).encode())

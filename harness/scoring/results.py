@@ -28,15 +28,13 @@ from rvosbench.harness.store.artefacts import atomic_write, write_json
 __all__ = ["STAGES", "SampleResult", "ScoredDataset", "write_tables"]
 
 STAGES = ("reason", "ground", "segment", "score")
+"""Stages that the tables always have columns for; those of a method's own follow."""
 _INTEGERS = ("I", "U", "n_gt", "n_pred", "m_gt", "m_pred")
-_SAMPLE_SCHEMA = pa.schema(
+_SAMPLE_FIELDS = (
     [(name, pa.string()) for name in ("method", "lvlm", "dataset", "split", "video", "expression", "text", "subset")]
     + [("status", pa.string())]
     + [(name, pa.float64()) for name in ("J", "F", "J_and_F")]
     + [("num_frames", pa.int64())]
-    + [(f"seconds_{stage}", pa.float64()) for stage in STAGES]
-    + [(f"key_{stage}", pa.string()) for stage in STAGES]
-    + [("error", pa.string()), ("fallback", pa.string())]
 )
 _FRAME_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("method", "lvlm", "dataset", "split", "video", "expression", "frame")]
@@ -68,14 +66,26 @@ def write_tables(
         row = asdict(score)
         row["notes"] = list(score.notes)
         rows.append(row)
-    samples = pa.Table.from_pylist(list(_sample_rows(results, hidden)), _SAMPLE_SCHEMA)
+    stages = tuple(dict.fromkeys([*STAGES, *(stage for result in results for stage in result.keys)]))
+    samples = pa.Table.from_pylist(list(_sample_rows(results, hidden, stages)), _sample_schema(stages))
     _write_parquet(folder / "samples.parquet", samples)
     _write_parquet(folder / "frames.parquet", _frame_table(results))
     write_json(folder / "scores.json", {"schema": SCHEMA, "scores": rows})
     return rows
 
 
-def _sample_rows(results: Sequence[SampleResult], hidden: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+def _sample_schema(stages: Sequence[str]) -> pa.Schema:
+    return pa.schema(
+        _SAMPLE_FIELDS
+        + [(f"seconds_{stage}", pa.float64()) for stage in stages]
+        + [(f"key_{stage}", pa.string()) for stage in stages]
+        + [("error", pa.string()), ("fallback", pa.string())]
+    )
+
+
+def _sample_rows(
+    results: Sequence[SampleResult], hidden: set[tuple[str, str]], stages: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     for result in results:
         video, expression = result.sample.video, result.sample.expression
         row: dict[str, Any] = {
@@ -95,8 +105,8 @@ def _sample_rows(results: Sequence[SampleResult], hidden: set[tuple[str, str]]) 
         if (video.dataset, video.split) not in hidden:
             mean_j, mean_f = result.mean_j_and_f()
             row |= {"J": mean_j, "F": mean_f, "J_and_F": (mean_j + mean_f) / 2}
-        row |= {f"seconds_{stage}": result.seconds.get(stage) for stage in STAGES}
-        row |= {f"key_{stage}": result.keys.get(stage) for stage in STAGES}
+        row |= {f"seconds_{stage}": result.seconds.get(stage) for stage in stages}
+        row |= {f"key_{stage}": result.keys.get(stage) for stage in stages}
         yield row
 
 

@@ -102,6 +102,10 @@ class ArtefactStore:
         """Where the artefact is, whether it exists or not."""
         return self.root / stage / key[:2] / f"{key}.npz"
 
+    def paths(self, stage: str) -> Iterator[Path]:
+        """The files of a stage's committed artefacts, in no order."""
+        return (self.root / stage).glob("[0-9a-f][0-9a-f]/*.npz")
+
     def has(self, stage: str, key: str) -> bool:
         """Whether the artefact was committed."""
         return self.path(stage, key).is_file()

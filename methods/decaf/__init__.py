@@ -108,10 +108,10 @@ class Decaf:
             settings.prefix,
         )
         specs = (
-            StageSpec("ground", "rvosbench.methods.decaf:build_ground", 2, ground, ("reason",) if named else ()),
+            StageSpec("ground", "rvosbench.methods.decaf:build_ground", ground, ("reason",) if named else ()),
             self._segment(settings),
         )
-        return (StageSpec("reason", "rvosbench.methods.decaf:build_reason", 1, reason), *specs) if named else specs
+        return (StageSpec("reason", "rvosbench.methods.decaf:build_reason", reason), *specs) if named else specs
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for a clip of the keyframes, in one sentence; imports torch."""
@@ -123,12 +123,12 @@ class Decaf:
     def _segment(self, settings: DecafSettings) -> StageSpec:
         if settings.masks == "attention":
             attention = AttentionSettings(settings.fusion)
-            return StageSpec("segment", "rvosbench.methods.decaf:build_attention_masks", 1, attention, ("ground",))
+            return StageSpec("segment", "rvosbench.methods.decaf:build_attention_masks", attention, ("ground",))
         tracklets = TrackletSettings(
             nms_iou=settings.nms_iou, keep_score=settings.tau_track, deletion=settings.nms_deletion
         )
         sam = SamSettings(settings.fusion, settings.tau_point, tracklets, with_digest(settings.sam2))
-        return StageSpec("segment", "rvosbench.methods.decaf:build_segment", 1, sam, ("ground",))
+        return StageSpec("segment", "rvosbench.methods.decaf:build_segment", sam, ("ground",))
 
 
 METHOD: Method = Decaf()

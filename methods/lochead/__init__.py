@@ -106,7 +106,7 @@ class LocHead:
             resolved_prompt(settings.prompt, find(lvlm).family),
             settings.query,
         )
-        return StageSpec("ground", "rvosbench.methods.lochead:build_ground", 1, ground), self._segment(settings)
+        return StageSpec("ground", "rvosbench.methods.lochead:build_ground", ground), self._segment(settings)
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for a batch of frames, in one sentence; imports torch."""
@@ -131,12 +131,12 @@ class LocHead:
     def _segment(self, settings: LocHeadSettings) -> StageSpec:
         if settings.masks == "attention":
             attention = AttentionSettings(settings.map, settings.threshold)
-            return StageSpec("segment", "rvosbench.methods.lochead:build_attention_masks", 1, attention, ("ground",))
+            return StageSpec("segment", "rvosbench.methods.lochead:build_attention_masks", attention, ("ground",))
         tracklets = TrackletSettings(
             nms_iou=settings.nms_iou, keep_score=settings.tau_track, deletion=settings.nms_deletion
         )
         sam = SamSettings(settings.map, settings.tau_point, tracklets, with_digest(settings.sam2))
-        return StageSpec("segment", "rvosbench.methods.lochead:build_segment", 1, sam, ("ground",))
+        return StageSpec("segment", "rvosbench.methods.lochead:build_segment", sam, ("ground",))
 
 
 METHOD: Method = LocHead()

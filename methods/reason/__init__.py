@@ -35,11 +35,10 @@ def reason_stage(settings: ReasoningSettings, lvlm: LvlmSettings) -> StageSpec:
         lvlm = replace(lvlm, attention="sdpa", extra_tokens="keep")
     cot = CotSettings(settings if server else replace(settings, structured=False), lvlm)
     if not server:
-        return StageSpec("reason", "rvosbench.methods.reason:build_reason", 1, cot)
+        return StageSpec("reason", "rvosbench.methods.reason:build_reason", cot)
     from rvosbench.methods.reason.remote import server_need
 
-    # 2: a schema's answers have their blanks again.
-    return StageSpec("reason", "rvosbench.methods.reason:build_reason", 2, cot, server=server_need(cot))
+    return StageSpec("reason", "rvosbench.methods.reason:build_reason", cot, server=server_need(cot))
 
 
 def build_reason(settings: CotSettings, servers: Servers | None = None) -> Stage:

@@ -15,6 +15,7 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import Recipe
 from rvosbench.harness.results.reader import RUN, SCORES, read_run
 from rvosbench.harness.results.schema import read_scores
+from rvosbench.harness.variants import run_name
 from rvosbench.methods.reproduce.cost import Method, Size, gpu_hours
 from rvosbench.methods.reproduce.pieces import Piece, Pieces
 from rvosbench.methods.reproduce.table import Cell, Line, Result, filled, published_cells
@@ -136,7 +137,7 @@ def _job(world: World, pieces: Pieces, line: Line, dataset: str, data_root: Path
 
 
 def _finished(recipe: Recipe) -> bool:
-    folder = recipe.runs / recipe.run_name
+    folder = recipe.runs / run_name(recipe)
     if not (folder / RUN).is_file():
         return False
     try:

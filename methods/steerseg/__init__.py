@@ -154,7 +154,7 @@ def _steered(settings: SteersegSettings, model: LvlmSettings) -> tuple[StageSpec
         _soft_prompts(settings.soft_prompts, model) if settings.soft else None,
     )
     consumes = ("reason",) if settings.cot else ()
-    spec = StageSpec("ground", "rvosbench.methods.steerseg:build_ground", 1, ground, consumes)
+    spec = StageSpec("ground", "rvosbench.methods.steerseg:build_ground", ground, consumes)
     return (reason_stage(settings.reasoning, model), spec) if settings.cot else (spec,)
 
 
@@ -193,7 +193,7 @@ def _segment(settings: SteersegSettings) -> StageSpec:
         keep=KeepSettings(settings.keep, value),
         sam2=with_digest(settings.sam2),
     )
-    return StageSpec("segment", "rvosbench.methods.steerseg:build_segment", 1, segment, ("ground",))
+    return StageSpec("segment", "rvosbench.methods.steerseg:build_segment", segment, ("ground",))
 
 
 def _as_decaf(settings: SteersegSettings) -> DecafSettings:

@@ -82,10 +82,8 @@ class Tam:
             settings.causal,
         )
         return (
-            StageSpec("ground", "rvosbench.methods.tam:build_ground", 1, ground),
-            StageSpec(
-                "segment", "rvosbench.methods.tam:build_segment", 1, SegmentSettings(settings.token), ("ground",)
-            ),
+            StageSpec("ground", "rvosbench.methods.tam:build_ground", ground),
+            StageSpec("segment", "rvosbench.methods.tam:build_segment", SegmentSettings(settings.token), ("ground",)),
         )
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:

@@ -26,7 +26,7 @@ def item_of(video: Video) -> WorkItem:
 
 
 def ground(journal: Path | None = None) -> StageSpec:
-    return StageSpec("ground", "fake_method:GroundStage", 1, BrightSettings(journal=str(journal or "")))
+    return StageSpec("ground", "fake_method:GroundStage", BrightSettings(journal=str(journal or "")))
 
 
 def run(executor: Executor, spec: StageSpec, items: list[WorkItem]) -> dict[str, Record]:
@@ -139,7 +139,7 @@ def test_two_workers_share_one_gpu(tmp_path: Path, ray_cluster: str) -> None:
     settings = BrightSettings(journal=str(journal), hold=str(hold))
     executor = RayExecutor(choice(pools=pools), tmp_path / "store")
     records: list[Record] = []
-    spec = StageSpec("ground", "fake_method:GroundStage", 1, settings)
+    spec = StageSpec("ground", "fake_method:GroundStage", settings)
     executor.run(spec, items, records.append, release_when_both_work)
     executor.close()
     assert [record.status for record in records] == ["done"] * 6
@@ -159,7 +159,7 @@ def test_workers_outlive_a_stage_until_one_asks_for_other_resources(tmp_path: Pa
     used: dict[str, str] = {}
     for name in ("ground", "segment", "reason"):
         journal = tmp_path / f"journal of {name}"
-        spec = StageSpec(name, "fake_method:GroundStage", 1, BrightSettings(journal=str(journal)))
+        spec = StageSpec(name, "fake_method:GroundStage", BrightSettings(journal=str(journal)))
         executor.run(spec, [item_of(write_clip(tmp_path, name, ["x"]))], lambda record: None)
         used[name] = journal.read_text().split()[-2]
     executor.close()
@@ -168,7 +168,7 @@ def test_workers_outlive_a_stage_until_one_asks_for_other_resources(tmp_path: Pa
 
 
 def test_a_stage_that_cannot_be_built_stops_the_run_with_its_reason(tmp_path: Path, ray_cluster: str) -> None:
-    spec = StageSpec("ground", "fake_method:NoSuchStage", 1, BrightSettings())
+    spec = StageSpec("ground", "fake_method:NoSuchStage", BrightSettings())
     with pytest.raises(PrerequisiteError, match="NoSuchStage"):
         run(RayExecutor(choice(), tmp_path / "store"), spec, [item_of(write_clip(tmp_path, "v", ["x"]))])
 

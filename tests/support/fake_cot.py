@@ -73,8 +73,8 @@ class CotBrightMethod:
             reason = replace(reason, factory="fake_cot:build_held", settings=held)
         return (
             reason,
-            StageSpec("ground", "fake_method:GroundStage", 1, bright, consumes=("reason",)),
-            StageSpec("segment", "fake_method:SegmentStage", 1, bright, consumes=("ground",)),
+            StageSpec("ground", "fake_method:GroundStage", bright, consumes=("reason",)),
+            StageSpec("segment", "fake_method:SegmentStage", bright, consumes=("ground",)),
         )
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:

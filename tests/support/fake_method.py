@@ -102,8 +102,8 @@ class BrightMethod:
 
     def stages(self, settings: Settings, lvlm: str | None) -> tuple[StageSpec, ...]:
         return (
-            StageSpec("ground", "fake_method:GroundStage", 1, settings),
-            StageSpec("segment", "fake_method:SegmentStage", 1, settings, consumes=("ground",)),
+            StageSpec("ground", "fake_method:GroundStage", settings),
+            StageSpec("segment", "fake_method:SegmentStage", settings, consumes=("ground",)),
         )
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:

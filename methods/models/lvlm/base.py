@@ -88,6 +88,14 @@ class LvlmSettings(LvlmOptions):
     """Local folder, or hub name ``owner/name`` or ``owner/name@revision``. Not identity: a folder may move."""
     digest: str = identity()
     """What the checkpoint holds: a digest of the folder's files, or ``owner/name@commit``."""
+    family: str = runtime("")
+    """``model_type`` of the checkpoint, which the digest decides; "" where it was not looked up."""
+
+    def uses(self) -> tuple[str, ...]:
+        """The family's file: an artefact of one family does not depend on the files of the others."""
+        from rvosbench.methods.models.lvlm.load import FAMILIES
+
+        return (FAMILIES[self.family],) if self.family else ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,8 @@ def lvlm_settings(checkpoint: str, **settings: Any) -> LvlmSettings:
     Raises:
         PrerequisiteError: the checkpoint is missing or of an unsupported family.
     """
-    return LvlmSettings(checkpoint=checkpoint, digest=find(checkpoint).digest, **settings)
+    found = find(checkpoint)
+    return LvlmSettings(checkpoint=checkpoint, digest=found.digest, family=found.family, **settings)
 
 
 def find(checkpoint: str) -> Checkpoint:

@@ -14,7 +14,7 @@ import yaml
 
 from rvosbench.harness.data.synthetic import write_shapes
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.recipes import method_settings
+from rvosbench.harness.recipes import dump_recipe, method_settings
 from rvosbench.harness.registry import load_method
 from rvosbench.methods.models.lvlm.checkpoints import find
 from rvosbench.methods.reproduce import steerseg_table
@@ -145,7 +145,7 @@ def test_every_shipped_world_makes_recipes_that_are_valid_to_the_last_setting(tm
             for line in lines
             for dataset in world.datasets
         ]
-        assert len({recipe.run_name for recipe in made}) == 36
+        assert len({dump_recipe(recipe) for recipe in made}) == 36
         for recipe in made:
             (choice,) = recipe.methods
             method = load_method(choice.method)
