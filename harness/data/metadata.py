@@ -147,6 +147,7 @@ def _expression(path: Path, card: Card, split: Split, entry: _Entry, targets: tu
         subset=_subset(path, card, split, entry, targets),
         annotator=annotator,
         is_sentence=is_sentence,
+        exp_id=str(raw["exp_id"]) if type(raw.get("exp_id")) is int else None,
     )
 
 
