@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rvosbench.harness.data.reader import Dataset
+from rvosbench.harness.data.reader import Dataset, no_ground_truth
 from rvosbench.harness.data.types import Sample, Video
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.scoring.predictions import (
@@ -158,16 +158,11 @@ def score_predictions(
 
 def _protocols(dataset: Dataset, names: Sequence[str]) -> list[Rule]:
     split = dataset.card.splits[dataset.split]
-    if split.ground_truth == "hidden":
-        raise PrerequisiteError(
-            f"The ground truth of {split.title} is hidden: only its server can score.",
-            f"Make the archive with rvosbench export-submission --dataset {dataset.card.name}.",
-        )
     if dataset.ground_truth is None:
-        raise PrerequisiteError(f"There are no masks of {split.title} to score against.", dataset.card.obtain)
-    if not names and not split.protocols:
+        raise no_ground_truth(dataset)
+    if not names and not dataset.protocols:
         raise PrerequisiteError(f"{split.title} has no protocol of its own.", nearest_name("", protocol_names()))
-    chosen = [require_protocol(name) for name in dict.fromkeys(names or split.protocols)]
+    chosen = [require_protocol(name, dataset.card) for name in dict.fromkeys(names or dataset.protocols)]
     for rule in chosen:
         if not rule.scored_here:
             raise PrerequisiteError(
@@ -176,7 +171,7 @@ def _protocols(dataset: Dataset, names: Sequence[str]) -> list[Rule]:
         if rule.matches_objects and dataset.card.annotators is None:
             raise PrerequisiteError(
                 f"Protocol '{rule.id}' needs expressions by annotator, and {dataset.card.title} has none.",
-                f"Its protocols: {', '.join(split.protocols) or 'none'}.",
+                f"Its protocols: {', '.join(dataset.protocols) or 'none'}.",
             )
     return chosen
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rvosbench.harness.data.cards import card_names, load_card
 from rvosbench.harness.data.images import image_size
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.reader import Dataset
@@ -33,9 +34,6 @@ from rvosbench.harness.scoring.predictions.opening import videos_not_on_disk
 from rvosbench.harness.scoring.predictions.sources import EmptyWhereAbsent
 from rvosbench.harness.scoring.score import Progress
 from rvosbench.harness.store.artefacts import atomic_write
-
-ROOTS: Mapping[str, str] = {"ref_youtube_vos": "Annotations/", "mevis": ""}
-"""Dataset -> what precedes the video folders in its archive."""
 
 _DATE = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 1 << 20
@@ -232,10 +230,12 @@ def _some(names: Sequence[str], most: int = 8) -> str:
 
 
 def _root(dataset: Dataset) -> str:
-    name = dataset.card.name
-    if name not in ROOTS:
-        raise PrerequisiteError(f"{dataset.card.title} has no server archive.", nearest_name(name, ROOTS))
-    return ROOTS[name]
+    """What precedes the video folders in the archive."""
+    archive = dataset.card.archive
+    if archive is None:
+        having = [name for name in card_names() if load_card(name).archive is not None]
+        raise PrerequisiteError(f"{dataset.card.title} has no server archive.", nearest_name(dataset.card.name, having))
+    return archive.prefix
 
 
 def _sizes(video: Video) -> list[tuple[int, int]]:

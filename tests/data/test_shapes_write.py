@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from click.testing import Result
+from typer.testing import CliRunner
 
 from rvosbench.harness.cli import app
 from rvosbench.harness.data.synthetic import layouts, make_clip, write_shapes

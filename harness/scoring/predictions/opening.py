@@ -53,7 +53,7 @@ def videos_not_on_disk(dataset: Dataset) -> frozenset[str]:
     if not located:
         return frozenset()
     names = {entry.name for entry in read_metadata(located[0].metadata, dataset.card, split, located[0].layout)}
-    allowed = video_ids(split)
+    allowed = video_ids(dataset.card, dataset.split)
     if allowed is not None:
         names &= allowed
     return frozenset(names - {video.name for video in dataset.videos})
