@@ -11,7 +11,7 @@ import sys
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.text import Text
@@ -19,6 +19,9 @@ from rich.text import Text
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.extras import missing_package
 from rvosbench.harness.text import SafeConsole
+
+if TYPE_CHECKING:
+    from rvosbench.harness.scoring.predictions import Strictness
 
 COMMANDS_GROUP = "rvosbench.commands"
 """Entry points that add commands: the leaderboard's, and those of method packages. ``train.steerseg`` is the command
@@ -54,6 +57,14 @@ ReuseOption = Annotated[
 ]
 DataRoot = Annotated[
     Path, typer.Option("--data-root", envvar="RVOSBENCH_DATA", help="Folder that holds davis17/, ReVOS/, mevis/ ...")
+]
+AbsentOption = Annotated[
+    Literal["empty", "zero", "refuse"] | None,
+    typer.Option(
+        "--absent",
+        help="What a mask without a file means: an empty mask, a score of 0, or a refusal. Default: refuse; lenient: 0 "
+        "when scoring, an empty mask that is counted in an archive.",
+    ),
 ]
 Runs = Annotated[Path, typer.Option("--runs", envvar="RVOSBENCH_RUNS", help="Folder of run folders.")]
 
@@ -132,7 +143,7 @@ def methods() -> None:
 
 @app.command()
 def score(
-    predictions: Annotated[Path, typer.Argument(help="<video>/<expression>/<frame>.png below it, or an RLE file.")],
+    predictions: Annotated[Path, typer.Argument(help="A folder or archive of PNG masks, or an RLE file.")],
     dataset: Annotated[str, typer.Option(help="A card's name, e.g. ref_davis17.")],
     target: Annotated[Path, typer.Option("--out", help="Folder for the tables.")],
     data_root: DataRoot = Path("data"),
@@ -141,19 +152,23 @@ def score(
     strict: Annotated[
         bool,
         typer.Option(
-            "--strict/--lenient", help="Refuse incomplete predictions, or score what is missing as 0 and count it."
+            "--strict/--lenient", help="Refuse incomplete predictions, or score what is unusable as 0 and count it."
         ),
     ] = True,
+    absent: AbsentOption = None,
     label: Annotated[str | None, typer.Option(help="The method's name in the tables.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Default: one per core.")] = None,
 ) -> None:
-    """Score a folder of masks under named protocols. Needs no GPU and no torch."""
+    """Score masks that any tool wrote under named protocols. Needs no GPU and no torch."""
     from rvosbench.harness.data.reader import open_dataset
     from rvosbench.harness.progress import SampleProgress
     from rvosbench.harness.results.schema import read_scores
-    from rvosbench.harness.scoring.report import print_problems, score_tables
+    from rvosbench.harness.scoring.outputs import require_output_folder
+    from rvosbench.harness.scoring.predictions import write_problems
+    from rvosbench.harness.scoring.report import print_problems, print_reading, score_tables
     from rvosbench.harness.scoring.score import score_predictions
 
+    require_output_folder(target)
     opened = open_dataset(dataset, data_root, split, needs="masks")
     with SampleProgress("scoring", err) as progress:
         report = score_predictions(
@@ -162,17 +177,22 @@ def score(
             tuple(protocol or ()),
             out=target,
             strictness="strict" if strict else "lenient",
+            absence=absent,
             label=label,
             workers=workers,
             progress=progress.update,
         )
     for note in report.notes:
         say(note)
-    print_problems(report.problems, err)
+    print_reading(report.reading, out)
+    complete = target / "problems.txt"
+    write_problems(report.problems, complete)
+    print_problems(report.problems, complete, err)
     if not report.written:
         raise PrerequisiteError(
             f"{sum(report.problem_counts.values())} masks are missing, extra or unusable; nothing was scored.",
-            "Mend the predictions (the list is above), or score with --lenient, which counts what is missing as 0.",
+            "Correct the predictions, or score with --lenient, which counts what is missing or unusable as 0; with "
+            "--absent empty a mask without a file is an empty one.",
         )
     for table in score_tables(read_scores(target / "scores.json")):
         out.print(table)
@@ -189,30 +209,50 @@ def export_submission(
     split: Annotated[str | None, typer.Option(help="Default: valid.")] = "valid",
     method: Annotated[str | None, typer.Option(help="Which method of a run; default: its only one.")] = None,
     strict: Annotated[
-        bool, typer.Option("--strict/--lenient", help="Lenient fills what is missing with empty masks.")
+        bool,
+        typer.Option(
+            "--strict/--lenient",
+            help="Refuse an incomplete split, or write what is there with empty masks for what is not.",
+        ),
     ] = True,
+    absent: AbsentOption = None,
 ) -> None:
     """Write and validate the archive a benchmark's server wants."""
     from rvosbench.harness.data.reader import open_dataset
     from rvosbench.harness.pipeline.exports import masks_of_run
     from rvosbench.harness.progress import SampleProgress
-    from rvosbench.harness.scoring.report import print_problems
+    from rvosbench.harness.scoring.outputs import require_output_file
+    from rvosbench.harness.scoring.predictions import open_predictions, write_problems
+    from rvosbench.harness.scoring.report import print_problems, print_reading, print_submission
     from rvosbench.harness.scoring.submission import export_submission as export
-    from rvosbench.harness.scoring.submission import masks_of_predictions
 
+    require_output_file(target, ".zip")
     opened = open_dataset(dataset, data_root, split, needs="frames")
-    is_run = (source / "recipe.yaml").is_file()
-    masks = masks_of_run(source, opened, method) if is_run else masks_of_predictions(source)
+    for note in opened.notes:
+        say(note)
+    surplus = []
+    if (source / "recipe.yaml").is_file():
+        masks = masks_of_run(source, opened, method)
+    else:
+        predictions = open_predictions(source, opened)
+        print_reading(predictions.reading, out)
+        masks, surplus = predictions.of_video, predictions.surplus()
+    strictness: Strictness = "strict" if strict else "lenient"
     with SampleProgress("writing", err) as progress:
-        archive = export(masks, opened, target, strictness="strict" if strict else "lenient", progress=progress.update)
-    print_problems(archive.problems, err)
+        archive = export(masks, opened, target, strictness=strictness, absence=absent, progress=progress.update)
+    problems = (*archive.problems, *surplus)
+    complete = target.with_name(f"{target.name}.problems.txt")
+    if problems:
+        write_problems(problems, complete)
+    print_problems(problems, complete, err)
     if not archive.files:
         raise PrerequisiteError(
             "The masks are not complete; no archive was written.",
-            "Mend them (the list is above), or use --lenient, which fills in empty masks.",
+            "Correct them, or use --lenient, which fills in empty masks; with --absent empty a mask without a file is "
+            "an empty one.",
         )
-    say(f"{archive.path}: {archive.files} masks, {archive.bytes} bytes, SHA-256 {archive.sha256}, {archive.coverage}")
-    raise typer.Exit(3 if archive.problems else 0)
+    print_submission(archive, out)
+    raise typer.Exit(archive.exit_code)
 
 
 @app.command()

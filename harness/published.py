@@ -16,14 +16,6 @@ AS_PUBLISHED = "as published"
 MAIN_SOURCE = "SteerSeg project page, main table (seed document 1)"
 """The one table that compares the frozen-LVLM methods across LVLMs beside the trained ones."""
 
-DATASETS = {
-    "Ref-DAVIS17": "ref_davis17",
-    "ReasonVOS": "reasonvos",
-    "ReVOS": "revos",
-    "MeViS": "mevis",
-    "Ref-YouTube-VOS": "ref_youtube_vos",
-}
-"""Title in papers -> card name, in the order of tables."""
 SPLITS = {("Ref-DAVIS17", "val"): "valid", ("ReasonVOS", "test"): "valid", ("ReVOS", "val"): "valid"}
 """Splits that papers name differently from the cards."""
 

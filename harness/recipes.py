@@ -7,7 +7,7 @@ folder's name hashes the identity fields, so the same recipe continues the same 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, Self
 
 import yaml
@@ -35,12 +35,30 @@ class DatasetChoice(_Model):
     """A dataset split, or the first videos of it."""
 
     name: str = _identity()
+    """A card's name. Of a card of one's own it is the file's name without suffix, and may be left out."""
+    card: str | None = _runtime(None)
+    """A card of one's own, ``./mybench.yaml``; relative to the recipe."""
     split: str | None = _identity(None)
     """Default: the card's first split."""
     protocols: tuple[str, ...] = _identity(())
     """Default: the split's protocols in the card."""
     limit_videos: int | None = _identity(None, ge=1)
     """Only the first videos in name order; summaries then say "n of N videos"."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_of_card(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("card"), str):
+            return values
+        name = PurePath(values["card"]).stem
+        if values.get("name", name) != name:
+            raise ValueError(f"name: the card {values['card']} is called '{name}'")
+        return {**values, "name": name}
+
+    @property
+    def source(self) -> str:
+        """What ``open_dataset`` finds the card by."""
+        return self.name if self.card is None else self.card
 
 
 class MethodChoice(_Model):
@@ -200,6 +218,7 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
             f"{path} is not the recipe of a run: it names neither methods nor datasets.",
             "See recipes/decaf.yaml; a recipe of a training is for `rvosbench train`.",
         )
+    _resolve_cards(values, path.absolute().parent)
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -226,6 +245,13 @@ def expanded(path: str | Path) -> Path:
     if "$" in text or text.startswith("~"):
         raise PrerequisiteError(f"The path {path} names a variable or user that does not exist.", "Write the path.")
     return Path(text)
+
+
+def _resolve_cards(values: dict[str, Any], folder: Path) -> None:
+    datasets = values.get("datasets")
+    for choice in datasets if isinstance(datasets, list) else []:
+        if isinstance(choice, dict) and isinstance(choice.get("card"), str):
+            choice["card"] = str(folder / Path(os.path.expandvars(choice["card"])).expanduser())
 
 
 def read_values(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:

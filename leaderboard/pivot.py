@@ -13,9 +13,9 @@ from functools import cache
 
 import pandas as pd
 
-from rvosbench.harness.data.cards import load_card
+from rvosbench.harness.data.cards import Card, load_card, titles
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.published import AS_PUBLISHED, DATASETS
+from rvosbench.harness.published import AS_PUBLISHED
 from rvosbench.leaderboard.tables import KINDS, OURS
 
 MARKS = {
@@ -128,7 +128,8 @@ def heading_of(dataset: str, split: str, subset: str, protocol: str, several: bo
         several: the dataset is also reported by subset, so that the whole is called "overall".
     """
     parts = [dataset]
-    if dataset == "MeViS":
+    card = _card(dataset)
+    if card is not None and card.tables is not None and card.tables.several_splits:
         parts.append(split)
     if subset != "all":
         parts.append(subset)
@@ -142,12 +143,16 @@ def heading_of(dataset: str, split: str, subset: str, protocol: str, several: bo
 @cache
 def headline_protocol(dataset: str, split: str) -> str | None:
     """The first protocol of the dataset's card; None where there is no such card or split."""
+    card = _card(dataset)
+    found = card.splits.get(split) if card is not None else None
+    return found.protocols[0] if found is not None and found.protocols else None
+
+
+def _card(dataset: str) -> Card | None:
     try:
-        card = load_card(DATASETS.get(dataset, dataset.lower()))
+        return load_card(titles().get(dataset, dataset.lower()))
     except PrerequisiteError:
         return None
-    found = card.splits.get(split)
-    return found.protocols[0] if found is not None and found.protocols else None
 
 
 def is_partial(coverage: str) -> bool:
@@ -165,8 +170,8 @@ def _headings(rows: pd.DataFrame) -> list[str]:
 def _place(row: pd.Series) -> tuple[int, str, int, str, str]:
     """Where a column stands: papers' order of datasets, subsets before the whole, headline protocol first."""
     dataset, subset, protocol = str(row["dataset"]), str(row["subset"]), str(row["protocol"])
-    titles = list(DATASETS)
-    place = titles.index(dataset) if dataset in titles else len(titles)
+    order = list(titles())
+    place = order.index(dataset) if dataset in order else len(order)
     named = _SUBSET_ORDER.index(subset) if subset in _SUBSET_ORDER else len(_SUBSET_ORDER)
     named = _WHOLE if subset == "all" else named
     unusual = _is_unusual(dataset, str(row["split"]), protocol)

@@ -12,7 +12,6 @@ import pandas as pd
 from rvosbench.harness.data.cards import load_card
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.published import (
-    DATASETS,
     display_lvlm,
     display_method,
     load_published,
@@ -88,9 +87,6 @@ def apply(rows: pd.DataFrame, filters: Filters) -> pd.DataFrame:
 @cache
 def dataset_title(name: str) -> str:
     """A card's title; a name without a card stays as it is."""
-    titles = {card: title for title, card in DATASETS.items()}
-    if name in titles:
-        return titles[name]
     try:
         return load_card(name).title
     except PrerequisiteError:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from rvosbench.harness.data.cards import load_card
+from rvosbench.harness.data.cards import load_card, titles
 from rvosbench.harness.published import (
     AS_PUBLISHED,
-    DATASETS,
     PATH,
     display_lvlm,
     display_method,
@@ -25,7 +24,7 @@ def test_all_rows_are_there_with_their_provenance() -> None:
     assert len(raw) == len(load_published()) == 668
     for column in ("method", "venue", "lvlm", "training", "dataset", "split", "source", "source_ref"):
         assert raw[column].notna().all(), column
-    assert set(raw["dataset"]) == set(DATASETS)
+    assert set(raw["dataset"]) == set(titles())
     assert raw[["jf", "j", "f"]].notna().any(axis=1).all()
     assert raw[["jf", "j", "f"]].stack().dropna().between(0, 100).all()
 
@@ -59,7 +58,7 @@ def test_starred_rows_say_who_ran_them() -> None:
 def test_every_named_protocol_is_one_of_the_cards() -> None:
     rows = load_published()
     for (dataset, split), group in rows.groupby(["dataset", "split"]):
-        known = set(load_card(DATASETS[str(dataset)]).splits[str(split)].protocols)
+        known = set(load_card(titles()[str(dataset)]).splits[str(split)].protocols)
         assert set(group["protocol"]) <= known | {AS_PUBLISHED}, dataset
 
 

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
-from pycocotools import mask as coco
 
 from rvosbench.harness.data.cards import Card, Layout, Split
 from rvosbench.harness.data.digests import file_sha256
 from rvosbench.harness.data.files import images_by_stem
 from rvosbench.harness.data.ground_truth import (
-    VOID,
     BinaryGroundTruth,
     DiskGroundTruth,
     PaletteGroundTruth,
@@ -110,29 +108,32 @@ def check_masks(truth: DiskGroundTruth, videos: Sequence[Video]) -> Iterator[Fin
 
 
 def check_contents(truth: DiskGroundTruth, videos: Sequence[Video], mode: Mode) -> Iterator[Finding]:
-    """Expressions whose ground truth is empty in every frame. PNGs are decoded, so only in full mode; RLE always."""
-    if mode == "quick" and not isinstance(truth, RleGroundTruth):
+    """Masks in a form that is not the ground truth's, unreadable ones, and targets that are in no frame.
+
+    Quick mode decodes a PNG or two of each video, and of a list of RLE as much as tells that it is not empty.
+    """
+    present = [video for video in videos if truth.absence(video) is None]
+    if isinstance(truth, PaletteGroundTruth):
+        yield from _wrong_labels(truth, present)
+    if mode == "quick" and isinstance(truth, PaletteGroundTruth | BinaryGroundTruth):
+        yield from _first_masks(truth, present)
         return
-    empty, broken = [], []
-    for video in videos:
-        if truth.absence(video) is not None:
-            continue
-        for expression in video.expressions:
-            try:
-                if expression.targets and not _has_pixels(truth, video, expression):
-                    empty.append(f"{video.name}/{expression.id}")
-            except SampleError as error:
-                broken.append(str(error))
+    empty: list[str] = []
+    broken: dict[str, None] = {}
+    for video in present:
+        for targets, expressions in _by_targets(video).items():
+            if not targets or _fault(truth, video, expressions[0]) is not None:
+                continue  # without a target, or reported as misaligned
+            visible, damage = _look(truth, video, expressions[0], mode)
+            broken |= dict.fromkeys(damage)
+            if not visible and not damage:
+                empty += [f"{video.name}/{expression.id}" for expression in expressions]
     if broken:
-        broken = sorted(set(broken))
-        yield Finding(
-            "error", "unreadable_masks", f"{len(broken)} problems with masks, first: {broken[0]}.", tuple(broken)
-        )
+        message = f"{len(broken)} masks are unreadable, first: {next(iter(broken))}."
+        yield Finding("error", "unreadable_masks", message, tuple(broken))
     if empty:
         message = f"{len(empty)} expressions have a target whose mask is empty in every frame."
         yield Finding("warning", "empty_ground_truth", message, tuple(empty))
-    if isinstance(truth, PaletteGroundTruth):
-        yield from _void_only(truth, videos)
 
 
 def check_same_masks(
@@ -163,8 +164,16 @@ def check_same_masks(
 
 def check_expressions(card: Card, split: Split, layout: Layout, videos: Sequence[Video]) -> Iterator[Finding]:
     """Subsets that contradict targets, and Ref-DAVIS17 ids that contradict objects."""
+    unsorted = [video.name for video in videos if list(video.frames) != sorted(video.frames)]
+    if unsorted:
+        message = (
+            f"{_videos(unsorted)} frames listed in another order than that of their names; the file's order is kept."
+        )
+        yield Finding("note", "unsorted_frames", message, tuple(unsorted))
     if split.ground_truth == "hidden":
         return
+    if card.annotators is not None:
+        yield from _annotator_gaps(card.annotators, videos)
     samples = [(f"{video.name}/{expression.id}", expression) for video in videos for expression in video.expressions]
     if "no_target" in card.subsets:
         odd = [name for name, x in samples if (x.subset == "no_target") == bool(x.targets)]
@@ -177,6 +186,18 @@ def check_expressions(card: Card, split: Split, layout: Layout, videos: Sequence
         if odd:
             message = f"{len(odd)} expressions have an id that belongs to another object, so annotators are unsure."
             yield Finding("warning", "id_contradicts_object", message, tuple(odd))
+
+
+def _annotator_gaps(annotators: int, videos: Sequence[Video]) -> Iterator[Finding]:
+    """Objects that an annotator has no expression for: they would drop out of that annotator's mean."""
+    gaps = []
+    for video in videos:
+        for target in _targets(video):
+            having = {x.annotator for x in video.expressions if target in x.targets}
+            gaps += [f"{video.name}: annotator {a}, object {target}" for a in range(annotators) if a not in having]
+    if gaps:
+        message = f"{len(gaps)} objects lack an annotator's expression, first: {gaps[0]}."
+        yield Finding("error", "annotator_gaps", message, tuple(gaps))
 
 
 def check_checksums(folder: Path, split: Split) -> Iterator[Finding]:
@@ -253,32 +274,68 @@ def _unlisted_masks(root: Path, folders: Iterable[tuple[str, set[str]]]) -> Iter
         if stem not in frames
     ]
     if unlisted:
-        message = f"{_files(unlisted)} masks of frames that the metadata does not list."
+        message = f"{_files(unlisted)} in folders of masks, for frames that the metadata does not list."
         yield Finding("warning", "unlisted_masks", message, tuple(unlisted))
 
 
-def _void_only(truth: PaletteGroundTruth, videos: Sequence[Video]) -> Iterator[Finding]:
-    # A mask saved as 0/255 instead of palette indices reads as void and background: every object vanishes.
-    suspects = []
-    for video in videos:
-        if truth.absence(video) is None and video.frames:
-            try:
-                ids = set(np.unique(truth.labels(video, 0)).tolist())
-            except SampleError:
-                continue  # reported as unreadable
-            if ids in ({VOID}, {0, VOID}):
-                suspects.append(str(truth.root / video.name / f"{video.frames[0]}.png"))
-    if suspects:
-        message = f"{_files(suspects)} masks of 0 and 255 only: black and white instead of palette indices?"
-        yield Finding("warning", "no_indices", message, tuple(suspects))
+def _first_masks(truth: DiskGroundTruth, videos: Sequence[Video]) -> Iterator[Finding]:
+    """Whether the first mask of each video can be read as ground truth at all (an RGB image cannot be an index)."""
+
+    def read(video: Video) -> None:
+        for expression in _one_per_target(video)[:1]:
+            truth.mask(video, expression, truth.scored_frames(video, expression)[0])
+
+    broken = dict.fromkeys(str(found) for found in _parallel(read, videos) if isinstance(found, SampleError))
+    if broken:
+        message = f"The first masks of {len(broken)} videos cannot be used, first: {next(iter(broken))}."
+        yield Finding("error", "unreadable_masks", message, tuple(broken))
 
 
-def _has_pixels(truth: DiskGroundTruth, video: Video, expression: Expression) -> bool:
-    frames = truth.scored_frames(video, expression)
-    if isinstance(truth, RleGroundTruth):
-        tracks = [truth.table[target] for target in expression.targets]
-        return any(rle is not None and int(coco.area(rle)) > 0 for track in tracks for rle in track)
-    return any(bool(truth.mask(video, expression, frame).any()) for frame in frames)
+def _wrong_labels(truth: PaletteGroundTruth, videos: Sequence[Video]) -> Iterator[Finding]:
+    """Index masks that hold other values than object ids, in every frame of a video.
+
+    Saved as 0 and 255 they read as background and void; converted to grey by their colours, as 38, 75 and so on.
+    """
+
+    def values(video: Video, frames: Iterable[int]) -> set[int]:
+        return {int(value) for frame in frames for value in np.unique(truth.labels(video, frame))} - {0}
+
+    def look(video: Video) -> str | None:
+        targets = {int(target) for target in _targets(video)}
+        middle = len(video.frames) // 2
+        found = values(video, (0, middle))
+        if not targets or not found or found & targets:
+            return None
+        # Only a video that looks wrong is decoded whole.
+        found |= values(video, range(len(video.frames)))
+        if found & targets:
+            return None
+        shown = ", ".join(map(str, sorted(found)[:4]))
+        wanted = ", ".join(map(str, sorted(targets)[:4]))
+        return f"{truth.root / video.name}: values {shown}; the expressions name {wanted}"
+
+    wrong = [found for found in _parallel(look, videos) if isinstance(found, str)]
+    if wrong:
+        message = (
+            f"The masks of {len(wrong)} videos hold no object that an expression names: black and white or colours "
+            f"instead of palette indices? First: {wrong[0]}."
+        )
+        yield Finding("error", "no_indices", message, tuple(wrong))
+
+
+def _look(truth: DiskGroundTruth, video: Video, expression: Expression, mode: Mode) -> tuple[bool, list[str]]:
+    """Whether the targets are in any frame, and what is wrong with masks; quick mode stops at the first of either."""
+    if isinstance(truth, RleGroundTruth) and not any(rle for t in expression.targets for rle in truth.table[t]):
+        return False, []  # nothing to decode, and nothing that gives a size
+    visible, damage = False, []
+    for frame in truth.scored_frames(video, expression):
+        try:
+            visible |= bool(truth.mask(video, expression, frame).any())
+        except SampleError as error:
+            damage.append(str(error))
+        if mode == "quick" and (visible or damage):
+            break
+    return visible, damage
 
 
 def _scored(truth: DiskGroundTruth, video: Video, expression: Expression) -> Sequence[int]:
@@ -291,6 +348,13 @@ def _fault(truth: DiskGroundTruth, video: Video, expression: Expression) -> Samp
     except SampleError as error:
         return error
     return None
+
+
+def _by_targets(video: Video) -> dict[tuple[str, ...], list[Expression]]:
+    found: dict[tuple[str, ...], list[Expression]] = {}
+    for expression in video.expressions:
+        found.setdefault(expression.targets, []).append(expression)
+    return found
 
 
 def _one_per_target(video: Video) -> list[Expression]:
@@ -317,7 +381,7 @@ def _wide(size: tuple[int, int]) -> str:
 
 
 def _videos(names: Sequence[str]) -> str:
-    return f"{len(names)} video has" if len(names) == 1 else f"{len(names)} videos have"
+    return f"The video {names[0]} has" if len(names) == 1 else f"{len(names)} videos have"
 
 
 def _files(paths: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from rvosbench.harness.errors import SampleError
 
 ValueT = TypeVar("ValueT")
 
+NoFile = Literal["unscored", "empty"]
 CACHE_BYTES = 512 * 2**20
 VOID = 255
 """Palette index of pixels that count for no object."""
@@ -85,13 +86,16 @@ class PaletteGroundTruth(DiskGroundTruth):
 
 
 class BinaryGroundTruth(DiskGroundTruth):
-    """``<root>/<target>/<frame>.png``, non-zero is the object (ReasonVOS).
+    """``<root>/<target>/<frame>.png``, non-zero is the object (ReasonVOS, Long-RVOS).
 
-    The frames with ground truth are those whose PNG exists, matched by name.
+    Args:
+        root: the folder of the targets' folders.
+        no_file: what a frame without a PNG means. "unscored": it has no ground truth. "empty": the object is not in it.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, no_file: NoFile = "unscored") -> None:
         self.root = root
+        self._no_file: NoFile = no_file
         self._stems: _Memo[frozenset[str]] = _Memo()
         self._masks: ArrayCache[BoolHW] = ArrayCache(CACHE_BYTES)
         self._digests: _Memo[str] = _Memo()
@@ -103,7 +107,12 @@ class BinaryGroundTruth(DiskGroundTruth):
         return missing_words(missing, len(targets), "mask folders")
 
     def size(self, video: Video, expression: Expression, frame: int) -> tuple[int, int]:
-        return image_size(self._path(video, expression.targets[0], frame))
+        for target in expression.targets:
+            if video.frames[frame] in self.annotated(target):
+                return image_size(self._path(video, target, frame))
+        if self._no_file == "empty":
+            return self._any_size(video, expression)
+        raise SampleError(f"{self._path(video, expression.targets[0], frame)} does not exist")
 
     def scored_frames(self, video: Video, expression: Expression) -> Sequence[int]:
         annotated = set().union(*(self.annotated(target) for target in expression.targets))
@@ -111,7 +120,7 @@ class BinaryGroundTruth(DiskGroundTruth):
         if not found:
             folders = ", ".join(str(self.root / target) for target in expression.targets)
             raise SampleError(f"no frame of '{video.name}' has a mask in {folders or self.root}")
-        return found
+        return range(len(video.frames)) if self._no_file == "empty" else found
 
     def mask(self, video: Video, expression: Expression, frame: int) -> BoolHW:
         # A target without a PNG on a frame that another target annotates is absent there.
@@ -120,13 +129,24 @@ class BinaryGroundTruth(DiskGroundTruth):
             for target in expression.targets
             if video.frames[frame] in self.annotated(target)
         ]
+        if not paths and self._no_file == "empty":
+            return np.zeros(self._any_size(video, expression), dtype=bool)
         if not paths:
             raise SampleError(f"{self._path(video, expression.targets[0], frame)} does not exist")
         masks = [(path, self._read(path)) for path in paths]
         return _union(masks)
 
+    def _any_size(self, video: Video, expression: Expression) -> tuple[int, int]:
+        """(H, W) of the first frame of the video that has a PNG: frames of one video are of one size."""
+        for frame in self.scored_frames(video, expression):
+            for target in expression.targets:
+                if video.frames[frame] in self.annotated(target):
+                    return image_size(self._path(video, target, frame))
+        raise SampleError(f"no frame of '{video.name}' has a mask")
+
     def digest(self, video: Video, expression: Expression) -> str:
-        return _hash_values(["binary", list(video.frames), [self._track(video, t) for t in expression.targets]])
+        form = "binary" if self._no_file == "unscored" else "binary, no file is empty"
+        return _hash_values([form, list(video.frames), [self._track(video, t) for t in expression.targets]])
 
     def _track(self, video: Video, target: str) -> list[Any]:
         frames = [frame for frame in video.frames if frame in self.annotated(target)]

@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from rvosbench.harness.data.types import BoolHW, FrameHW3
 from rvosbench.harness.errors import SampleError
@@ -28,6 +29,8 @@ from rvosbench.harness.errors import SampleError
 Uint8HW = NDArray[np.uint8]
 Size = tuple[int, int]
 """(H, W)."""
+Oddity = Literal["grey values", "noise", "palette"]
+"""Why a file is no plain mask; see ``MaskImage``."""
 
 MAX_PIXELS = 2**26
 """67 million: twice an 8K frame. A larger image is refused from its header."""
@@ -89,6 +92,12 @@ class MaskImage:
     palette: bool
     """Palette index 0 is not black, so that a reader of colours sees another mask."""
 
+    @property
+    def oddities(self) -> tuple[Oddity, ...]:
+        """What keeps the file from being a plain mask."""
+        grey: Oddity = "noise" if self.noise else "grey values"
+        return (*((grey,) if self.grey else ()), *(("palette",) if self.palette else ()))
+
 
 @contextmanager
 def _opened(
@@ -106,7 +115,7 @@ def _opened(
             yield image
     except FileNotFoundError as error:
         raise SampleError(f"{name} does not exist") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise SampleError(f"{name} cannot be read as an image: {_identified(source, formats)}") from error
     except _DAMAGE as error:
         raise SampleError(f"{name} cannot be read as an image: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,8 @@ from rvosbench.harness.data.cards import Card, Layout
 from rvosbench.harness.errors import PrerequisiteError
 
 Needs = Literal["frames", "masks"]
+_MOST_ENTRIES = 1000
+"""Of a folder that is searched for one in another spelling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Located:
     frames: Path | None
     """Folder with one folder of images per video; None when absent."""
     masks: Path | None
-    """Folder or file of the ground truth; None when absent or hidden."""
+    """Folder or file of the ground truth; None when absent."""
 
     @property
     def whole(self) -> bool:
@@ -38,14 +41,12 @@ def locate(card: Card, split: str, data_root: Path, needs: Needs) -> Located:
     Raises:
         PrerequisiteError: none fits; says what was looked for and how to obtain the data.
     """
-    if not data_root.is_dir():
+    if not is_folder(data_root):
         raise PrerequisiteError(f"The data root {data_root} is not a folder.", "Set --data-root or RVOSBENCH_DATA.")
     found = candidates(card, split, data_root)
     hidden = card.splits[split].ground_truth == "hidden"
-    if needs == "masks" and not hidden:
-        fits = [candidate for candidate in found if candidate.masks is not None]
-    elif needs == "masks":
-        fits = found
+    if needs == "masks":
+        fits = [candidate for candidate in found if candidate.masks is not None] or (found if hidden else [])
     else:
         fits = [candidate for candidate in found if candidate.frames is not None]
     if fits:
@@ -57,8 +58,7 @@ def candidates(card: Card, split: str, data_root: Path) -> list[Located]:
     """Every layout of the split whose metadata is on disk, in the card's order."""
     found = []
     for layout in card.layouts_of(split):
-        for name in layout.folders or card.folders:
-            folder = data_root / name
+        for folder in _folders(card, layout, data_root):
             metadata = _first(folder, layout.metadata, card, split, file=True)
             if metadata is None:
                 continue
@@ -70,16 +70,42 @@ def candidates(card: Card, split: str, data_root: Path) -> list[Located]:
     return found
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder that may be entered; never raises, as ``Path.is_dir`` does without permission."""
+    return os.path.isdir(path)  # noqa: PTH112 - see the docstring
+
+
+def _folders(card: Card, layout: Layout, data_root: Path) -> list[Path]:
+    """Where the benchmark may lie: the card's folder names, then folders called so in another spelling."""
+    names = layout.folders or (*card.folders, card.name, card.title)
+    exact = [data_root / name for name in layout.folders or card.folders]
+    wanted = {_folded(name) for name in names}
+    return exact + [
+        data_root / name for name in _entries(data_root) if _folded(name) in wanted and data_root / name not in exact
+    ]
+
+
+def _folded(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def _entries(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in islice(os.scandir(folder), _MOST_ENTRIES) if entry.is_dir())
+    except OSError:
+        return []
+
+
 def fill(template: str, card: Card, split: str) -> str:
     """A layout's path for a split."""
-    return template.format(folder=card.splits[split].folder, split=split)
+    return template.replace("{folder}", card.splits[split].folder).replace("{split}", split)
 
 
 def _first(folder: Path, templates: tuple[str, ...], card: Card, split: str, *, file: bool) -> Path | None:
     for template in templates:
         # Plain text, so that "../DAVIS" is beside the folder even where the folder is a link.
         path = Path(os.path.normpath(folder / fill(template, card, split)))
-        if path.is_file() if file else path.is_dir():
+        if os.path.isfile(path) if file else is_folder(path):  # noqa: PTH113 - as for folders
             return path
     return None
 
@@ -95,6 +121,9 @@ def _nothing_fits(card: Card, split: str, data_root: Path, needs: Needs, found: 
         }
         problem = f"{card.title} (split {split}) has {found[0].metadata} but no {what}: looked for {_either(paths)}."
     else:
+        meant = _meant_root(card, split, data_root)
+        if meant is not None:
+            return meant
         paths = {
             f"{name}/{fill(template, card, split)}"
             for layout in layouts
@@ -103,6 +132,24 @@ def _nothing_fits(card: Card, split: str, data_root: Path, needs: Needs, found: 
         }
         problem = f"{card.title} (split {split}) is not under {data_root}: looked for {_either(paths)}."
     return PrerequisiteError(problem, card.obtain)
+
+
+def _meant_root(card: Card, split: str, data_root: Path) -> PrerequisiteError | None:
+    """What to say when the benchmark lies one level above or below the data root that was given."""
+    for layout in card.layouts_of(split):
+        if _first(data_root, layout.metadata, card, split, file=True) is None:
+            continue
+        name = (layout.folders or card.folders)[0]
+        problem = f"{data_root} is not a data root but most likely the folder of {card.title} itself."
+        if data_root in _folders(card, layout, data_root.parent):
+            return PrerequisiteError(problem, f"Give the folder above it: --data-root {data_root.parent}")
+        return PrerequisiteError(problem, f"Call it {name} and give the folder above it as --data-root.")
+    for name in _entries(data_root):
+        below = candidates(card, split, data_root / name)
+        if below:
+            problem = f"{card.title} (split {split}) lies one level below the data root {data_root}, in {name}."
+            return PrerequisiteError(problem, f"Give that folder: --data-root {data_root / name}")
+    return None
 
 
 def _templates(layout: Layout, needs: Needs) -> tuple[str, ...]:

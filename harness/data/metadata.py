@@ -28,6 +28,8 @@ class VideoEntry:
     frames: tuple[str, ...]
     """In the file's order, which is the order mask lists are aligned with."""
     expressions: tuple[Expression, ...]
+    names_targets: bool
+    """Whether the metadata says which masks belong to each of its expressions; that of a hidden split need not."""
     size: tuple[int, int] | None
     """(H, W) where the metadata gives it (ReVOS)."""
 
@@ -54,20 +56,23 @@ def read_metadata(path: Path, card: Card, split: Split, layout: Layout) -> tuple
     entries = {name: tuple(_entries(path, layout, name, video)) for name, video in videos.items()}
     counters = _running_counters(entries)
     out = []
+    key = layout.masks.key if layout.masks is not None else None
     for name, video in videos.items():
+        named = key is not None and all(_names_target(key, entry) for entry in entries[name])
+        # Only a hidden split may leave them out.
+        reads = key is not None and (named or split.ground_truth == "public")
         expressions = []
         for entry in entries[name]:
             targets: tuple[str, ...] = ()
-            if split.ground_truth == "public" and layout.masks is not None:
-                key = layout.masks.key
+            if key is not None and reads:
                 targets = _targets(path, key, name, video, entry, counters[name, entry.id])
                 if not targets and not split.no_target_expressions:
                     raise PrerequisiteError(
                         f"{path}: {entry.where} has no target, but every expression of {split.title} has one.",
                         f"Check that the file is of this release; splits: {', '.join(card.splits)}.",
                     )
-            expressions.append(_expression(path, card, split, entry, targets))
-        out.append(VideoEntry(name, _frames(path, name, video), tuple(expressions), _size(path, name, video)))
+            expressions.append(_expression(path, card, entry, targets if reads else None))
+        out.append(VideoEntry(name, _frames(path, name, video), tuple(expressions), named, _size(path, name, video)))
     return tuple(out)
 
 
@@ -102,7 +107,9 @@ def _entries(path: Path, layout: Layout, name: str, video: object) -> Iterator[_
     expressions = video.get("expressions")
     if layout.entries == "mapping":
         if not isinstance(expressions, dict):
-            malformed(path, f"{where}.expressions", "a mapping from expression id to its entry", expressions)
+            fix = (layout.other_entries if isinstance(expressions, list) else None) or INTACT
+            expected = "a mapping from expression id to its entry"
+            malformed(path, f"{where}.expressions", expected, expressions, fix=fix)
         for key, raw in expressions.items():
             at = f"{where}.expressions[{brief(key)}]"
             if (why := why_no_name(key)) is not None:
@@ -112,7 +119,8 @@ def _entries(path: Path, layout: Layout, name: str, video: object) -> Iterator[_
             yield _Entry(key, raw, at)
         return
     if not isinstance(expressions, list):
-        malformed(path, f"{where}.expressions", "a list of entries", expressions)
+        fix = (layout.other_entries if isinstance(expressions, dict) else None) or INTACT
+        malformed(path, f"{where}.expressions", "a list of entries", expressions, fix=fix)
     exp_ids = []
     for position, raw in enumerate(expressions):
         at = f"{where}.expressions[{position}]"
@@ -123,7 +131,12 @@ def _entries(path: Path, layout: Layout, name: str, video: object) -> Iterator[_
         yield _Entry(exp_id, expressions[position], f"{where}.expressions[{position}]")
 
 
-def _expression(path: Path, card: Card, split: Split, entry: _Entry, targets: tuple[str, ...]) -> Expression:
+def _names_target(key: MaskKey, entry: _Entry) -> bool:
+    return key == "running_counter" or ("anno_id" if key == "anno_id" else "obj_id") in entry.raw
+
+
+def _expression(path: Path, card: Card, entry: _Entry, targets: tuple[str, ...] | None) -> Expression:
+    # None: nobody says.
     raw = entry.raw
     key = "exp" if "exp" in raw else "exp_text"
     text = raw.get(key)
@@ -143,16 +156,17 @@ def _expression(path: Path, card: Card, split: Split, entry: _Entry, targets: tu
     return Expression(
         id=entry.id,
         text=text,
-        targets=targets,
-        subset=_subset(path, card, split, entry, targets),
+        targets=targets or (),
+        subset=_subset(path, card, entry, targets),
         annotator=annotator,
         is_sentence=is_sentence,
+        exp_id=str(raw["exp_id"]) if type(raw.get("exp_id")) is int else None,
     )
 
 
-def _subset(path: Path, card: Card, split: Split, entry: _Entry, targets: tuple[str, ...]) -> str | None:
+def _subset(path: Path, card: Card, entry: _Entry, targets: tuple[str, ...] | None) -> str | None:
     rule = card.subset_rule
-    if rule.field is not None and (rule.field in entry.raw or (rule.required and split.ground_truth == "public")):
+    if rule.field is not None and (rule.field in entry.raw or (rule.required and targets is not None)):
         value = entry.raw.get(rule.field)
         names = {str(key): name for key, name in rule.values.items()}
         if isinstance(value, bool) or not isinstance(value, int | str) or str(value) not in names:
@@ -160,9 +174,7 @@ def _subset(path: Path, card: Card, split: Split, entry: _Entry, targets: tuple[
                 f"{path}: {entry.where}.{rule.field} must be one of {', '.join(names)}, found {brief(value)}.", INTACT
             )
         return names[str(value)]
-    if not targets and split.ground_truth == "public":
-        return rule.empty_targets
-    return None
+    return rule.empty_targets if targets == () else None
 
 
 def _targets(
@@ -182,6 +194,8 @@ def _targets(
                     INTACT,
                 )
         return tuple(str(int(target)) for target in found)
+    if key == "video_object":
+        return tuple(f"{name}/{target}" for target in found)
     source = video.get("source")
     if not isinstance(source, str):
         malformed(path, f"videos[{brief(name)}].source", "text", source)

@@ -1,4 +1,4 @@
-"""JSON from outside, parsed in one place, and the names in it.
+"""JSON and YAML from outside, parsed in one place, and the names in them.
 
 Whatever the bytes are, a reader gets a value or one sentence that names the file and what it most likely is.
 """
@@ -12,12 +12,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.text import one_line
 
 INTACT = "Replace the file with an intact copy."
 MAX_JSON_BYTES = 4 * 2**30
 """No metadata or mask dictionary in the field is larger than half a gigabyte."""
+_MAX_YAML_BYTES = 1 << 20
 _MAX_NAME_BYTES = 255
 """Of one part of a name: the limit of common file systems."""
 _MAX_PATH_BYTES = 1024
@@ -40,6 +43,38 @@ def load_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     except MemoryError as error:
         raise PrerequisiteError(f"{path} does not fit into memory.", "Use a machine with more memory.") from error
     return parse_json(data, path)
+
+
+def load_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The mapping in a YAML file of plain values.
+
+    Args:
+        what: what messages call it, e.g. "card".
+
+    Raises:
+        PrerequisiteError: missing, unreadable, too large, not YAML, or not a mapping.
+    """
+    fix = f"Correct the {what}."
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_YAML_BYTES + 1)
+    except OSError as error:
+        problem = f"The {what} {path} cannot be read: {error.strerror or error}."
+        raise PrerequisiteError(problem, "Check the path.") from error
+    if len(data) > _MAX_YAML_BYTES:
+        raise PrerequisiteError(f"The {what} {path} has more than {_MAX_YAML_BYTES:,} bytes.", fix)
+    try:
+        raw = yaml.safe_load(data.decode("utf-8-sig"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise PrerequisiteError(f"The {what} {path} is not valid YAML{where}.", fix) from error
+    except (ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        # What PyYAML's constructors raise on values that are not what their tag says, and on nesting.
+        raise PrerequisiteError(f"The {what} {path} is not valid YAML: {brief(str(error))}.", fix) from error
+    if not isinstance(raw, dict):
+        raise PrerequisiteError(f"The {what} {path} must be a mapping, found {type(raw).__name__}.", fix)
+    return raw
 
 
 def parse_json(data: bytes, source: Path | str) -> Any:
@@ -92,10 +127,10 @@ def refuse_other_files(head: bytes, source: Path | str, wanted: str) -> None:
         raise PrerequisiteError(f"{source} is {what}, not {wanted}.", fix)
 
 
-def malformed(path: Path, where: str, expected: str, found: object) -> NoReturn:
+def malformed(path: Path, where: str, expected: str, found: object, *, fix: str = INTACT) -> NoReturn:
     """Raises the one sentence about a value that is not what it must be."""
     kind = "null" if found is None else type(found).__name__
-    raise PrerequisiteError(f"{path}: {where} must be {expected}, found {kind}.", INTACT)
+    raise PrerequisiteError(f"{path}: {where} must be {expected}, found {kind}.", fix)
 
 
 def why_no_name(name: str, *, folders: bool = False) -> str | None:

@@ -23,7 +23,7 @@ from rvosbench.harness.errors import PrerequisiteError
 
 @dataclass(frozen=True)
 class Dataset:
-    """A split as it lies on disk. ``open_dataset(card.name, root, split, needs=...)`` gives it again."""
+    """A split as it lies on disk. ``open_dataset(card.source, root, split, needs=...)`` gives it again."""
 
     card: Card
     split: str
@@ -33,11 +33,18 @@ class Dataset:
     """Name of the layout found there."""
     videos: tuple[Video, ...]
     ground_truth: DiskGroundTruth | None
-    """None where it is hidden, or where only frames were asked for and no masks are there."""
+    """None where no masks are there, or nothing says which of them belong to an expression."""
     expected_videos: int | None
     """Of the complete split; None when nobody knows."""
     notes: tuple[str, ...]
     """What was left out or differs from the card, one sentence each."""
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Ids of the protocols that score it, primary first: local ones where a hidden split's masks are on disk."""
+        split = self.card.splits[self.split]
+        local = split.ground_truth == "hidden" and self.ground_truth is not None
+        return split.local_protocols if local else split.protocols
 
     @property
     def coverage(self) -> str:
@@ -57,7 +64,7 @@ def open_dataset(name: str, data_root: Path, split: str | None = None, *, needs:
     """Reads the layout that is on disk.
 
     Args:
-        name: a card's name.
+        name: a card's name, or the path of a card of one's own.
         data_root: the folder that holds the benchmark's folder, e.g. ``davis17/``.
         split: a split of the card; None for its default one.
         needs: "frames" leaves out videos whose frames are not all on disk (masks may be absent); "masks"
@@ -88,6 +95,8 @@ def open_dataset(name: str, data_root: Path, split: str | None = None, *, needs:
         raise PrerequisiteError(problem, card.obtain)
     if listing.ground_truth is None and facts.ground_truth == "public":
         notes.add("No masks are there, so nothing can be scored.")
+    if listing.unnamed_masks is not None:
+        notes.add(unnamed(listing.unnamed_masks, located.metadata))
     notes.counts(videos)
     expected = facts.expected.videos if facts.expected else None
     return Dataset(card, split, data_root, located.layout.name, videos, listing.ground_truth, expected, notes.lines)
@@ -103,6 +112,8 @@ class Listing:
     ground_truth: DiskGroundTruth | None
     others: int
     """Videos in the metadata that belong to other splits."""
+    unnamed_masks: Path | None = None
+    """Masks of a hidden split that are on disk, when the metadata does not say which belong to an expression."""
 
 
 def list_videos(card: Card, split: str, located: Located) -> Listing:
@@ -112,7 +123,7 @@ def list_videos(card: Card, split: str, located: Located) -> Listing:
         PrerequisiteError: the metadata is malformed.
     """
     entries = read_metadata(located.metadata, card, card.splits[split], located.layout)
-    ids = video_ids(card.splits[split])
+    ids = video_ids(card, split)
     kept = [entry for entry in entries if ids is None or entry.name in ids]
     root = located.frames or located.folder / fill(located.layout.frames[0], card, split)
     videos, absent = [], {}
@@ -123,7 +134,17 @@ def list_videos(card: Card, split: str, located: Located) -> Listing:
         # Where the image is absent the path says where it would be.
         paths = tuple(root / entry.name / present.get(frame, f"{frame}.jpg") for frame in entry.frames)
         videos.append(Video(card.name, split, entry.name, entry.frames, paths, entry.expressions))
-    return Listing(tuple(videos), absent, _ground_truth(located, kept), len(entries) - len(kept))
+    usable = card.splits[split].ground_truth == "public" or all(entry.names_targets for entry in kept)
+    truth = _ground_truth(located, kept) if usable else None
+    return Listing(tuple(videos), absent, truth, len(entries) - len(kept), None if usable else located.masks)
+
+
+def unnamed(masks: Path, metadata: Path) -> str:
+    """The sentence about masks of a hidden split that cannot be used."""
+    return (
+        f"Masks are in {masks}, but {metadata} does not say which of them belong to an expression (obj_id or anno_id); "
+        "the metadata released with the masks does."
+    )
 
 
 def _ground_truth(located: Located, entries: Sequence[VideoEntry]) -> DiskGroundTruth | None:
@@ -133,8 +154,28 @@ def _ground_truth(located: Located, entries: Sequence[VideoEntry]) -> DiskGround
     if masks.kind == "palette":
         return PaletteGroundTruth(path)
     if masks.kind == "binary":
-        return BinaryGroundTruth(path)
+        return BinaryGroundTruth(path, no_file=masks.no_file)
     return RleGroundTruth(path, {entry.name: entry.size for entry in entries if entry.size is not None})
+
+
+def no_ground_truth(dataset: Dataset) -> PrerequisiteError:
+    """Why a dataset without ground truth cannot be scored here, and every way to a score."""
+    card, facts = dataset.card, dataset.card.splits[dataset.split]
+    if facts.ground_truth == "public":
+        return PrerequisiteError(f"There are no masks of {facts.title} to score against.", card.obtain)
+    problem = f"The ground truth of {facts.title} is hidden, and its masks are not under {dataset.root}."
+    ways = []
+    if card.archive is not None:
+        where = f" and submit it: {facts.submit}" if facts.submit else "."
+        ways.append(f"Make the archive with rvosbench export-submission --dataset {card.source}{where}")
+    places = [layout.masks.paths[0] for layout in card.layouts_of(dataset.split) if layout.masks is not None]
+    if places and facts.local_protocols:
+        place = dataset.root / card.folders[0] / fill(places[0], card, dataset.split)
+        released = f" {facts.released}" if facts.released else ""
+        names = ", ".join(facts.local_protocols)
+        ways.append(f"Or put the masks, if you have them, into {place} to score here under {names}.{released}")
+    unusable = [note for note in dataset.notes if note.startswith("Masks are in ")]
+    return PrerequisiteError(" ".join([problem, *unusable]), " ".join(ways))
 
 
 class _Notes:

@@ -35,6 +35,9 @@ class Expression:
     """Ref-DAVIS17: 0..3, for protocol anno4."""
     is_sentence: bool | None = None
     """ReasonVOS: a full sentence (True) or a noun phrase (False)."""
+    exp_id: str | None = None
+    """ReasonVOS: the id that the owner's file gives, which with the target names the folder of its predictions;
+    two expressions of a video may share it."""
 
 
 @dataclass(frozen=True, slots=True)

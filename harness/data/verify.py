@@ -25,8 +25,8 @@ from rvosbench.harness.data.checks import (
     check_same_masks,
 )
 from rvosbench.harness.data.ground_truth import DiskGroundTruth
-from rvosbench.harness.data.layouts import Located, candidates, locate
-from rvosbench.harness.data.reader import list_videos, open_dataset
+from rvosbench.harness.data.layouts import Located, candidates, is_folder, locate
+from rvosbench.harness.data.reader import list_videos, open_dataset, unnamed
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import PrerequisiteError
 
@@ -59,7 +59,11 @@ class Report:
     mode: Mode
     found: Counts
     expected: Expected | None
+    protocols: tuple[str, ...]
+    """Those that the data can be scored under here; empty: none."""
     findings: tuple[Finding, ...]
+    known_defects: tuple[str, ...] = ()
+    """What the card knows to be wrong with, or easily misread in, the data as released."""
 
     @property
     def ok(self) -> bool:
@@ -75,7 +79,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class SplitStatus:
-    """A split of a card, and whether it is under the data root."""
+    """A split of a card, and how much of it is under the data root."""
 
     dataset: str
     title: str
@@ -86,6 +90,8 @@ class SplitStatus:
     state: str
     """E.g. "5 of 30 videos", "masks only", "absent", "no data root", or what is wrong with the files."""
     layout: str | None
+    defects: int = 0
+    """Known defects of data that is there; `verify` prints them."""
 
 
 def verify(name: str, data_root: Path, split: str | None = None, *, mode: Mode = "quick") -> Report:
@@ -108,15 +114,34 @@ def verify(name: str, data_root: Path, split: str | None = None, *, mode: Mode =
     if truth is not None:
         findings += check_masks(truth, videos)
         findings += check_contents(truth, videos, mode)
-    elif facts.ground_truth == "public":
-        findings.append(Finding("warning", "no_masks", "No masks are there, so nothing can be scored."))
+    scored = truth is not None and any(truth.absence(video) is None for video in videos)
+    if listing.unnamed_masks is not None:
+        message = unnamed(listing.unnamed_masks, located.metadata)
+        findings.append(Finding("warning", "unnamed_masks", message, (str(listing.unnamed_masks),)))
+    if not scored and facts.ground_truth == "public":
+        findings.append(Finding("error", "no_masks", "No video has its masks on disk, so nothing can be scored."))
     findings += check_expressions(card, facts, located.layout, videos)
     if mode == "full":
         findings += check_checksums(located.folder, facts)
         if truth is not None:
             findings += _cross_check(card, split, data_root, located, videos, truth)
+    defects = [
+        defect.text + (f" ({count} of {len(videos)} videos here)" if defect.videos else "")
+        for defect, count in card.defects(split, [video.name for video in videos])
+    ]
+    protocols = facts.protocols if facts.ground_truth == "public" else facts.local_protocols
     return Report(
-        name, card.title, split, located.layout.name, located.metadata, mode, found, facts.expected, tuple(findings)
+        dataset=card.name,
+        title=card.title,
+        split=split,
+        layout=located.layout.name,
+        metadata=located.metadata,
+        mode=mode,
+        found=found,
+        expected=facts.expected,
+        protocols=protocols if scored else (),
+        findings=tuple(findings),
+        known_defects=tuple(defects),
     )
 
 
@@ -124,10 +149,12 @@ def render(report: Report) -> list[str]:
     """The report as lines of rich markup."""
     state = "complete" if report.complete else ("ok, but not complete" if report.ok else "has errors")
     colour = "green" if report.complete else ("yellow" if report.ok else "red")
+    protocols = ", ".join(report.protocols)
     lines = [
         f"[bold]{escape(report.title)}[/bold] {report.split}: [{colour}]{state}[/{colour}] ({report.mode} check)",
         f"  layout {escape(report.layout)}, {escape(str(report.metadata))}",
         f"  {_numbers(report.found)}" + (f"; the card expects {_numbers(report.expected)}" if report.expected else ""),
+        f"  scored here under {escape(protocols)}" if protocols else "  not scored here",
     ]
     colours = {"error": "red", "warning": "yellow", "note": "dim"}
     for finding in report.findings:
@@ -137,20 +164,13 @@ def render(report: Report) -> list[str]:
             lines += [f"    {escape(line)}" for line in finding.about[:SHOWN]]
             if len(finding.about) > SHOWN:
                 lines.append(f"    and {len(finding.about) - SHOWN} more")
+    lines += [f"  [dim]known defect[/dim] {escape(defect)}" for defect in report.known_defects]
     return lines
 
 
 def describe(data_root: Path | None) -> tuple[SplitStatus, ...]:
-    """Every split of every card, and how much of it is under the root."""
-    statuses = []
-    for name in card_names():
-        card = load_card(name)
-        for split, facts in card.splits.items():
-            state, layout = _state(card, split, data_root)
-            statuses.append(
-                SplitStatus(name, card.title, split, facts.ground_truth, facts.protocols, facts.expected, state, layout)
-            )
-    return tuple(statuses)
+    """Every split of every card that ships, and how much of it is under the root."""
+    return tuple(_status(card, split, data_root) for card in map(load_card, card_names()) for split in card.splits)
 
 
 def render_cards(statuses: tuple[SplitStatus, ...]) -> list[str]:
@@ -165,6 +185,7 @@ def render_cards(statuses: tuple[SplitStatus, ...]) -> list[str]:
             f"[bold]{escape(status.dataset)}[/bold] {escape(status.split)}: {escape(protocols)}; {expected}; "
             f"ground truth {status.ground_truth}; [{colour}]{escape(status.state)}[/{colour}]"
             + (f" ({escape(status.layout)})" if status.layout else "")
+            + (f"; {status.defects} known defects (datasets verify)" if status.defects else "")
         )
     return lines
 
@@ -219,17 +240,27 @@ def _cross_check(
             yield from check_same_masks(truth, videos, listing.ground_truth, listing.videos)
 
 
-def _state(card: Card, split: str, data_root: Path | None) -> tuple[str, str | None]:
-    if data_root is None or not data_root.is_dir():
-        return "no data root", None
-    if not candidates(card, split, data_root):
-        return "absent", None
-    try:
-        dataset = open_dataset(card.name, data_root, split)
-    except PrerequisiteError as error:
-        located = _locate_any(card, split, data_root)
-        return ("masks only" if located.masks is not None and located.frames is None else error.problem), None
-    return dataset.coverage, dataset.layout
+def _status(card: Card, split: str, data_root: Path | None) -> SplitStatus:
+    facts = card.splits[split]
+    protocols, ground_truth, layout, defects = facts.protocols, str(facts.ground_truth), None, 0
+    if data_root is None or not is_folder(data_root):
+        state = "no data root"
+    elif not candidates(card, split, data_root):
+        state = "absent"
+    else:
+        defects = len([defect for defect in card.known_defects if not defect.splits or split in defect.splits])
+        try:
+            dataset = open_dataset(card.source, data_root, split)
+        except PrerequisiteError as error:
+            located = _locate_any(card, split, data_root)
+            state = "masks only" if located.masks is not None and located.frames is None else error.problem
+        else:
+            state, layout, protocols = dataset.coverage, dataset.layout, dataset.protocols
+            if dataset.ground_truth is not None and facts.ground_truth == "hidden":
+                ground_truth = "hidden, but on disk"
+            if dataset.ground_truth is None and facts.ground_truth == "public":
+                state += ", no masks"
+    return SplitStatus(card.name, card.title, split, ground_truth, protocols, facts.expected, state, layout, defects)
 
 
 def _numbers(counts: Counts | Expected) -> str:

@@ -167,13 +167,13 @@ def _from_dataset(video: Video, dataset: Dataset) -> bool:
 
 
 def _choose(choice: DatasetChoice, data_root: Path, index: MediaIndex) -> ChosenDataset:
-    dataset = open_dataset(choice.name, data_root, choice.split)
+    dataset = open_dataset(choice.source, data_root, choice.split)
     if choice.limit_videos is not None:
         whole = dataset.expected_videos or len(dataset.videos)
         dataset = replace(dataset, videos=dataset.videos[: choice.limit_videos], expected_videos=whole)
-    protocols = choice.protocols or dataset.card.splits[dataset.split].protocols
+    protocols = choice.protocols or dataset.protocols
     for protocol in protocols:
-        require_protocol(protocol)
+        require_protocol(protocol, dataset.card)
     return ChosenDataset(
         ScoredDataset(dataset, protocols), {video.name: _media_digest(video, index) for video in dataset.videos}
     )

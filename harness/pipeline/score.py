@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from rvosbench.harness.data.masks import decode
-from rvosbench.harness.data.reader import Dataset, open_dataset
+from rvosbench.harness.data.reader import Dataset, no_ground_truth, open_dataset
 from rvosbench.harness.data.types import Expression, GroundTruth, MaskTrack, Video
-from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.errors import SampleError
 from rvosbench.harness.scoring.kernel import Counts, GroundTruthFrame
 from rvosbench.harness.scoring.sample import SampleResult
 from rvosbench.harness.settings import Settings, identity, runtime
@@ -32,13 +32,15 @@ class ScoreSettings(Settings):
     """The card's name."""
     split: str = identity()
     """A split of the card."""
+    card: str = runtime()
+    """What the card is found by: its name, or the path of its file."""
     data_root: str = runtime()
     """Where the ground truth lies on this machine; its content enters the key by its digest."""
 
 
 def score_spec(dataset: Dataset) -> StageSpec:
     """The stage that scores mask tracks on an opened dataset."""
-    settings = ScoreSettings(dataset.card.name, dataset.split, str(dataset.root.resolve()))
+    settings = ScoreSettings(dataset.card.name, dataset.split, dataset.card.source, str(dataset.root.resolve()))
     return StageSpec("score", "rvosbench.harness.pipeline.score:build", settings, consumes=("segment",))
 
 
@@ -85,11 +87,9 @@ class ScoreStage:
     @cached_property
     def _ground_truth(self) -> GroundTruth:
         settings = self._settings
-        dataset = open_dataset(settings.dataset, Path(settings.data_root), settings.split, needs="masks")
+        dataset = open_dataset(settings.card, Path(settings.data_root), settings.split, needs="masks")
         if dataset.ground_truth is None:
-            raise PrerequisiteError(
-                f"The ground truth of {dataset.card.title} ({dataset.split}) is hidden.", "Only its server can score."
-            )
+            raise no_ground_truth(dataset)
         return dataset.ground_truth
 
 

@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
+from rvosbench.harness.data.cards import kept_card
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.results.reader import Run, read_frames, read_samples
 from rvosbench.harness.results.schema import Score
@@ -70,7 +71,7 @@ def _pairs(first: Sequence[Score], second: Sequence[Score]) -> Iterator[tuple[Sc
 
 
 def _compared(first: Run, a: Score, second: Run, b: Score) -> Comparison:
-    rule = require_protocol(a.protocol.removesuffix(KEYFRAMES))
+    rule = require_protocol(a.protocol.removesuffix(KEYFRAMES), kept_card(first.folder, a.dataset))
     ends_unknown = rule.drops_ends and a.protocol.endswith(KEYFRAMES)
     if rule.matches_objects or not rule.scored_here or ends_unknown:
         return Comparison(a, b, None, 0)
@@ -96,4 +97,5 @@ def _items(run: Run, score: Score) -> list[Item]:
         Counted(video, expression, None if pd.isna(subset) else subset, counts.get((video, expression)))
         for video, expression, subset in rows
     ]
-    return list(average(require_protocol(score.protocol.removesuffix(KEYFRAMES)), counted).items)
+    rule = require_protocol(score.protocol.removesuffix(KEYFRAMES), kept_card(run.folder, score.dataset))
+    return list(average(rule, counted).items)

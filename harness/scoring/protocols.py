@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from rvosbench.harness.data.cards import Card, CardProtocol, card_names, load_card
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.scoring.kernel import CountsT6, f, gt_present, j
 from rvosbench.harness.scoring.statistics import Item
@@ -75,17 +76,6 @@ class Rule:
         return np.ones(len(counts_T6), dtype=bool)
 
 
-class RefDavisExpressions(Rule):
-    """Ref-DAVIS17 as VISA, DecAF, GLUS, Sa2VA and UniPixel score it: one score per expression.
-
-    Mean over all frames, then over all expressions (244 in the whole valid split). The ground truth of an expression
-    is the mask of its object; nothing is matched, so the masks of two objects cannot be swapped without cost. Frames
-    where the object is absent count. Ground truth that is empty on all frames counts too, and is listed in the notes.
-    """
-
-    id = "refdavis17/expr"
-
-
 class RefDavisAnnotators(Rule):
     """Ref-DAVIS17 as ReferFormer, VideoLISA, OnlineRefer and InstructSeg score it: the DAVIS 2017 unsupervised task.
 
@@ -104,16 +94,6 @@ class RefDavisAnnotators(Rule):
     id = "refdavis17/anno4"
     groups = ("0", "1", "2", "3")
     matches_objects = True
-
-
-class ReasonVosSamples(Rule):
-    """ReasonVOS (release after 2024-12-26): mean over the annotated frames of the object, then over all samples.
-
-    458 samples in the whole set, two of a video that share an expression id being two samples. VideoLISA's and GLUS's
-    scripts skip samples without predictions, which raises the mean; here they score 0.
-    """
-
-    id = "reasonvos/v2"
 
 
 class RevosTwoTypes(Rule):
@@ -136,31 +116,6 @@ class RevosTwoTypes(Rule):
 
     def group(self, subset: str | None) -> str | None:
         return subset if subset in self.groups else None
-
-
-class MevisV1(Rule):
-    """MeViS, first release, valid_u: mean over all frames, then over all expressions (793).
-
-    Ground truth is the union of an expression's objects. Scores on valid_u and on the hidden valid split differ by
-    many points and must not share a column.
-    """
-
-    id = "mevis-v1/valid_u"
-
-
-class MevisV2(Rule):
-    """MeViS, second release, valid_u: mean over all frames, then over all expressions (907).
-
-    As for the first release. An expression without a target scores 1 on a frame where nothing is predicted, else 0.
-    """
-
-    id = "mevis-v2/valid_u"
-
-
-class ShapesExpressions(Rule):
-    """The bundled shapes: mean over all frames, then over all expressions, those without a target included."""
-
-    id = "shapes/v1"
 
 
 class DavisSemiSupervised(Rule):
@@ -209,38 +164,67 @@ class Server(Rule):
     scored_here = False
 
 
+class CardRule(Rule):
+    """A protocol that needs no code: the card says in words what it is, and which groups are averaged."""
+
+    def __init__(self, name: str, protocol: CardProtocol) -> None:
+        self.id = name
+        self._text = protocol.text
+        if protocol.average != "expressions":
+            self.groups = protocol.average
+
+    @property
+    def text(self) -> str:
+        return self._text
+
+    def group(self, subset: str | None) -> str | None:
+        if self.groups == ("",):
+            return ""
+        return subset if subset in self.groups else None
+
+
 PROTOCOLS: dict[str, Rule] = {
-    rule.id: rule
-    for rule in (
-        RefDavisExpressions(),
-        RefDavisAnnotators(),
-        ReasonVosSamples(),
-        RevosTwoTypes(),
-        MevisV1(),
-        MevisV2(),
-        ShapesExpressions(),
-        DavisSemiSupervised(),
-        VosBenchmark(),
-        Server(),
-    )
+    rule.id: rule for rule in (RefDavisAnnotators(), RevosTwoTypes(), DavisSemiSupervised(), VosBenchmark(), Server())
 }
+"""Those that need code, by id; all others are in the cards."""
+
+
+def all_protocols() -> dict[str, Rule]:
+    """Every protocol of the package by id: those in code, then those of the cards that ship."""
+    return PROTOCOLS | {name: rule for card in card_names() for name, rule in _rules_of(load_card(card)).items()}
 
 
 def protocol_names() -> list[str]:
     """Ids of all protocols, sorted."""
-    return sorted(PROTOCOLS)
+    return sorted(all_protocols())
 
 
-def require_protocol(name: str) -> Rule:
+def require_protocol(name: str, card: Card | None = None) -> Rule:
     """The protocol called ``name``; the suffix ``@keyframes`` is accepted and dropped.
 
+    Args:
+        card: a card of one's own, whose protocols are looked up first.
+
     Raises:
-        PrerequisiteError: there is none (the nearest name is suggested).
+        PrerequisiteError: there is none (the nearest name is suggested), or the card gives another meaning to the id
+            of a protocol of the package.
     """
-    rule = PROTOCOLS.get(name.removesuffix(KEYFRAMES))
+    wanted = name.removesuffix(KEYFRAMES)
+    own = {} if card is None or card.ships else _rules_of(card)
+    rule = PROTOCOLS.get(wanted)
+    if rule is None or wanted in own:
+        known = all_protocols()
+        if wanted in own and wanted in known:
+            problem = f"The card {card.source if card else ''} defines protocol '{wanted}', an id that is taken."
+            raise PrerequisiteError(problem, "Give it an id of its own.")
+        rule = own.get(wanted) or known.get(wanted)
     if rule is None:
-        raise PrerequisiteError(f"There is no protocol '{name}'.", nearest_name(name, PROTOCOLS))
+        raise PrerequisiteError(f"There is no protocol '{name}'.", nearest_name(name, [*own, *protocol_names()]))
     return rule
+
+
+def _rules_of(card: Card) -> dict[str, Rule]:
+    return {name: CardRule(name, protocol) for name, protocol in card.protocols.items()}
 
 
 @dataclass(frozen=True)

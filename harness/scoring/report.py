@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -11,7 +12,8 @@ from rich.text import Text
 
 from rvosbench.harness.results.schema import ConfidenceInterval, Score
 from rvosbench.harness.scoring.compare import Comparison
-from rvosbench.harness.scoring.predictions import KINDS, Problem
+from rvosbench.harness.scoring.predictions import Problem, Reading, summary_lines
+from rvosbench.harness.scoring.submission import Submission
 
 
 def score_tables(scores: Sequence[Score]) -> Iterator[Table]:
@@ -63,13 +65,32 @@ def comparison_lines(comparisons: Sequence[Comparison]) -> Iterator[Text]:
         )
 
 
-def print_problems(problems: Sequence[Problem], console: Console) -> None:
-    """The complete list, then a count per kind."""
-    for problem in problems:
-        console.print(Text(str(problem)), soft_wrap=True)
-    if problems:
-        counts = ((kind, sum(problem.masks for problem in problems if problem.kind == kind)) for kind in KINDS)
-        console.print(Text("; ".join(f"{count} {kind}" for kind, count in counts if count)), soft_wrap=True)
+def print_problems(problems: Sequence[Problem], complete: Path, console: Console) -> None:
+    """One line per kind, and where the complete list is."""
+    for line in summary_lines(problems):
+        console.print(Text(line), soft_wrap=True)
+    if len(problems) > 1:
+        console.print(Text(f"The complete list: {complete}"), soft_wrap=True)
+
+
+def print_reading(reading: Reading, console: Console) -> None:
+    """How predictions were read, and what was ignored or interpreted."""
+    console.print(Text(f"Read as {reading.layout}."), soft_wrap=True)
+    for note in reading.notes:
+        console.print(Text(note), soft_wrap=True)
+
+
+def print_submission(archive: Submission, console: Console) -> None:
+    """What was written, and which videos are not whole in it."""
+    lines = [
+        f"{archive.path}: {archive.files} masks, {archive.bytes} bytes, SHA-256 {archive.sha256}, {archive.coverage}"
+    ]
+    if archive.left_out:
+        lines.append(f"Not in the archive, because they are not complete on disk: {', '.join(archive.left_out)}.")
+    if archive.filled:
+        lines.append(f"Filled in with empty masks: {', '.join(archive.filled)}.")
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
 
 
 def _name(score: Score) -> str:

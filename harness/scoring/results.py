@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rvosbench.harness.data.cards import KEPT, Card
+from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.results.schema import SCHEMA
 from rvosbench.harness.scoring.kernel import f, j
 from rvosbench.harness.scoring.matching import AnnotatorItems
@@ -66,12 +68,26 @@ def write_tables(
         row = asdict(score)
         row["notes"] = list(score.notes)
         rows.append(row)
+    for scored in datasets:
+        _keep_card(scored.dataset.card, folder)
     stages = tuple(dict.fromkeys([*STAGES, *(stage for result in results for stage in result.keys)]))
     samples = pa.Table.from_pylist(list(_sample_rows(results, hidden, stages)), _sample_schema(stages))
     _write_parquet(folder / "samples.parquet", samples)
     _write_parquet(folder / "frames.parquet", _frame_table(results))
     write_json(folder / "scores.json", {"schema": SCHEMA, "scores": rows})
     return rows
+
+
+def _keep_card(card: Card, folder: Path) -> None:
+    # A card of one's own: without it nobody could tell later what its protocols average.
+    if card.ships:
+        return
+    try:
+        content = card.file.read_bytes()
+    except OSError as error:
+        raise PrerequisiteError(f"The card {card.file} cannot be read: {error.strerror}.", "Restore it.") from error
+    with atomic_write(folder / KEPT / f"{card.name}.yaml") as file:
+        file.write(content)
 
 
 def _sample_schema(stages: Sequence[str]) -> pa.Schema:

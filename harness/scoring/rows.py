@@ -51,7 +51,7 @@ def score_rows(
                 continue
             keyframes = any(result.evaluated == "keyframes" for result in mine)
             for name in scored.protocols:
-                rule = require_protocol(name)
+                rule = require_protocol(name, dataset.card)
                 for part in _parts(scored, rule, mine, keyframes):
                     rows.append(_row(rule, part, method, lvlm, annotator_items))
     return tuple(rows)
@@ -176,6 +176,7 @@ def _remarks(part: _Part, counts: Counts) -> Iterator[str]:
     if partly:
         frames = sum(result.missing_frames for result in partly)
         yield f"{frames} frames of {len(partly)} more samples have no usable mask and count as 0."
+    yield from _known_defects(part)
     never = [
         f"{result.sample.video.name}/{result.sample.expression.id}"
         for result in part.results
@@ -186,6 +187,15 @@ def _remarks(part: _Part, counts: Counts) -> Iterator[str]:
     ]
     if never:
         yield f"The target of {len(never)} expressions is in no frame; only empty masks score: {_listed(never)}."
+
+
+def _known_defects(part: _Part) -> Iterator[str]:
+    """What is known to be wrong with the data that the samples are scored on."""
+    dataset = part.scored.dataset
+    names = [result.sample.video.name for result in part.results]
+    for defect, count in dataset.card.defects(dataset.split, names):
+        if defect.touches_scores:
+            yield f"Known defect of the data ({count} of {len(names)} samples): {defect.text}"
 
 
 def _counts(results: Sequence[SampleResult]) -> Counts:

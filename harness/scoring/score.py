@@ -11,20 +11,29 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rvosbench.harness.data.reader import Dataset
+from rvosbench.harness.data.reader import Dataset, no_ground_truth
 from rvosbench.harness.data.types import Sample, Video
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
-from rvosbench.harness.scoring.predictions import KINDS, Kind, Problem, open_predictions
+from rvosbench.harness.scoring.predictions import (
+    KINDS,
+    Absence,
+    Kind,
+    Problem,
+    Reading,
+    Strictness,
+    Tolerance,
+    open_predictions,
+)
+from rvosbench.harness.scoring.predictions.rle_files import RLE_SUFFIXES
+from rvosbench.harness.scoring.predictions.trees import ARCHIVE_SUFFIXES
 from rvosbench.harness.scoring.protocols import Rule, protocol_names, require_protocol
 from rvosbench.harness.scoring.results import write_tables
 from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
 from rvosbench.harness.scoring.statistics import Item
 from rvosbench.harness.scoring.videos import ExpressionOutcome, VideoOutcome, VideoTask, score_video
 
-Strictness = Literal["strict", "lenient"]
-"""strict: anything wrong and nothing is scored. lenient: what is missing or unusable scores 0 and is counted."""
 Progress = Callable[[int, int], None]
 """(samples done, samples in all)."""
 
@@ -45,6 +54,8 @@ class ScoreReport:
     """What the data root lacks."""
     statuses: dict[str, int]
     """Samples by status."""
+    reading: Reading
+    """How the predictions were read."""
 
     @property
     def problem_counts(self) -> dict[Kind, int]:
@@ -70,6 +81,7 @@ def score_predictions(
     *,
     out: Path,
     strictness: Strictness = "strict",
+    absence: Absence | None = None,
     label: str | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -78,17 +90,21 @@ def score_predictions(
 
     Args:
         dataset: opened with ``needs="masks"``; what it lists is what is scored.
-        protocols: ids; none for the split's own, the primary one first.
+        protocols: ids; none for the split's own, the primary one first, of those that the predictions have masks for.
+        strictness: whether unusable masks are refused, or score 0 and are counted.
+        absence: what a mask without a file means; None: strict refuses it, lenient scores it 0.
         label: the method's name in the tables; default: the name of the predictions.
         workers: processes; default: one per available core, at most one per video.
         progress: called after each video.
 
     Raises:
         PrerequisiteError: the ground truth is hidden or absent, a protocol is unknown or does not fit, the predictions
-            are neither a folder nor a well-formed RLE file, or the output cannot be written.
+            cannot be read or none of them fits the dataset, or the output cannot be written.
     """
     chosen = _protocols(dataset, protocols)
-    source = open_predictions(predictions)
+    tolerance = Tolerance.of(strictness, absence)
+    source = open_predictions(predictions, dataset, tolerance.absence)
+    chosen = _readable(chosen, source.reading, asked=bool(protocols))
     ground_truth = dataset.ground_truth
     assert ground_truth is not None
     tasks = [
@@ -118,13 +134,13 @@ def score_predictions(
         for expression, ended in zip(video.expressions, outcome.expressions, strict=True)
     ]
     problems = [problem for outcome in outcomes for ended in outcome.expressions for problem in ended.problems]
-    problems += source.surplus(dataset)
+    problems += source.surplus()
     matched = {video.name: outcome.matched for video, outcome in zip(dataset.videos, outcomes, strict=True)}
 
     def annotator_items(method: str, lvlm: str | None, video: Video) -> Sequence[Item]:
         return matched[video.name]
 
-    refused = strictness == "strict" and bool(problems)
+    refused = tolerance.refuses(problems)
     rows: list[dict[str, Any]] = []
     if not refused:
         scored = ScoredDataset(dataset, tuple(rule.id for rule in chosen))
@@ -136,21 +152,17 @@ def score_predictions(
         coverage=dataset.coverage,
         notes=dataset.notes,
         statuses=dict(Counter(result.status for result in results)),
+        reading=source.reading,
     )
 
 
 def _protocols(dataset: Dataset, names: Sequence[str]) -> list[Rule]:
     split = dataset.card.splits[dataset.split]
-    if split.ground_truth == "hidden":
-        raise PrerequisiteError(
-            f"The ground truth of {split.title} is hidden: only its server can score.",
-            f"Make the archive with rvosbench export-submission --dataset {dataset.card.name}.",
-        )
     if dataset.ground_truth is None:
-        raise PrerequisiteError(f"There are no masks of {split.title} to score against.", dataset.card.obtain)
-    if not names and not split.protocols:
+        raise no_ground_truth(dataset)
+    if not names and not dataset.protocols:
         raise PrerequisiteError(f"{split.title} has no protocol of its own.", nearest_name("", protocol_names()))
-    chosen = [require_protocol(name) for name in dict.fromkeys(names or split.protocols)]
+    chosen = [require_protocol(name, dataset.card) for name in dict.fromkeys(names or dataset.protocols)]
     for rule in chosen:
         if not rule.scored_here:
             raise PrerequisiteError(
@@ -159,9 +171,21 @@ def _protocols(dataset: Dataset, names: Sequence[str]) -> list[Rule]:
         if rule.matches_objects and dataset.card.annotators is None:
             raise PrerequisiteError(
                 f"Protocol '{rule.id}' needs expressions by annotator, and {dataset.card.title} has none.",
-                f"Its protocols: {', '.join(split.protocols) or 'none'}.",
+                f"Its protocols: {', '.join(dataset.protocols) or 'none'}.",
             )
     return chosen
+
+
+def _readable(rules: list[Rule], reading: Reading, *, asked: bool) -> list[Rule]:
+    """The protocols that the layout of the predictions holds masks for."""
+    fitting = [rule for rule in rules if reading.protocol in (None, rule.id)]
+    if not fitting or (asked and len(fitting) < len(rules)):
+        other = next(rule for rule in rules if rule not in fitting)
+        raise PrerequisiteError(
+            f"Protocol '{other.id}' needs a mask for each expression, but the predictions are {reading.layout}.",
+            f"Score them with --protocol {reading.protocol}.",
+        )
+    return fitting
 
 
 def _outcomes(tasks: Sequence[VideoTask], workers: int | None) -> Iterator[VideoOutcome]:
@@ -195,7 +219,10 @@ def available_cores() -> int:
 
 def _default_label(predictions: Path) -> str:
     name = predictions.resolve().name
-    return name.removesuffix(".gz").removesuffix(".json") if predictions.is_file() else name
+    if predictions.is_file():
+        for suffix in (".gz", ".bz2", ".xz", *ARCHIVE_SUFFIXES, *RLE_SUFFIXES):
+            name = name.removesuffix(suffix)
+    return name
 
 
 def _result(method: str, sample: Sample, ended: ExpressionOutcome) -> SampleResult:

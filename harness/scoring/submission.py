@@ -15,24 +15,25 @@ import io
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from rvosbench.harness.data.cards import card_names, load_card
 from rvosbench.harness.data.images import image_size
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.data.types import BoolHW, Expression, MaskTrack, Sample, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError, nearest_name
-from rvosbench.harness.scoring.predictions import Problem, VideoMasks, open_predictions, summed_up
-from rvosbench.harness.scoring.score import Progress, Strictness
+from rvosbench.harness.scoring.outputs import require_output_file
+from rvosbench.harness.scoring.predictions import Absence, Problem, Strictness, Tolerance, VideoMasks, summed_up
+from rvosbench.harness.scoring.predictions.opening import videos_not_on_disk
+from rvosbench.harness.scoring.predictions.sources import EmptyWhereAbsent
+from rvosbench.harness.scoring.score import Progress
 from rvosbench.harness.store.artefacts import atomic_write
-
-ROOTS: Mapping[str, str] = {"ref_youtube_vos": "Annotations/", "mevis": ""}
-"""Dataset -> what precedes the video folders in its archive."""
 
 _DATE = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 1 << 20
@@ -52,7 +53,18 @@ class Submission:
     coverage: str
     """A server wants the whole split."""
     problems: tuple[Problem, ...]
-    """Strict: why nothing was written. Lenient: what was filled with empty masks."""
+    """Why nothing was written, or what was filled with empty masks."""
+    filled: tuple[str, ...] = ()
+    """Videos with masks that were filled in."""
+    left_out: tuple[str, ...] = ()
+    """Videos of the split that are not complete on disk, and so not in the archive."""
+
+    @property
+    def exit_code(self) -> int:
+        """0: complete. 3: written with holes. 2: not written."""
+        if not self.files:
+            return 2
+        return 3 if self.problems or self.left_out else 0
 
 
 def export_submission(
@@ -61,30 +73,54 @@ def export_submission(
     out: Path,
     *,
     strictness: Strictness = "strict",
+    absence: Absence | None = None,
     progress: Progress | None = None,
 ) -> Submission:
     """Writes and validates the archive of a dataset's split.
 
     Args:
-        masks: ``open_predictions(path).of_video`` for a folder or an RLE file, ``masks_of_tracks`` for a run.
+        masks: ``open_predictions(path, dataset).of_video`` for predictions, ``masks_of_tracks`` for a run.
         dataset: opened with ``needs="frames"``: sizes are those of its images.
-        strictness: strict writes nothing when a mask is missing or unusable; lenient fills in empty masks.
+        strictness: strict writes nothing when a video is not on disk or a mask is unusable; lenient leaves the video
+            out and fills in empty masks.
+        absence: what a mask without a file means. "empty": an empty mask, which is no problem. None: strict refuses
+            it, lenient fills it in. There is no "zero": an archive holds masks, not scores.
         progress: called after each video.
 
     Raises:
-        PrerequisiteError: the dataset has no server archive, a frame's image is unreadable, the archive cannot be
-            written, or does not pass the validation.
+        PrerequisiteError: the dataset has no server archive, the archive cannot be written there, strict and the split
+            is not complete on disk, not one mask is usable, a frame's image is unreadable, or the archive does not
+            pass the validation.
     """
     root = _root(dataset)
-    problems = _missing_masks(masks, dataset) if strictness == "strict" else []
-    if problems:
-        return Submission(out, "", 0, 0, dataset.coverage, tuple(problems))
-    files = done = 0
+    require_output_file(out, ".zip")
+    if absence == "zero":
+        raise PrerequisiteError(
+            "An archive holds masks, so a mask without a file cannot score 0 in it.",
+            "Use --absent empty, or --absent refuse.",
+        )
+    left_out = tuple(sorted(videos_not_on_disk(dataset)))
+    if left_out and strictness == "strict":
+        raise PrerequisiteError(
+            f"{len(left_out)} of {len(left_out) + len(dataset.videos)} videos of {dataset.card.title} "
+            f"({dataset.split}) are not complete on disk, and the server wants all: {_some(left_out)}.",
+            "Complete the data root, or use --lenient, which leaves them out.",
+        )
+    source = _filled(masks) if absence == "empty" else masks
+    problems: list[Problem] = []
+    if strictness == "strict" or absence == "refuse":
+        problems = _unusable_masks(source, dataset)
+        if Tolerance(strictness, absence or "refuse").refuses(problems):
+            return Submission(out, "", 0, 0, dataset.coverage, tuple(problems), left_out=left_out)
+        problems = []
+    files = done = usable = 0
+    filled = []
     total = len(list(dataset.samples()))
     with atomic_write(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for video in sorted(dataset.videos, key=lambda video: video.name):
             sizes = _sizes(video)
-            of_video = masks(video)
+            of_video = source(video)
+            before = len(problems)
             for expression in sorted(video.expressions, key=lambda expression: expression.id):
                 unusable = []
                 for frame, size in enumerate(sizes):
@@ -94,15 +130,31 @@ def export_submission(
                         mask = np.zeros(size, dtype=bool)
                     _add(archive, f"{root}{video.name}/{expression.id}/{video.frames[frame]}.png", mask)
                     files += 1
+                usable += len(sizes) - len(unusable)
                 problems += summed_up(unusable, len(sizes))
+            if len(problems) > before:
+                filled.append(video.name)
             done += len(video.expressions)
             if progress is not None:
                 progress(done, total)
+        if not usable:
+            raise PrerequisiteError(
+                f"Not one of the {files} masks is usable: {problems[0]}.", "Nothing was written; give other masks."
+            )
     wrong = validate_submission(out, dataset)
     if wrong:
         out.unlink()
         raise PrerequisiteError(f"The archive written to {out} is not valid: {wrong[0]}.", "Report this as a bug.")
-    return Submission(out, sha256_of(out), out.stat().st_size, files, dataset.coverage, tuple(problems))
+    return Submission(
+        out,
+        sha256_of(out),
+        out.stat().st_size,
+        files,
+        dataset.coverage,
+        tuple(problems),
+        tuple(filled),
+        left_out,
+    )
 
 
 def validate_submission(path: Path, dataset: Dataset) -> list[Problem]:
@@ -119,15 +171,6 @@ def validate_submission(path: Path, dataset: Dataset) -> list[Problem]:
         raise PrerequisiteError(f"{path} is not a readable zip archive: {error}.", "Export it again.") from error
     with archive:
         return list(_check(archive, root, dataset))
-
-
-def masks_of_predictions(path: Path) -> MasksOfVideo:
-    """Masks of a folder or an RLE file, as ``rvosbench.harness.scoring.predictions`` describes them.
-
-    Raises:
-        PrerequisiteError: there is neither, or the file is not of the documented form.
-    """
-    return open_predictions(path).of_video
 
 
 def masks_of_tracks(tracks: Callable[[Sample], MaskTrack | None]) -> MasksOfVideo:
@@ -156,6 +199,10 @@ class _TrackMasks:
         self._tracks = tracks
         self._held: tuple[str, MaskTrack | None] | None = None
 
+    def oddities(self, expression: Expression) -> Mapping[str, int]:
+        """None: tracks are binary masks."""
+        return {}
+
     def read(self, expression: Expression, frame: int, shape: tuple[int, int]) -> BoolHW | Problem:
         if self._held is None or self._held[0] != expression.id:
             self._held = expression.id, self._tracks(Sample(self._video, expression))
@@ -174,11 +221,21 @@ class _TrackMasks:
             return Problem("unreadable", where, str(error))
 
 
+def _filled(masks: MasksOfVideo) -> MasksOfVideo:
+    return lambda video: EmptyWhereAbsent(masks(video))
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def _root(dataset: Dataset) -> str:
-    name = dataset.card.name
-    if name not in ROOTS:
-        raise PrerequisiteError(f"{dataset.card.title} has no server archive.", nearest_name(name, ROOTS))
-    return ROOTS[name]
+    """What precedes the video folders in the archive."""
+    archive = dataset.card.archive
+    if archive is None:
+        having = [name for name in card_names() if load_card(name).archive is not None]
+        raise PrerequisiteError(f"{dataset.card.title} has no server archive.", nearest_name(dataset.card.name, having))
+    return archive.prefix
 
 
 def _sizes(video: Video) -> list[tuple[int, int]]:
@@ -188,7 +245,7 @@ def _sizes(video: Video) -> list[tuple[int, int]]:
         raise PrerequisiteError(f"{error}.", "The archive needs every frame of the split on disk.") from error
 
 
-def _missing_masks(masks: MasksOfVideo, dataset: Dataset) -> list[Problem]:
+def _unusable_masks(masks: MasksOfVideo, dataset: Dataset) -> list[Problem]:
     problems = []
     for video in dataset.videos:
         sizes, of_video = _sizes(video), masks(video)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from rvosbench.harness.published import DATASETS, load_published
+from rvosbench.harness.data.cards import titles
+from rvosbench.harness.published import load_published
 from rvosbench.harness.results.schema import Score
 
 _SUBSETS = ("all", "referring", "reasoning")
@@ -138,7 +139,7 @@ def published_cells() -> tuple[Cell, ...]:
     lines = dict.fromkeys(Line(row["method"], row["lvlm"], row["training"]) for row in rows)
     columns = [
         Column(title, subset)
-        for title in DATASETS
+        for title in titles()
         for subset in _SUBSETS
         if any((row["dataset"], row["subset"]) == (title, subset) for row in rows)
     ]

@@ -301,9 +301,11 @@ def test_every_shipped_card_is_whole() -> None:
         for split, facts in card.splits.items():
             layouts = card.layouts_of(split)
             assert layouts, f"{name}/{split} lies nowhere"
-            assert all((layout.masks is None) == (facts.ground_truth == "hidden") for layout in layouts)
-            assert (facts.ground_truth == "hidden") == (facts.protocols == ("server",))
-    ids = video_ids(load_card("ref_youtube_vos").splits["valid"])
+            assert all(layout.masks is not None for layout in layouts), "a hidden split's masks may be on disk too"
+            hidden = facts.ground_truth == "hidden"
+            assert hidden == (facts.protocols == ("server",)) == bool(facts.local_protocols) == bool(facts.submit)
+            assert set(facts.local_protocols) <= set(card.protocols)
+    ids = video_ids(load_card("ref_youtube_vos"), "valid")
     assert ids is not None and len(ids) == 202
 
 

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from rvosbench.harness.data.cards import Card, load_card
 from rvosbench.harness.data.digests import file_sha256
+from rvosbench.harness.data.reader import open_dataset
 from rvosbench.harness.data.verify import Report, describe, render, render_cards, verify
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.scoring.score import score_predictions
 
 META = "davis17/meta_expressions/valid/meta_expressions.json"
 FRAMES = ("00000", "00001", "00002")
@@ -29,7 +32,7 @@ def davis(tree: Any) -> Any:
             "frames": list(FRAMES),
             "expressions": {str(i): {"exp": "x", "obj_id": str(i // 4 + 1)} for i in range(8)},
         },
-        "zebra": {"frames": list(FRAMES), "expressions": {"0": {"exp": "y", "obj_id": "1"}}},
+        "zebra": {"frames": list(FRAMES), "expressions": {str(i): {"exp": "y", "obj_id": "1"} for i in range(4)}},
     }
     tree.json(META, {"videos": videos})
     for video in videos:
@@ -57,7 +60,7 @@ def test_sound_data_has_nothing_to_report(davis: Any) -> None:
     report = verify("ref_davis17", davis.root)
     assert report.ok and not report.complete
     counts = report.found
-    assert (counts.videos, counts.objects, counts.expressions, counts.frames, counts.pairs) == (2, 3, 9, 6, 27)
+    assert (counts.videos, counts.objects, counts.expressions, counts.frames, counts.pairs) == (2, 3, 12, 6, 36)
 
 
 def test_frames_missing_unlisted_unreadable_and_of_another_size(davis: Any) -> None:
@@ -111,15 +114,36 @@ def test_masks_empty_misplaced_damaged_or_of_another_size(davis: Any) -> None:
 def test_ids_out_of_step_with_objects_are_found(davis: Any) -> None:
     path = davis.root / META
     path.write_text(path.read_text().replace('"3": {"exp": "x", "obj_id": "1"}', '"3": {"exp": "x", "obj_id": "2"}'))
-    assert check(davis, "quick") == {"id_contradicts_object": ("warning", ("ape/3",))}
+    assert check(davis, "quick") == {
+        "annotator_gaps": ("error", ("ape: annotator 3, object 1",)),
+        "id_contradicts_object": ("warning", ("ape/3",)),
+    }
 
 
-def test_black_and_white_masks_in_place_of_indices_are_suspected(davis: Any) -> None:
+@pytest.mark.parametrize("value", [255, 38])
+@pytest.mark.parametrize("mode", ["quick", "full"])
+def test_masks_without_an_index_of_an_object_are_an_error(davis: Any, value: int, mode: str) -> None:
+    # 255: black and white. 38: the palette's first colour as OpenCV turns it into grey.
     for frame in FRAMES:
-        davis.binary(f"davis17/valid/Annotations/zebra/{frame}.png", np.eye(6, 8))
-    found = check(davis)
-    assert found["no_indices"] == ("warning", (str(davis.root / "davis17/valid/Annotations/zebra/00000.png"),))
-    assert found["empty_ground_truth"] == ("warning", ("zebra/0",))
+        davis.binary(f"davis17/valid/Annotations/zebra/{frame}.png", np.eye(6, 8), value=value)
+    level, about = check(davis, mode)["no_indices"]
+    assert (level, len(about)) == ("error", 1) and f"values {value}" in about[0]
+
+
+def test_void_beside_a_late_object_is_no_wrong_form(davis: Any) -> None:
+    labels_HW = np.zeros((6, 8), dtype=np.uint8)
+    labels_HW[0] = 255
+    for frame in FRAMES[:2]:
+        davis.palette(f"davis17/valid/Annotations/zebra/{frame}.png", labels_HW)
+    assert check(davis, "quick") == check(davis, "full") == {}
+
+
+def test_colours_instead_of_indices_are_an_error_in_quick_mode(davis: Any) -> None:
+    for path in (davis.root / "davis17/valid/Annotations").rglob("*.png"):
+        Image.open(path).convert("RGB").save(path)
+    level, about = check(davis, "quick")["unreadable_masks"]
+    assert (level, len(about)) == ("error", 2), "one mask a video"
+    assert len(check(davis, "full")["unreadable_masks"][1]) == 6, "each mask once"
 
 
 def test_a_pickle_counted_in_another_order_is_found_out(davis: Any, rle: Any) -> None:
@@ -128,7 +152,7 @@ def test_a_pickle_counted_in_another_order_is_found_out(davis: Any, rle: Any) ->
         mask_HW[1, x] = True
         return rle(mask_HW, as_bytes=True)
 
-    right = {str(key): [pixel(1 if key < 4 or key == 8 else 2)] * 3 for key in range(9)}
+    right = {str(key): [pixel(1 if key < 4 or key >= 8 else 2)] * 3 for key in range(12)}
     davis.pickle("davis17/valid/mask_dict.pkl", right)
     assert check(davis) == {}
     davis.pickle("davis17/valid/mask_dict.pkl", right | {"3": right["4"]})
@@ -145,7 +169,7 @@ def test_counts_are_compared_once_every_video_is_listed(samples: Path, tree: Any
     assert (report.found.videos, report.found.expressions, report.found.pairs) == (30, 244, 15936)
     meta["videos"]["dog"]["expressions"].pop("3")
     tree.json(META, meta)
-    messages = [finding.message for finding in verify("ref_davis17", tree.root).findings if finding.level == "error"]
+    messages = [finding.message for finding in verify("ref_davis17", tree.root).findings if finding.kind == "count"]
     assert messages == [
         "The metadata has 243 expressions, the card expects 244 (verified).",
         "The metadata has 15876 pairs, the card expects 15936 (verified).",
@@ -250,3 +274,82 @@ def test_describe_lists_every_split_and_what_is_there(samples: Path, tree: Any) 
     assert "ref_davis17 valid: refdavis17/expr, refdavis17/anno4; 30 videos, 61 objects, 244 expressions" in text
     assert "ground truth public; 5 of 30 videos (referformer)" in text
     assert "ref_youtube_vos valid: server; 202 videos" in text
+
+
+def test_a_list_that_does_not_fit_is_counted_once(tree: Any, rle: Any, square: Any) -> None:
+    expressions = {str(i): {"exp": "a", "obj_id": [1], "anno_id": [1]} for i in range(3)}
+    tree.json("mevis/valid_u/meta_expressions.json", {"videos": {"v": {"frames": ["0"], "expressions": expressions}}})
+    tree.json("mevis/valid_u/mask_dict.json", {"1": [rle(square(1, 1))] * 2})
+    tree.frames("mevis/valid_u/JPEGImages/v", ["0"])
+    for mode in ("quick", "full"):
+        found = findings(verify("mevis", tree.root, mode=mode))  # type: ignore[arg-type]
+        assert {kind: len(about) for kind, (level, about) in found.items() if level == "error"} == {
+            "misaligned_masks": 1
+        }
+
+
+def test_only_full_mode_decodes_the_last_mask_of_a_list(tree: Any, rle: Any, square: Any) -> None:
+    damaged = rle(square(1, 1)) | {"counts": "zzzz"}
+    expressions = {"0": {"exp": "a", "obj_id": [1], "anno_id": [1]}}
+    frames = ["0", "1"]
+    tree.json("mevis/valid_u/meta_expressions.json", {"videos": {"v": {"frames": frames, "expressions": expressions}}})
+    tree.json("mevis/valid_u/mask_dict.json", {"1": [rle(square(1, 1)), damaged]})
+    tree.frames("mevis/valid_u/JPEGImages/v", frames)
+    assert verify("mevis", tree.root).ok
+    assert findings(verify("mevis", tree.root, mode="full"))["unreadable_masks"][0] == "error"
+
+
+def test_a_set_that_cannot_be_scored_is_never_ok(davis: Any) -> None:
+    shutil.rmtree(davis.root / "davis17/valid/Annotations")
+    report = verify("ref_davis17", davis.root)
+    assert not report.ok and report.protocols == ()
+    assert findings(report)["no_masks"][0] == "error"
+
+
+def test_an_annotator_without_an_expression_for_an_object_is_named(davis: Any) -> None:
+    meta = json.loads((davis.root / META).read_text())
+    meta["videos"]["ape"]["expressions"].pop("6")
+    davis.json(META, meta)
+    report = verify("ref_davis17", davis.root)
+    assert not report.ok
+    assert findings(report)["annotator_gaps"] == ("error", ("ape: annotator 2, object 2",))
+
+
+@pytest.mark.parametrize("name", ["ref_davis17", "Ref-DAVIS17", "DAVIS17", "refdavis17"])
+def test_a_folder_in_another_spelling_is_found(davis: Any, name: str) -> None:
+    (davis.root / "davis17").rename(davis.root / name)
+    assert verify("ref_davis17", davis.root).ok
+
+
+def test_a_data_root_on_the_wrong_level_is_named(davis: Any) -> None:
+    for wrong, right in ((davis.root / "davis17", davis.root), (davis.root.parent, davis.root)):
+        with pytest.raises(PrerequisiteError) as caught:
+            verify("ref_davis17", wrong)
+        assert str(right) in caught.value.fix
+    (davis.root / "davis17").rename(davis.root / "mine")
+    with pytest.raises(PrerequisiteError) as caught:
+        verify("ref_davis17", davis.root / "mine")
+    assert "davis17" in caught.value.fix
+
+
+def test_unpadded_and_unsorted_frames_keep_one_order(tree: Any, rle: Any, tmp_path: Path) -> None:
+    names = [str(number) for number in range(12)]
+    masks = []
+    for number in range(12):
+        mask_HW = np.zeros((6, 24), dtype=bool)
+        mask_HW[2:4, number : number + 2] = True
+        masks.append(mask_HW)
+    expression = {"exp": "it", "obj_id": [0], "anno_id": [0]}
+    meta = {"v": {"frames": names, "expressions": {"0": expression}}}
+    tree.json("mevis/valid_u/meta_expressions.json", {"videos": meta})
+    tree.json("mevis/valid_u/mask_dict.json", {"0": [rle(mask) for mask in masks]})
+    tree.frames("mevis/valid_u/JPEGImages/v", names, size=(6, 24))
+    for name, mask in zip(names, masks, strict=True):
+        tree.binary(f"../folder/v/0/{name}.png", mask)
+    tree.json("../list.json", {"v": {"0": [rle(mask) for mask in masks]}})
+    report = verify("mevis", tree.root)
+    assert report.ok and findings(report)["unsorted_frames"] == ("note", ("v",))
+    dataset = open_dataset("mevis", tree.root, needs="masks")
+    for predictions in ("folder", "list.json"):
+        scored = score_predictions(tmp_path / predictions, dataset, out=tmp_path / "out", workers=1)
+        assert scored.rows[0]["J_and_F"] == 1.0

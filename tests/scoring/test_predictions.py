@@ -27,7 +27,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def read(folder: Path, dataset: Dataset, frame: int = 0) -> BoolHW | Problem:
     video = dataset.videos[0]
-    return open_predictions(folder).of_video(video).read(video.expressions[0], frame, SIZE)
+    return open_predictions(folder, dataset).of_video(video).read(video.expressions[0], frame, SIZE)
 
 
 @pytest.mark.parametrize("form", ["1-bit", "0/1", "0/255", "16-bit", "palette", "RGB", "grey 3"])
@@ -79,14 +79,15 @@ def test_surplus_files_and_folders(tmp_path: Path, dataset: Dataset) -> None:
     (folder / "a/0/00000.jpg").write_text("x")
     (folder / "a/0/more").mkdir()
     (folder / "a/0/more/x.png").write_text("x")
-    problems = open_predictions(folder).surplus(dataset)
+    for junk in ("__MACOSX/a/0/00000.png", "Thumbs.db", "a/.hidden/00000.png", "scores/scores.json"):
+        (folder / junk).parent.mkdir(parents=True, exist_ok=True)
+        (folder / junk).write_text("x")
+    problems = open_predictions(folder, dataset).surplus()
     assert [(problem.where, problem.masks) for problem in problems] == [
-        ("a/0/00000.jpg", 1),
         ("a/0/00002.png", 1),
         ("a/0/more/", 1),
         ("a/9/", 1),
         ("b/", 1),
-        ("notes.txt", 1),
     ]
     assert {problem.kind for problem in problems} == {"extra"}
 
@@ -96,10 +97,10 @@ def test_nested_video_names(tmp_path: Path) -> None:
     dataset = revos(tmp_path / "data", clips)
     write_png(tmp_path / "p/UVO/all/-a/0/00000.png", MASK)
     assert np.array_equal(read(tmp_path / "p", dataset), MASK)
-    assert open_predictions(tmp_path / "p").surplus(dataset) == []
+    assert open_predictions(tmp_path / "p", dataset).surplus() == []
     write_png(tmp_path / "p/UVO/none/0/00000.png", MASK)
     write_png(tmp_path / "p/-a/0/00000.png", MASK)
-    assert [problem.where for problem in open_predictions(tmp_path / "p").surplus(dataset)] == ["-a/", "UVO/none/"]
+    assert [problem.where for problem in open_predictions(tmp_path / "p", dataset).surplus()] == ["-a/", "UVO/none/"]
 
 
 def test_predictions_for_videos_the_root_lacks_are_no_surplus(tmp_path: Path) -> None:
@@ -115,10 +116,10 @@ def test_predictions_for_videos_the_root_lacks_are_no_surplus(tmp_path: Path) ->
     assert [video.name for video in dataset.videos] == ["a"]
     for video in "abc":
         write_png(tmp_path / f"p/{video}/0/00000.png", MASK)
-    assert [problem.where for problem in open_predictions(tmp_path / "p").surplus(dataset)] == ["c/"]
+    assert [problem.where for problem in open_predictions(tmp_path / "p", dataset).surplus()] == ["c/"]
     one = [rle(MASK)]
     write_json(tmp_path / "p.json", {"a": {"0": one, "7": one}, "b": {"0": one}, "c": {"0": one}})
-    assert [problem.where for problem in open_predictions(tmp_path / "p.json").surplus(dataset)] == ["a/7", "c/"]
+    assert [problem.where for problem in open_predictions(tmp_path / "p.json", dataset).surplus()] == ["a/7", "c/"]
 
 
 @pytest.mark.parametrize("suffix", [".json", ".json.gz"])
@@ -127,10 +128,10 @@ def test_rle_files(tmp_path: Path, dataset: Dataset, suffix: str) -> None:
     path = tmp_path / f"p{suffix}"
     path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
     video = dataset.videos[0]
-    masks = open_predictions(path).of_video(video)
+    masks = open_predictions(path, dataset).of_video(video)
     got = [masks.read(expression, frame, SIZE) for expression in video.expressions for frame in range(2)]
     assert all(np.array_equal(mask, wanted) for mask, wanted in zip(got, [MASK, NOTHING, FULL, NOTHING], strict=True))
-    assert open_predictions(path).surplus(dataset) == []
+    assert open_predictions(path, dataset).surplus() == []
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_rle_files(tmp_path: Path, dataset: Dataset, suffix: str) -> None:
         (None, "missing", ""),
         ([None], "unreadable", "1 masks for 2 frames"),
         ([{"size": [12, 15], "counts": "0"}, None], "wrong size", "12x15"),
-        ([{"size": [12, 16], "counts": 7}, None], "unreadable", "neither null nor"),
+        ([{"size": [12, 16], "counts": 7}, None], "unreadable", "neither text nor"),
         ([{"size": 3}, None], "unreadable", "neither null nor"),
         (["text", None], "unreadable", "neither null nor"),
         ([{"size": [12, 16], "counts": "1"}, None], "unreadable", "RLE"),
@@ -147,7 +148,7 @@ def test_rle_files(tmp_path: Path, dataset: Dataset, suffix: str) -> None:
     ],
 )
 def test_bad_rle_masks(tmp_path: Path, dataset: Dataset, masks: object, kind: str, detail: str) -> None:
-    write_json(tmp_path / "p.json", {"a": {} if masks is None else {"0": masks}})
+    write_json(tmp_path / "p.json", {"a": {"1": [None, None]} | ({} if masks is None else {"0": masks})})
     problem = read(tmp_path / "p.json", dataset)
     assert isinstance(problem, Problem)
     assert (problem.kind, problem.where) == (kind, "a/0[00000]")
@@ -167,16 +168,16 @@ def test_bad_rle_masks(tmp_path: Path, dataset: Dataset, masks: object, kind: st
         ("p.zip", b""),
     ],
 )
-def test_malformed_files_stop_with_a_fix(tmp_path: Path, name: str, content: bytes) -> None:
+def test_malformed_files_stop_with_a_fix(tmp_path: Path, dataset: Dataset, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(PrerequisiteError) as caught:
-        open_predictions(tmp_path / name)
+        open_predictions(tmp_path / name, dataset)
     assert name in caught.value.problem and caught.value.fix
 
 
-def test_no_predictions_at_all(tmp_path: Path) -> None:
+def test_no_predictions_at_all(tmp_path: Path, dataset: Dataset) -> None:
     with pytest.raises(PrerequisiteError, match="does not exist"):
-        open_predictions(tmp_path / "nowhere")
+        open_predictions(tmp_path / "nowhere", dataset)
 
 
 def test_what_concerns_all_frames_is_told_once() -> None:

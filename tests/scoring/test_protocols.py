@@ -11,6 +11,7 @@ from rvosbench.harness.scoring.extras import davis_extras, hard_frames
 from rvosbench.harness.scoring.protocols import (
     PROTOCOLS,
     Counted,
+    all_protocols,
     average,
     decay,
     protocol_names,
@@ -173,8 +174,10 @@ def test_every_protocol_says_what_it_does() -> None:
         "mevis-v1/valid_u",
         "mevis-v2/valid_u",
     }
-    assert contract | {"davis17/semi", "vosbench", "server", "shapes/v1"} == set(protocol_names())
-    texts = [PROTOCOLS[name].text for name in protocol_names()]
+    local = {"mevis-v1/valid-local", "mevis-v2/valid-local", "ref-youtube-vos/valid-local"}
+    assert contract | local | {"davis17/semi", "vosbench", "server", "shapes/v1"} == set(protocol_names())
+    assert all("not the server's number" in all_protocols()[name].text for name in local)
+    texts = [rule.text for rule in all_protocols().values()]
     assert len(set(texts)) == len(texts)
     assert all(len(text) > 80 for text in texts)
 

@@ -157,7 +157,7 @@ def test_files_that_are_all_unusable_fail(tmp_path: Path, dataset: Dataset) -> N
 
 def test_extra_files_alone_do_not_spoil_a_lenient_score(tmp_path: Path, dataset: Dataset) -> None:
     folder = write_predictions(tmp_path / "p", dataset, MASKS)
-    (folder / "a/readme.txt").write_text("x")
+    write_png(folder / "a/0/00007.png", A)
     assert score_predictions(folder, dataset, out=tmp_path / "o").exit_code == 2
     assert score_predictions(folder, dataset, out=tmp_path / "o", strictness="lenient").exit_code == 0
 

@@ -116,7 +116,7 @@ def test_the_data_root_is_not_part_of_the_identity(dataset: Dataset) -> None:
     assert (spec.name, spec.consumes) == ("score", ("segment",))
     assert identity_of(spec.settings) == {"dataset": "mevis", "split": "valid_u"}
     # Nothing is opened before the first video.
-    build(ScoreSettings("mevis", "valid_u", "/nowhere"))
+    build(ScoreSettings("mevis", "valid_u", "mevis", "/nowhere"))
 
 
 def test_artefacts_become_results(dataset: Dataset) -> None:

@@ -16,9 +16,9 @@ from rvosbench.harness.data.masks import track_from_masks
 from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.data.types import MaskTrack, Sample
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.scoring.predictions import open_predictions
 from rvosbench.harness.scoring.submission import (
     export_submission,
-    masks_of_predictions,
     masks_of_tracks,
     validate_submission,
 )
@@ -54,7 +54,10 @@ def test_archive_of_a_folder(tmp_path: Path, dataset: Dataset, predictions: Path
     seen = []
     out = tmp_path / "s.zip"
     report = export_submission(
-        masks_of_predictions(predictions), dataset, out, progress=lambda done, total: seen.append((done, total))
+        open_predictions(predictions, dataset).of_video,
+        dataset,
+        out,
+        progress=lambda done, total: seen.append((done, total)),
     )
     assert (report.files, report.problems, seen[-1]) == (5, (), (3, 3))
     assert report.sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
@@ -74,13 +77,13 @@ def test_archive_of_a_folder(tmp_path: Path, dataset: Dataset, predictions: Path
             assert image.mode == "L"
             assert np.array_equal(np.asarray(image), B.astype(np.uint8) * 255)
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
-    again = export_submission(masks_of_predictions(predictions), dataset, tmp_path / "t.zip")
+    again = export_submission(open_predictions(predictions, dataset).of_video, dataset, tmp_path / "t.zip")
     assert again.sha256 == report.sha256
     assert validate_submission(out, dataset) == []
 
 
 def test_archive_of_a_run(tmp_path: Path, dataset: Dataset, predictions: Path) -> None:
-    folder = export_submission(masks_of_predictions(predictions), dataset, tmp_path / "s.zip")
+    folder = export_submission(open_predictions(predictions, dataset).of_video, dataset, tmp_path / "s.zip")
     masks = {(IDS[0], "0"): [A, NOTHING], (IDS[0], "10"): [B, A], (IDS[1], "0"): [B]}
 
     def track(sample: Sample) -> MaskTrack:
@@ -115,7 +118,7 @@ def test_a_run_with_holes_is_refused_or_filled(tmp_path: Path, dataset: Dataset)
 def test_a_folder_with_holes_is_refused(tmp_path: Path, dataset: Dataset, predictions: Path) -> None:
     (predictions / IDS[0] / "10/00105.png").unlink()
     write_png(predictions / IDS[1] / "0/00000.png", np.ones((3, 3), dtype=bool))
-    report = export_submission(masks_of_predictions(predictions), dataset, tmp_path / "s.zip")
+    report = export_submission(open_predictions(predictions, dataset).of_video, dataset, tmp_path / "s.zip")
     assert [problem.kind for problem in report.problems] == ["missing", "wrong size"]
     assert not (tmp_path / "s.zip").exists()
 
@@ -146,7 +149,7 @@ def test_the_validator_sees_what_a_server_would_refuse(
     tmp_path: Path, dataset: Dataset, predictions: Path, card: str, what: str
 ) -> None:
     spoil, kind, detail = SPOILT[what]
-    export_submission(masks_of_predictions(predictions), dataset, tmp_path / "s.zip")
+    export_submission(open_predictions(predictions, dataset).of_video, dataset, tmp_path / "s.zip")
     with zipfile.ZipFile(tmp_path / "s.zip") as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     spoil(members, f"{root(card)}{IDS[0]}/0/00085.png")
@@ -174,7 +177,7 @@ def test_what_has_no_server_or_no_zip_stops_with_a_fix(tmp_path: Path, dataset: 
         validate_submission(tmp_path / "s.zip", dataset)
     # Its frames are not on disk, so nobody knows how large the masks must be.
     with pytest.raises(PrerequisiteError, match="every frame"):
-        export_submission(masks_of_predictions(tmp_path), shown, tmp_path / "t.zip")
+        export_submission(masks_of_tracks(lambda sample: None), shown, tmp_path / "t.zip")
 
 
 def test_other_datasets_have_no_archive(tmp_path: Path, samples: Path) -> None:
@@ -182,4 +185,4 @@ def test_other_datasets_have_no_archive(tmp_path: Path, samples: Path) -> None:
 
     dataset = open_dataset("ref_davis17", samples / "mini_ref_davis17")
     with pytest.raises(PrerequisiteError, match="no server archive"):
-        export_submission(masks_of_predictions(tmp_path), dataset, tmp_path / "s.zip")
+        export_submission(masks_of_tracks(lambda sample: None), dataset, tmp_path / "s.zip")

@@ -185,7 +185,7 @@ def _write_ref_youtube_vos(folder: Path, batch: Batch) -> None:
         videos = _youtube_videos(folder / "train", batch, [_hashed(clip, batch, 10) for clip in batch.clips()])
         _json(folder / "meta_expressions" / "train" / "meta_expressions.json", {"videos": videos})
         return
-    known = sorted(cards.video_ids(cards.load_card("ref_youtube_vos").splits["valid"]) or ())
+    known = sorted(cards.video_ids(cards.load_card("ref_youtube_vos"), "valid") or ())
     valid = _youtube_videos(folder / "valid", batch, known[: batch.videos])
     rest = Batch("test", batch.seed, max(1, batch.videos // 2))
     test = _youtube_videos(folder / "valid", rest, [_hashed(clip, rest, 10) for clip in rest.clips()])
