@@ -41,7 +41,7 @@ from rvosbench.methods.decaf.reading import Ground
 from rvosbench.methods.decaf.settings import GroundSettings
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 
 KEYFRAMES = 16
 NAMES = ("person", "dog", "cat", "horse", "man", "woman", "car", "ball")
@@ -78,7 +78,7 @@ class Cost:
 class Meter:
     """Counts every pass of a model's towers into ``cost``."""
 
-    def __init__(self, lvlm: RunningLvlm, spec: RolloutSpec) -> None:
+    def __init__(self, lvlm: Lvlm, spec: RolloutSpec) -> None:
         self.cost = Cost()
         self.stack = lvlm.settings.prefix_stack
         config = lvlm.text_model.config
@@ -156,7 +156,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_small("qwen2_5_vl", Path(folder), seed=0)
         lvlm = load_lvlm(LvlmSettings(checkpoint=folder, digest="", dtype="float32", device="cpu"))
-    assert isinstance(lvlm, RunningLvlm)
     settings = GroundSettings(lvlm.settings, KEYFRAMES, "v0", "v0", RolloutSpec(), "separate")
     shared = replace(settings, prefix="shared")
     stages = {"separate": Ground(settings, lvlm), "shared": Ground(shared, lvlm)}

@@ -29,9 +29,9 @@ from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5
 
 from rvosbench.harness.data.types import FrameHW3
 from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
-from rvosbench.methods.models.lvlm.estimate import RELEASED
-from rvosbench.methods.models.lvlm.qwen import QwenLvlm
-from rvosbench.methods.models.lvlm.running import load_processor
+from rvosbench.methods.models.lvlm.loading import load_processor
+from rvosbench.methods.models.lvlm.model import Lvlm
+from rvosbench.methods.models.lvlm.qwen2_5_vl import FAMILY
 from rvosbench.methods.models.lvlm.training_memory import step_memory
 from rvosbench.methods.steerseg.training.files import TrainingFolder
 from rvosbench.methods.steerseg.training.lessons import split
@@ -42,6 +42,24 @@ from rvosbench.methods.steerseg.training.sources import BoolTHW, Spoken
 from rvosbench.methods.steerseg.training.workers import Alone
 
 NAME = "Qwen/Qwen2.5-VL-7B-Instruct"
+RELEASED = {
+    "model_type": "qwen2_5_vl",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+    "vision_config": {
+        "depth": 32,
+        "hidden_size": 1280,
+        "num_heads": 16,
+        "intermediate_size": 3420,
+        "out_hidden_size": 3584,
+    },
+}
+"""The sizes in that model's config.json, so that nothing is downloaded."""
 HEIGHT, WIDTH = 480, 854
 EXPRESSION = "the dog on the left that runs away from the others and stops in the middle"
 
@@ -71,7 +89,7 @@ class Noise:
 
 def described(*, small: bool) -> dict[str, Any]:
     """The model's config.json: the released sizes, or much smaller ones."""
-    config = dict(RELEASED[NAME])
+    config: dict[str, Any] = dict(RELEASED)
     config["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
     config["max_position_embeddings"] = 128000
     if small:
@@ -82,7 +100,7 @@ def described(*, small: bool) -> dict[str, Any]:
     return config
 
 
-def built(config: dict[str, Any], options: LvlmOptions, device: torch.device) -> QwenLvlm:
+def built(config: dict[str, Any], options: LvlmOptions, device: torch.device) -> Lvlm:
     """The model with random weights, and the small checkpoints' processor."""
     with tempfile.TemporaryDirectory() as folder:
         write_small("qwen2_5_vl", Path(folder), seed=0)
@@ -96,10 +114,10 @@ def built(config: dict[str, Any], options: LvlmOptions, device: torch.device) ->
     with torch.device(device):
         model = factory._from_config(full, dtype=getattr(torch, options.dtype), attn_implementation="sdpa")
     settings = LvlmSettings(checkpoint="random", digest="random", **vars(options))
-    return QwenLvlm("qwen2_5_vl", model.eval().requires_grad_(False), processor, settings)
+    return Lvlm(FAMILY, model.eval().requires_grad_(False), processor, settings)
 
 
-def measured(lvlm: QwenLvlm, recipe: TrainRecipe, view: View) -> tuple[float, int]:
+def measured(lvlm: Lvlm, recipe: TrainRecipe, view: View) -> tuple[float, int]:
     """Seconds and peak bytes of one training step (bytes are 0 on a CPU)."""
     cuda = lvlm.model.device.type == "cuda"
     source = Noise(recipe.optimiser.clips, recipe.keyframes)

@@ -5,7 +5,6 @@ H W: pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
@@ -63,17 +62,6 @@ class DecodedFrames:
         """
         index = range(len(self))[index]
         return self._cache.get(index, lambda: self._decode(index))
-
-    def prefetch(self, indices: Iterable[int]) -> None:
-        """Decodes these frames with several threads.
-
-        Raises:
-            SampleError: as ``self[index]``.
-        """
-        _ = self.size  # before the threads start, so that it is read once
-        with ThreadPoolExecutor(THREADS) as pool:
-            for _ in pool.map(self.__getitem__, indices):
-                pass
 
     def _decode(self, index: int) -> FrameHW3:
         path = self._video.frame_paths[index]

@@ -11,7 +11,7 @@ Shape legend: T keyframes, t time slots of the clip, h w token grid.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -21,8 +21,11 @@ from rvosbench.harness.stages import Outcome, Request, VideoFrames, one_by_one
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.decaf.settings import GroundSettings, ReasonSettings
 from rvosbench.methods.ground.keyframes import keyframe_indices
-from rvosbench.methods.models.lvlm.base import Lvlm, MapThw, Prompted
+from rvosbench.methods.models.lvlm.base import MapThw, ModelInputs
 from rvosbench.methods.reason import expression_prompts as prompts
+
+if TYPE_CHECKING:
+    from rvosbench.methods.models.lvlm.model import Lvlm
 
 Result = TypeVar("Result")
 ClipAndFrames = tuple[MapThw, MapThw]
@@ -153,7 +156,7 @@ def over_views(
     frames: Sequence[FrameHW3],
     prompt: str,
     batch: int,
-    call: Callable[[Sequence[Prompted]], list[Result]],
+    call: Callable[[Sequence[ModelInputs]], list[Result]],
 ) -> list[Result]:
     """What ``call`` gives for the prompt on the whole clip, then on every frame alone: 1 + T results.
 

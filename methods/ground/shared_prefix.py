@@ -34,12 +34,12 @@ from rvosbench.methods.attention.capture import capture
 from rvosbench.methods.attention.recursion import LayerQK
 from rvosbench.methods.attention.shared import shared_rows
 from rvosbench.methods.attention.spec import RolloutSpec
-from rvosbench.methods.models.lvlm.base import Lvlm, MapThw, Prompted
+from rvosbench.methods.models.lvlm.base import MapThw, ModelInputs
 from rvosbench.methods.models.lvlm.embedding import padded, positions
-from rvosbench.methods.models.lvlm.running import RunningLvlm, maps_of
-from rvosbench.methods.models.lvlm.soft import SoftPrompt, SoftPrompts, by_token, picture_span, with_soft
+from rvosbench.methods.models.lvlm.model import Lvlm, maps_of
+from rvosbench.methods.models.lvlm.soft import SoftPrompts, by_token, picture_span, with_soft
 
-View = Callable[[str], Prompted]
+View = Callable[[str], ModelInputs]
 """Puts a prompt to one view."""
 Tail = Mapping[str, Tensor]
 """A prompt's inputs after the prefix, by name, (1, s) each."""
@@ -61,14 +61,14 @@ def clip_and_frame_rollouts(
     """By prompt, its rollout on the clip and on every frame alone, or what is wrong with that prompt.
 
     Prompts share the prefix of a view. One that cannot is run whole, and so are all where one view's prefix takes
-    more than ``prefix_bytes``, or where the model is not a ``RunningLvlm``.
+    more than ``prefix_bytes``.
 
     Args:
         lvlm: the model.
         frames: of the clip, all of one size.
         prompts: the texts; equal ones are run once.
         spec: of the rollout.
-        soft: soft prompts of clip calls and of frame calls; they need a ``RunningLvlm``.
+        soft: soft prompts of clip calls and of frame calls.
         share: False runs every prompt whole; the same maps up to rounding.
 
     Raises:
@@ -81,11 +81,11 @@ def clip_and_frame_rollouts(
     grid = lvlm.clip(frames, PROBE).grid
     assert grid is not None, "a clip has visual tokens"
 
-    def clip(shown: Sequence[FrameHW3], prompt: str) -> Prompted:
-        return _softened(lvlm, lvlm.clip(shown, prompt), soft.clip)
+    def clip(shown: Sequence[FrameHW3], prompt: str) -> ModelInputs:
+        return with_soft(lvlm, lvlm.clip(shown, prompt), soft.clip)
 
-    def frame(shown: FrameHW3, prompt: str) -> Prompted:
-        return _softened(lvlm, lvlm.frame(shown, prompt, grid), soft.frame)
+    def frame(shown: FrameHW3, prompt: str) -> ModelInputs:
+        return with_soft(lvlm, lvlm.frame(shown, prompt, grid), soft.frame)
 
     views = [partial(frame, shown) for shown in frames]
     # The tokens around the visual ones are those of a clip of one frame, which is quickly prepared.
@@ -106,7 +106,7 @@ def clip_and_frame_rollouts(
     return results
 
 
-def prefix_bytes(lvlm: RunningLvlm, tokens: int, spec: RolloutSpec) -> int:
+def prefix_bytes(lvlm: Lvlm, tokens: int, spec: RolloutSpec) -> int:
     """What is kept of one view's prefix: keys and values of all layers, queries of the rolled-out ones."""
     config = lvlm.text_model.config
     heads = int(config.num_attention_heads)
@@ -115,22 +115,12 @@ def prefix_bytes(lvlm: RunningLvlm, tokens: int, spec: RolloutSpec) -> int:
     return int(tokens * rows * depth * lvlm.model.dtype.itemsize)
 
 
-def _softened(lvlm: Lvlm, prompted: Prompted, soft: SoftPrompt | None) -> Prompted:
-    if soft is None:
-        return prompted
-    if not isinstance(lvlm, RunningLvlm):
-        raise TypeError(f"a {type(lvlm).__name__} takes no soft prompts")
-    return with_soft(lvlm, prompted, soft)
-
-
 def _on_views(
     lvlm: Lvlm, views: Sequence[View], sample: View, prompts: Sequence[str], spec: RolloutSpec, *, share: bool
 ) -> dict[str, list[MapThw] | SampleError]:
     """Every prompt's maps, view by view, or its error. ``sample`` is a view whose prompts have the same tails."""
     results: dict[str, list[MapThw] | SampleError] = {}
-    shared: _Share | None = None
-    if share and prompts and isinstance(lvlm, RunningLvlm):
-        shared = _Share.of(lvlm, views, sample, spec)
+    shared = _Share.of(lvlm, views, sample, spec) if share and prompts else None
     tails: dict[str, Tail] = {}
     for prompt in dict.fromkeys(prompts):
         try:
@@ -148,7 +138,7 @@ def _on_views(
 
 def _whole(lvlm: Lvlm, views: Sequence[View], prompt: str, spec: RolloutSpec) -> list[MapThw]:
     """The prompt's maps with nothing shared; views are prepared a batch at a time, for their pixels fill memory."""
-    size = lvlm.settings.frame_batch if isinstance(lvlm, RunningLvlm) else 1
+    size = lvlm.settings.frame_batch
     maps: list[MapThw] = []
     for start in range(0, len(views), size):
         maps += lvlm.rollouts([view(prompt) for view in views[start : start + size]], spec)
@@ -158,7 +148,7 @@ def _whole(lvlm: Lvlm, views: Sequence[View], prompt: str, spec: RolloutSpec) ->
 class _Share:
     """Views with the same tokens, whose prompts are run over a common prefix."""
 
-    def __init__(self, lvlm: RunningLvlm, views: Sequence[View], shown: Prompted, size: int, spec: RolloutSpec) -> None:
+    def __init__(self, lvlm: Lvlm, views: Sequence[View], shown: ModelInputs, size: int, spec: RolloutSpec) -> None:
         self.lvlm = lvlm
         self.views = views
         self.shown = shown
@@ -169,7 +159,7 @@ class _Share:
         self.layers = spec.layers(lvlm.layers)
 
     @classmethod
-    def of(cls, lvlm: RunningLvlm, views: Sequence[View], sample: View, spec: RolloutSpec) -> _Share | None:
+    def of(cls, lvlm: Lvlm, views: Sequence[View], sample: View, spec: RolloutSpec) -> _Share | None:
         """None where one prefix is beyond the budget, or the sample's tail is not the views'."""
         shown, first = sample(PROBE), views[0](PROBE)
         settings = lvlm.settings
@@ -177,7 +167,7 @@ class _Share:
         tails = [_ids(prompted)[_end(prompted) :] for prompted in (shown, first)]
         return cls(lvlm, views, shown, size, spec) if size and torch.equal(*tails) else None
 
-    def tail(self, asked: Prompted) -> Tail | None:
+    def tail(self, asked: ModelInputs) -> Tail | None:
         """What a prompt adds to the prefix; None where it changes the prefix. Both are seen on the sample view."""
         end = _end(self.shown)
         if _end(asked) != end or not torch.equal(_ids(asked)[:end], _ids(self.shown)[:end]):
@@ -195,10 +185,10 @@ class _Share:
         stack = self.lvlm.settings.prefix_stack
         for start in range(0, len(self.views), self.size):
             heads = [view(PROBE) for view in self.views[start : start + self.size]]
-            with self.lvlm.running(heads):
+            with self.lvlm.inference(heads):
                 prefix = _Prefix.of(self.lvlm, heads, self.layers)
                 for group in _chunks([prompt for prompt in tails if prompt not in failed], stack):
-                    asked: dict[str, list[Prompted]] = {}
+                    asked: dict[str, list[ModelInputs]] = {}
                     for prompt in group:
                         try:
                             asked[prompt] = [completed(self.lvlm, head, tails[prompt]) for head in heads]
@@ -218,7 +208,7 @@ class _Share:
 class _Prefix:
     """What a model keeps of the prefix of some views."""
 
-    def __init__(self, lvlm: RunningLvlm, end: int, rolled: range, cache: Any, layers: list[LayerQK]) -> None:
+    def __init__(self, lvlm: Lvlm, end: int, rolled: range, cache: Any, layers: list[LayerQK]) -> None:
         self.lvlm = lvlm
         self.end = end
         """P."""
@@ -229,7 +219,7 @@ class _Prefix:
         self._kept = [(layer.keys, layer.values) for layer in cache.layers]
 
     @classmethod
-    def of(cls, lvlm: RunningLvlm, heads: Sequence[Prompted], layers: range) -> _Prefix:
+    def of(cls, lvlm: Lvlm, heads: Sequence[ModelInputs], layers: range) -> _Prefix:
         """Runs the prefixes of prompts with the same tokens."""
         end = _end(heads[0])
         inputs = lvlm.batched(heads)
@@ -242,12 +232,12 @@ class _Prefix:
             lvlm.model.model(**{**inputs, **cut}, past_key_values=cache, use_cache=True)
         return cls(lvlm, end, layers, cache, captured.layers())
 
-    def suffix(self, batch: Sequence[Prompted]) -> list[LayerQK]:
+    def suffix(self, batch: Sequence[ModelInputs]) -> list[LayerQK]:
         """Runs one prompt's remaining tokens on all views; the prefix stays as it was."""
         ids_Bs = torch.cat([prompted.inputs["input_ids"][:, self.end :] for prompted in batch])
         places = positions(self.lvlm, padded(batch)[0])
         placed = {} if places is None else {"position_ids": places[..., self.end :]}
-        self.lvlm.forget()
+        self.lvlm.reset_rope_state()
         for layer, (keys, values) in zip(self._cache.layers, self._kept, strict=True):
             layer.keys, layer.values = keys, values
         with capture(self.lvlm.text_model, self._rolled, earlier=self.end) as captured:
@@ -257,7 +247,7 @@ class _Prefix:
         return captured.layers()
 
 
-def completed(lvlm: RunningLvlm, head: Prompted, tail: Tail) -> Prompted:
+def completed(lvlm: Lvlm, head: ModelInputs, tail: Tail) -> ModelInputs:
     """The view's prompt with the tail of another in place of its own.
 
     Raises:
@@ -265,17 +255,15 @@ def completed(lvlm: RunningLvlm, head: Prompted, tail: Tail) -> Prompted:
     """
     end = _end(head)
     text = {name: torch.cat([value[:, :end], tail[name]], 1) for name, value in by_token(head).items()}
-    visual_L = torch.zeros(text["input_ids"].shape[1], dtype=torch.bool)
-    visual_L[:end] = head.visual_L[:end]
-    return replace(lvlm.checked({**head.inputs, **text}, visual_L, head.grid, head.order_n), soft=head.soft)
+    return lvlm.checked(replace(head, inputs={**head.inputs, **text}, chat=""))
 
 
-def _end(prompted: Prompted) -> int:
+def _end(prompted: ModelInputs) -> int:
     """P: tokens through the last one that stands for a part of a picture."""
     return picture_span(prompted)[1]
 
 
-def _ids(prompted: Prompted) -> Tensor:
+def _ids(prompted: ModelInputs) -> Tensor:
     return prompted.inputs["input_ids"][0]
 
 

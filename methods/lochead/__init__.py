@@ -56,7 +56,7 @@ from rvosbench.methods.lochead.settings import (
     resolved_prompt,
 )
 from rvosbench.methods.models.lvlm.base import LvlmSettings
-from rvosbench.methods.models.lvlm.checkpoints import config_of, find, lvlm_settings
+from rvosbench.methods.models.lvlm.checkpoints import config_of, family_of, lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.models.sam2.checkpoints import with_digest
 from rvosbench.methods.segment.artefacts import open_sam2
@@ -103,17 +103,17 @@ class LocHead:
             model,
             settings.keyframes,
             find_heads(settings.heads, model),
-            resolved_prompt(settings.prompt, find(lvlm).family),
+            resolved_prompt(settings.prompt, family_of(lvlm)),
             settings.query,
         )
         return StageSpec("ground", "rvosbench.methods.lochead:build_ground", ground), self._segment(settings)
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for a batch of frames, in one sentence; imports torch."""
-        from rvosbench.methods.models.lvlm.estimate import RELEASED, estimate, in_words
+        from rvosbench.methods.models.lvlm.estimate import estimate, in_words
 
         assert isinstance(settings, LocHeadSettings) and lvlm is not None
-        config = RELEASED.get(lvlm.partition("@")[0]) or config_of(lvlm)
+        config = config_of(lvlm)
         model = LvlmSettings(checkpoint=lvlm, digest="", **vars(settings.lvlm))
         batch = min(settings.keyframes, model.frame_batch)
         # Every fixed head may lie in a layer of its own; of each such layer all heads are captured.

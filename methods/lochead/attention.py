@@ -20,9 +20,9 @@ from rvosbench.harness.errors import SampleError
 from rvosbench.methods.attention.capture import capture
 from rvosbench.methods.attention.recursion import LayerQK
 from rvosbench.methods.lochead.settings import Head, Prompt, Query
-from rvosbench.methods.models.lvlm.base import Grid, MapThw, Prompted
-from rvosbench.methods.models.lvlm.llava import LlavaLvlm
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.base import Grid, MapThw, ModelInputs
+from rvosbench.methods.models.lvlm.messages import Image, Text
+from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.text_span import text_span
 from rvosbench.methods.reason.expression_prompts import object_prompt, sentence
 
@@ -43,7 +43,7 @@ def prompt_text(prompt: Prompt, expression: str) -> str:
     return object_prompt("v0", expression) if prompt == "object" else sentence(expression)
 
 
-def ask(lvlm: RunningLvlm, frame: FrameHW3, grid: Grid, prompt: Prompt, expression: str) -> Prompted:
+def ask(lvlm: Lvlm, frame: FrameHW3, grid: Grid, prompt: Prompt, expression: str) -> ModelInputs:
     """The prompt put to one frame, whose clip has ``grid``.
 
     Raises:
@@ -51,21 +51,11 @@ def ask(lvlm: RunningLvlm, frame: FrameHW3, grid: Grid, prompt: Prompt, expressi
     """
     text = prompt_text(prompt, expression)
     if prompt == "role_free":
-        assert isinstance(lvlm, LlavaLvlm), "resolved_prompt gives it to LLaVA-1.5 alone"
-        return lvlm.frame_without_roles(frame, BEFORE, text)
+        return lvlm.inputs_without_roles([Text(f"{BEFORE}\n"), Image(frame), Text(f"\n{text}")])
     return lvlm.frame(frame, text, grid)
 
 
-def clip_grid(lvlm: RunningLvlm, frame: FrameHW3) -> Grid:
-    """The grid a clip of such frames has; LLaVA-1.5, which has no clip view, needs none."""
-    if isinstance(lvlm, LlavaLvlm):
-        return (1, 1, 1)
-    grid = lvlm.clip([frame], "What is it?").grid
-    assert grid is not None, "a clip has visual tokens"
-    return grid
-
-
-def query_position(lvlm: RunningLvlm, prompted: Prompted, prompt: Prompt, query: Query, expression: str) -> int:
+def query_position(lvlm: Lvlm, prompted: ModelInputs, prompt: Prompt, query: Query, expression: str) -> int:
     """Where the row is read; the same for every frame of a video that is asked the same.
 
     Raises:
@@ -73,12 +63,12 @@ def query_position(lvlm: RunningLvlm, prompted: Prompted, prompt: Prompt, query:
         PrerequisiteError: the checkpoint's template changes the text.
     """
     if query == "last_prefill_token" or prompt == "role_free":
-        return prompted.response
+        return prompted.last_token
     text = prompt_text(prompt, expression)
-    return text_span(lvlm, prompted, {"type": "image"}, text, sentence(expression))[-1]
+    return text_span(lvlm, prompted, text, sentence(expression))[-1]
 
 
-def head_maps(lvlm: RunningLvlm, batch: Sequence[Prompted], heads: Sequence[Head], position: int) -> list[list[MapThw]]:
+def head_maps(lvlm: Lvlm, batch: Sequence[ModelInputs], heads: Sequence[Head], position: int) -> list[list[MapThw]]:
     """Each prompt's attention maps (t, h, w), head by head in the order given; not normalised.
 
     Args:
@@ -91,7 +81,7 @@ def head_maps(lvlm: RunningLvlm, batch: Sequence[Prompted], heads: Sequence[Head
         SampleError: the device ran out of memory, or attention is not finite.
     """
     layers = sorted({layer for layer, _ in heads})
-    with lvlm.running(batch):
+    with lvlm.inference(batch):
         with capture(lvlm.text_model, layers) as captured:
             lvlm.model.model(**lvlm.batched(batch), use_cache=False)
         found = dict(zip(layers, captured.layers(), strict=True))
@@ -99,14 +89,14 @@ def head_maps(lvlm: RunningLvlm, batch: Sequence[Prompted], heads: Sequence[Head
     return [_on_grid(item, rows_nBL[:, index]) for index, item in enumerate(batch)]
 
 
-def all_head_maps(lvlm: RunningLvlm, prompted: Prompted, position: int, first_layer: int) -> MapThw:
+def all_head_maps(lvlm: Lvlm, prompted: ModelInputs, position: int, first_layer: int) -> MapThw:
     """Maps of every head of the layers from ``first_layer`` on: (N, A, h, w) float32 of a frame.
 
     Raises:
         SampleError: the device ran out of memory, or attention is not finite.
     """
     layers = range(first_layer, lvlm.layers)
-    with lvlm.running([prompted]):
+    with lvlm.inference([prompted]):
         with capture(lvlm.text_model, layers) as captured:
             lvlm.model.model(**lvlm.batched([prompted]), use_cache=False)
         rows_NAL = torch.stack([rows_of_layer(layer, position)[0] for layer in captured.layers()]).cpu()
@@ -136,8 +126,8 @@ def rows_of_layer(layer: LayerQK, position: int) -> Tensor:
     return torch.nn.functional.pad(rows_BAl, (0, length - position - 1))
 
 
-def _on_grid(prompted: Prompted, rows_nL: Tensor) -> list[MapThw]:
-    maps_nthw = prompted.on_grid(rows_nL).float().numpy()
+def _on_grid(prompted: ModelInputs, rows_nL: Tensor) -> list[MapThw]:
+    maps_nthw = prompted.to_grid(rows_nL).float().numpy()
     if not np.isfinite(maps_nthw).all():
         raise SampleError("the attention is not finite: it overflowed in this model's number type")
     return list(maps_nthw)

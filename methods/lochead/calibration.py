@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
-from rvosbench.methods.lochead.settings import CalibrationSettings, Edge
+from rvosbench.methods.lochead.settings import CalibrationSettings
+from rvosbench.methods.models.lvlm.family import Edge
 
 Float64 = NDArray[np.float64]
 _ROUNDING = 1e-12

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rvosbench.methods.lochead.heads import HeadFile
     from rvosbench.methods.lochead.pairs import Pairs
     from rvosbench.methods.lochead.settings import CalibrateSettings
+    from rvosbench.methods.models.lvlm.family import Family
 
 
 def calibrate(
@@ -38,14 +39,16 @@ def calibrate(
     # Here, as every other command of rvosbench loads this file too.
     from rvosbench.methods.lochead.heads import write_heads
     from rvosbench.methods.models.lvlm.checkpoints import find as find_checkpoint
+    from rvosbench.methods.models.lvlm.family import find_family
 
     if (dataset is None) == (pairs is None):
         raise PrerequisiteError("Give either --dataset or --pairs.", "Example: --dataset ref_davis17 --data-root data")
     if target.is_dir():
         raise PrerequisiteError(f"--out {target} is a folder.", "Give a file, e.g. --out heads/qwen2_5_vl.json")
     checkpoint = find_checkpoint(lvlm)
-    told = {"samples": samples, "trials": trials, "seed": seed}
-    settings = read_settings(variant, checkpoint.family, told, overrides or ())
+    family = find_family(checkpoint.family)
+    counts = {"samples": samples, "trials": trials, "seed": seed}
+    settings = read_settings(variant, family, counts, overrides or ())
     source = _source(dataset, data_root, split, pairs)
     found = _find(lvlm, checkpoint.digest, source, settings)
     write_heads(target, found)
@@ -55,7 +58,7 @@ def calibrate(
 
 
 def read_settings(
-    variant: str, family: str, told: dict[str, Any], overrides: list[str] | tuple[()]
+    variant: str, family: Family, counts: dict[str, Any], overrides: list[str] | tuple[()]
 ) -> CalibrateSettings:
     """The settings of a variant, with what the command line says; a family that cuts frames into tiles is shown
     whole ones (DecAF, appendix C), unless ``lvlm.frame_scale`` is set.
@@ -68,8 +71,8 @@ def read_settings(
 
     if variant not in VARIANTS:
         raise PrerequisiteError(f"There is no variant '{variant}'.", nearest_name(variant, VARIANTS))
-    values: dict[str, Any] = {"calibration": {**VARIANTS[variant], **told}, "lvlm": {}}
-    if family in ("internvl", "llava_onevision"):
+    values: dict[str, Any] = {"calibration": {**VARIANTS[variant], **counts}, "lvlm": {}}
+    if family.cuts_into_tiles:
         values["lvlm"]["frame_scale"] = 1
     for override in overrides:
         apply_override(values, override)
@@ -118,12 +121,9 @@ def _find(checkpoint: str, digest: str, source: Pairs, settings: CalibrateSettin
     from rvosbench.methods.lochead.finding import draw, find
     from rvosbench.methods.models.lvlm.base import LvlmSettings
     from rvosbench.methods.models.lvlm.load import load_lvlm
-    from rvosbench.methods.models.lvlm.running import RunningLvlm
 
     model = LvlmSettings(checkpoint=checkpoint, digest=digest, **vars(settings.lvlm))
     drawn = draw(source, settings)
     loaded = load_lvlm(model)
-    if not isinstance(loaded, RunningLvlm):
-        raise PrerequisiteError(f"The heads of a model of family '{loaded.family}' cannot be read.")
     with SampleProgress("reading heads", Console(stderr=True)) as progress:
         return find(loaded, model, source, drawn, settings, progress.update)

@@ -14,13 +14,13 @@ import numpy as np
 
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.settings import Json, identity_of
-from rvosbench.methods.lochead.attention import all_head_maps, ask, clip_grid, query_position
+from rvosbench.methods.lochead.attention import all_head_maps, ask, query_position
 from rvosbench.methods.lochead.calibration import PairHeads, Trial, most_frequent, read_maps, run_trial
 from rvosbench.methods.lochead.heads import Frequency, HeadFile, OfModel
 from rvosbench.methods.lochead.pairs import Pair, Pairs, draw_trial
 from rvosbench.methods.lochead.settings import CalibrateSettings, Prompt, resolved_prompt
 from rvosbench.methods.models.lvlm.base import LvlmSettings
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 
 Progress = Callable[[int, int], None]
 """Pairs done, of how many."""
@@ -59,7 +59,7 @@ def draw(pairs: Pairs, settings: CalibrateSettings) -> Drawn:
 
 
 def find(
-    lvlm: RunningLvlm, model: LvlmSettings, pairs: Pairs, drawn: Drawn, settings: CalibrateSettings, progress: Progress
+    lvlm: Lvlm, model: LvlmSettings, pairs: Pairs, drawn: Drawn, settings: CalibrateSettings, progress: Progress
 ) -> HeadFile:
     """The heads, with their provenance. Deterministic: the same inputs give the same file on the same machine.
 
@@ -80,7 +80,7 @@ def find(
             f"first_layer is {calibration.first_layer}, but the model has layers 0 to {lvlm.layers - 1}.",
             "Choose an earlier layer.",
         )
-    prompt = resolved_prompt(settings.prompt, lvlm.family)
+    prompt = resolved_prompt(settings.prompt, lvlm.definition)
     distinct = drawn.distinct
     read: dict[str, PairHeads] = {}
     failed = list(drawn.failed)
@@ -112,7 +112,7 @@ def find(
         "failed": len(failed),
         "failed_first": failed[0] if failed else None,
     }
-    resolved: dict[str, Json] = {"prompt": prompt, "sink_edges": list(calibration.edges(lvlm.family))}
+    resolved: dict[str, Json] = {"prompt": prompt, "sink_edges": list(calibration.edges(lvlm.definition))}
     return HeadFile(
         model=OfModel(
             checkpoint=model.checkpoint,
@@ -130,13 +130,13 @@ def find(
     )
 
 
-def _read(lvlm: RunningLvlm, pair: Pair, prompt: Prompt, settings: CalibrateSettings) -> PairHeads:
+def _read(lvlm: Lvlm, pair: Pair, prompt: Prompt, settings: CalibrateSettings) -> PairHeads:
     frame = pair.picture()
-    asked = ask(lvlm, frame, clip_grid(lvlm, frame), prompt, pair.expression)
+    asked = ask(lvlm, frame, lvlm.clip_grid(frame), prompt, pair.expression)
     position = query_position(lvlm, asked, prompt, settings.query, pair.expression)
     calibration = settings.calibration
     maps_NAhw = all_head_maps(lvlm, asked, position, calibration.first_layer)
-    return read_maps(maps_NAhw, calibration, calibration.edges(lvlm.family))
+    return read_maps(maps_NAhw, calibration, calibration.edges(lvlm.definition))
 
 
 def _frequencies(

@@ -6,16 +6,18 @@ Shape legend: T keyframes, K heads, h w token grid.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.stages import Outcome, Request, VideoFrames, one_by_one
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.ground.keyframes import keyframe_indices
 from rvosbench.methods.lochead.heads import check_sizes
 from rvosbench.methods.lochead.settings import GroundSettings
-from rvosbench.methods.models.lvlm.base import Lvlm
+
+if TYPE_CHECKING:
+    from rvosbench.methods.models.lvlm.model import Lvlm
 
 
 class Ground:
@@ -25,17 +27,10 @@ class Ground:
     ``heads``, ``prompt`` (the text) and ``query`` (the token whose attention it is).
 
     Raises:
-        PrerequisiteError: the model has no such heads, or its family is not one of this package.
+        PrerequisiteError: the model has no such heads.
     """
 
     def __init__(self, settings: GroundSettings, lvlm: Lvlm) -> None:
-        # Here, so that planning a run imports no torch.
-        from rvosbench.methods.models.lvlm.running import RunningLvlm
-
-        if not isinstance(lvlm, RunningLvlm):
-            raise PrerequisiteError(
-                f"Loc-Head cannot read the heads of a model of family '{lvlm.family}'.", "Use another model."
-            )
         config = lvlm.text_model.config
         check_sizes(settings.heads, lvlm.layers, int(config.num_attention_heads), settings.lvlm.checkpoint)
         self.settings = settings
@@ -45,12 +40,13 @@ class Ground:
         return one_by_one(requests, lambda request: self._maps(video, request.expression.text))
 
     def _maps(self, video: VideoFrames, expression: str) -> Artefact:
-        from rvosbench.methods.lochead.attention import ask, clip_grid, head_maps, prompt_text, query_position
+        # Here, so that planning a run imports no torch.
+        from rvosbench.methods.lochead.attention import ask, head_maps, prompt_text, query_position
 
         settings, lvlm = self.settings, self.lvlm
         text = prompt_text(settings.prompt, expression)
         keyframes = keyframe_indices(len(video), settings.keyframes)
-        grid = clip_grid(lvlm, video[keyframes[0]])
+        grid = lvlm.clip_grid(video[keyframes[0]])
         size = settings.lvlm.frame_batch
         maps = []
         for start in range(0, len(keyframes), size):

@@ -13,6 +13,7 @@ from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.settings import Settings, identity, runtime
 from rvosbench.methods.ground.fusion import Float32, normalise_clip, normalise_frames, smooth
 from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
+from rvosbench.methods.models.lvlm.family import Edge, Family
 from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
 from rvosbench.methods.segment.from_points import TrackletSettings
 from rvosbench.methods.segment.nms import DeletionRule
@@ -21,30 +22,20 @@ Head = tuple[int, int]
 """Layer and head, from 0."""
 Prompt = Literal["auto", "expression", "role_free", "object"]
 Query = Literal["last_expression_token", "last_prefill_token"]
-Edge = Literal["bottom", "top", "left", "right"]
 Threshold = Literal["mean_sums", "each_sample", "head_index"]
 
-SINK_EDGES: Mapping[str, tuple[Edge, ...]] = {
-    "llava": ("bottom",),
-    "llava_onevision": ("bottom", "left"),
-    "qwen2_vl": ("right",),
-}
-"""Where a family's attention sinks lie: the bottom row in the paper; DecAF (appendix C) found the right-most column for
-Qwen2-VL and, in addition, the left-most for LLaVA-OneVision. No rule is given for the others."""
 
-
-def resolved_prompt(prompt: Prompt, family: str) -> Prompt:
-    """What "auto" means for a family.
+def resolved_prompt(prompt: Prompt, family: Family) -> Prompt:
+    """The prompt that "auto" means for a family.
 
     Raises:
-        PrerequisiteError: "role_free" for another family than LLaVA-1.5.
+        PrerequisiteError: "role_free" for a family that has no such prompt.
     """
     if prompt == "auto":
-        return "role_free" if family == "llava" else "expression"
-    if prompt == "role_free" and family != "llava":
+        return family.lochead_prompt
+    if prompt == "role_free" and family.lochead_prompt != "role_free":
         raise PrerequisiteError(
-            f"prompt is role_free, which is LLaVA-1.5's; the model is of family '{family}'.",
-            "Choose expression, object or auto.",
+            f"prompt is role_free, which {family.title} does not have.", "Choose expression, object or auto."
         )
     return prompt
 
@@ -98,7 +89,7 @@ class CalibrationSettings(Settings):
     counted first. Entropy is 0 for every map with one component, so ties are common; the paper does not say."""
     sink_edges: tuple[Edge, ...] | None = identity(None)
     """A head with a cell above ``sink_above`` on one of these edges is not selected on that pair. None: the family's
-    (``SINK_EDGES``)."""
+    (``Family.sink_edges``)."""
     sink_above: float = identity(0.05)
     """Attention of one cell; the value is the released code's."""
 
@@ -116,9 +107,9 @@ class CalibrationSettings(Settings):
             if edge not in get_args(Edge):
                 raise PrerequisiteError(f"sink_edges has '{edge}'.", nearest_name(edge, get_args(Edge)))
 
-    def edges(self, family: str) -> tuple[Edge, ...]:
-        """The edges looked at for a family."""
-        return SINK_EDGES.get(family, ()) if self.sink_edges is None else self.sink_edges
+    def edges(self, family: Family) -> tuple[Edge, ...]:
+        """The edges on which sinks are looked for in a model of a family."""
+        return family.sink_edges if self.sink_edges is None else self.sink_edges
 
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {

@@ -12,7 +12,7 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.servers import Servers
 from rvosbench.harness.stages import Stage, StageSpec
 from rvosbench.methods.models.lvlm.base import LvlmSettings
-from rvosbench.methods.models.lvlm.checkpoints import config_of
+from rvosbench.methods.models.lvlm.checkpoints import family_of
 from rvosbench.methods.reason.settings import CotSettings, ReasoningSettings
 
 
@@ -22,8 +22,7 @@ def reason_stage(settings: ReasoningSettings, lvlm: LvlmSettings) -> StageSpec:
     Raises:
         PrerequisiteError: the model sees single images only, or its configuration is not to be had.
     """
-    family = config_of(lvlm.checkpoint)["model_type"]
-    if family == "llava":
+    if not family_of(lvlm.checkpoint).takes_videos:
         raise PrerequisiteError(
             f"{lvlm.checkpoint} sees single images, so it cannot reason about a clip.",
             "Choose a model that takes videos, or a variant without chain of thought.",

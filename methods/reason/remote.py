@@ -34,11 +34,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from rvosbench.harness.data.types import FrameHW3
-from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.errors import SampleError
 from rvosbench.harness.servers import ModelServer
-from rvosbench.methods.models.lvlm.base import LvlmOptions
-from rvosbench.methods.models.lvlm.checkpoints import config_of
-from rvosbench.methods.models.lvlm.sizes import token_grid
+from rvosbench.methods.models.lvlm.checkpoints import config_of, family_of
+from rvosbench.methods.models.lvlm.family import Family
 from rvosbench.methods.reason.parser import schema
 from rvosbench.methods.reason.settings import CotSettings
 from rvosbench.methods.reason.stage import Answer
@@ -46,11 +45,8 @@ from rvosbench.methods.reason.stage import Answer
 if TYPE_CHECKING:
     from rvosbench.harness.serving.chat import ChatServers
 
-_QWEN = ("qwen2_vl", "qwen2_5_vl")
 _TEXT_TOKENS = 2048
 """Room for the prompt's text."""
-_FIXED_TOKENS = 280
-"""Tokens of a clip frame at most, in families whose frames have one size (InternVL3: 256 and the text around them)."""
 
 
 class ServerReasoner:
@@ -60,10 +56,11 @@ class ServerReasoner:
         self.settings = settings
         self.servers = servers
         self.engine = servers.software()
+        self.family = family_of(settings.lvlm.checkpoint)
         self.config = config_of(settings.lvlm.checkpoint)
 
     def answers(self, video: str, frames: Sequence[FrameHW3], prompts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
-        shown = clip_part(frames, self.config, self.settings.lvlm)
+        shown = clip_part(self.family.server_clip(_of_one_size(frames), self.config, self.settings.lvlm))
         pool = ThreadPoolExecutor(self.servers.in_flight)
         try:
             waiting = {pool.submit(self._answer, video, shown, prompt): index for index, prompt in enumerate(prompts)}
@@ -76,7 +73,7 @@ class ServerReasoner:
         reasoning = self.settings.reasoning
         try:
             return self.servers.complete(
-                messages(self.config, shown, prompt),
+                messages(self.family, shown, prompt),
                 affinity=video,
                 max_tokens=reasoning.max_new_tokens,
                 schema=schema(reasoning.max_attributes) if reasoning.structured else None,
@@ -92,10 +89,8 @@ def server_need(settings: CotSettings) -> ModelServer:
         PrerequisiteError: the model's configuration is not to be had.
     """
     lvlm, reasoning = settings.lvlm, settings.reasoning
-    config = config_of(lvlm.checkpoint)
-    qwen = config["model_type"] in _QWEN
-    frame_tokens = max(lvlm.clip_max_tokens if qwen else _FIXED_TOKENS, 1)
-    length = reasoning.keyframes * frame_tokens + _TEXT_TOKENS + reasoning.max_new_tokens
+    family, config = family_of(lvlm.checkpoint), config_of(lvlm.checkpoint)
+    length = reasoning.keyframes * family.server_frame_limit(lvlm) + _TEXT_TOKENS + reasoning.max_new_tokens
     limit = config.get("text_config", config).get("max_position_embeddings")
     name, at, commit = lvlm.digest.partition("@")
     return ModelServer(
@@ -105,53 +100,28 @@ def server_need(settings: CotSettings) -> ModelServer:
         dtype=lvlm.dtype,
         max_length=min(length, limit) if limit else length,
         videos=1,
-        frame_rate=_temporal_patch(config) / lvlm.seconds_per_grid if qwen else None,
+        frame_rate=family.server_frame_rate(config, lvlm),
     )
 
 
-def clip_part(frames: Sequence[FrameHW3], config: Mapping[str, Any], options: LvlmOptions) -> dict[str, Any]:
-    """The clip as a part of a chat message, its pixels those that the local model is shown.
-
-    Raises:
-        SampleError: the frames differ in size.
-    """
-    if any(frame.shape != frames[0].shape for frame in frames):
-        raise SampleError("the frames of a clip differ in size")
-    images = [Image.fromarray(frame) for frame in frames]
-    if config["model_type"] in _QWEN:
-        vision = config["vision_config"]
-        factor = vision["patch_size"] * vision["spatial_merge_size"]
-        height, width = frames[0].shape[:2]
-        h, w = token_grid(height, width, factor, options.clip_min_tokens, options.clip_max_tokens)
-        images = [image.resize((w * factor, h * factor), Image.Resampling.BICUBIC) for image in images]
-        images += [images[-1]] * (-len(images) % _temporal_patch(config))
+def clip_part(images: Sequence[Image.Image]) -> dict[str, Any]:
+    """A clip, as the family makes its frames ready for a server, as a part of a chat message."""
     encoded = ",".join(map(_png, images))
     return {"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{encoded}"}}
 
 
-def messages(config: Mapping[str, Any], clip: Mapping[str, Any], prompt: str) -> list[dict[str, Any]]:
-    """The chat, as the local families have it: their system turn where the template inserts none, clip, text."""
+def messages(family: Family, clip: Mapping[str, Any], prompt: str) -> list[dict[str, Any]]:
+    """The chat as the local model is given it: the family's system turn, clip, text."""
     turns: list[dict[str, Any]] = []
-    if config["model_type"] not in _QWEN:
-        turns.append({"role": "system", "content": [{"type": "text", "text": _system(config["model_type"])}]})
+    if family.system_turn is not None:
+        turns.append({"role": "system", "content": [{"type": "text", "text": family.system_turn}]})
     return [*turns, {"role": "user", "content": [dict(clip), {"type": "text", "text": prompt}]}]
 
 
-def _system(family: str) -> str:
-    # Here, because these modules import torch, which a worker that asks a Qwen server does without.
-    if family == "internvl":
-        from rvosbench.methods.models.lvlm import internvl
-
-        return internvl.SYSTEM
-    if family == "llava_onevision":
-        from rvosbench.methods.models.lvlm import llava_onevision
-
-        return llava_onevision.SYSTEM
-    raise PrerequisiteError(f"Family '{family}' is not asked through a server.", "Set reasoning.engine to local.")
-
-
-def _temporal_patch(config: Mapping[str, Any]) -> int:
-    return int(config["vision_config"].get("temporal_patch_size", 2))
+def _of_one_size(frames: Sequence[FrameHW3]) -> Sequence[FrameHW3]:
+    if any(frame.shape != frames[0].shape for frame in frames):
+        raise SampleError("the frames of a clip differ in size")
+    return frames
 
 
 def _png(image: Image.Image) -> str:

@@ -8,17 +8,19 @@ or the server and its version) and ``model`` (the checkpoint's digest). Once it 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import SampleError
 from rvosbench.harness.stages import Outcome, Request, VideoFrames
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.ground.keyframes import keyframe_indices
-from rvosbench.methods.models.lvlm.base import Lvlm
 from rvosbench.methods.reason.parser import parse, well_formed
 from rvosbench.methods.reason.prompts import cot_prompt
 from rvosbench.methods.reason.settings import CotSettings
+
+if TYPE_CHECKING:
+    from rvosbench.methods.models.lvlm.model import Lvlm
 
 Answer = str | SampleError
 

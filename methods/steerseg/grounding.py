@@ -15,11 +15,12 @@ from rvosbench.harness.errors import SampleError
 from rvosbench.harness.stages import Outcome, Request, VideoFrames, one_by_one
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.ground.keyframes import keyframe_indices
-from rvosbench.methods.models.lvlm.base import Lvlm, MapThw
+from rvosbench.methods.models.lvlm.base import MapThw
 from rvosbench.methods.steerseg.prompts import attention_prompt
 from rvosbench.methods.steerseg.settings import GroundSettings
 
 if TYPE_CHECKING:
+    from rvosbench.methods.models.lvlm.model import Lvlm
     from rvosbench.methods.models.lvlm.soft import SoftPrompts
 
 Maps = Mapping[str, "tuple[MapThw, MapThw] | SampleError"]

@@ -28,7 +28,7 @@ from rvosbench.harness.settings import Json, Settings, identity, runtime
 from rvosbench.harness.store.keys import digest_of
 
 if TYPE_CHECKING:
-    from rvosbench.methods.models.lvlm.base import Lvlm
+    from rvosbench.methods.models.lvlm.model import Lvlm
     from rvosbench.methods.models.lvlm.soft import Position, SoftPrompt, SoftPrompts
 
 CARD = "card.json"
@@ -210,11 +210,8 @@ def load_soft_prompts(settings: SoftPromptSettings, lvlm: Lvlm) -> SoftPrompts:
     Raises:
         PrerequisiteError: of another model, of another width, damaged, or not the ones the settings were made for.
     """
-    from rvosbench.methods.models.lvlm.running import RunningLvlm
     from rvosbench.methods.models.lvlm.soft import SoftPrompts
 
-    if not isinstance(lvlm, RunningLvlm):
-        raise TypeError(f"a {type(lvlm).__name__} takes no soft prompts")
     folder = Path(settings.folder).expanduser()
     card = _checked_card(folder)
     if settings.digest and _digest(card) != settings.digest:

@@ -37,7 +37,7 @@ from rvosbench.harness.settings import Settings
 from rvosbench.harness.stages import Method, Stage, StageSpec
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import LvlmSettings
-from rvosbench.methods.models.lvlm.checkpoints import config_of, find, lvlm_settings
+from rvosbench.methods.models.lvlm.checkpoints import config_of, family_of, lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.tam.settings import GroundSettings, SegmentSettings, TamSettings
 from rvosbench.methods.tam.stages import AttentionMasks, Ground
@@ -71,7 +71,7 @@ class Tam:
         assert isinstance(settings, TamSettings)
         if lvlm is None:
             raise PrerequisiteError("TAM needs a vision-language model.", "Name one under lvlms in the recipe.")
-        if settings.view == "clip" and find(lvlm).family == "llava":
+        if settings.view == "clip" and not family_of(lvlm).takes_videos:
             raise PrerequisiteError(f"{lvlm} sees single images, not clips.", "Set view: frame.")
         ground = GroundSettings(
             lvlm_settings(lvlm, **vars(settings.lvlm)),
@@ -88,10 +88,10 @@ class Tam:
 
     def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for one view, in one sentence; imports torch."""
-        from rvosbench.methods.models.lvlm.estimate import RELEASED, estimate, in_words
+        from rvosbench.methods.models.lvlm.estimate import estimate, in_words
 
         assert isinstance(settings, TamSettings) and lvlm is not None
-        config = RELEASED.get(lvlm.partition("@")[0]) or config_of(lvlm)
+        config = config_of(lvlm)
         # Views are answered one at a time, and no queries are captured.
         model = LvlmSettings(checkpoint=lvlm, digest="", **{**vars(settings.lvlm), "frame_batch": 1})
         frames = settings.keyframes if settings.view == "clip" else 1

@@ -8,17 +8,16 @@ Shape legend: L prompt tokens, S = L + answer tokens, D hidden size, C classes, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rvosbench.harness.errors import SampleError
-from rvosbench.methods.models.lvlm.base import Prompted
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.base import ModelInputs
+from rvosbench.methods.models.lvlm.hidden import answer_with_states
+from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.text_span import text_span
 from rvosbench.methods.tam.maps import Activations
 
@@ -33,20 +32,19 @@ class Explained:
     activations: Activations
 
 
-def explain(lvlm: RunningLvlm, prompted: Prompted, visual: Mapping[str, str], prompt: str) -> Explained:
+def explain(lvlm: Lvlm, prompted: ModelInputs, prompt: str) -> Explained:
     """Answers a prompt and reads the activations of its words.
 
     Args:
         lvlm: the model.
         prompted: the prompt put to a view.
-        visual: the view's item in the chat, see ``text_span``.
         prompt: its text.
 
     Raises:
         SampleError: the device ran out of memory, or activations are not finite.
     """
-    span = text_span(lvlm, prompted, visual, prompt)
-    with lvlm.running([prompted]):
+    span = text_span(lvlm, prompted, prompt)
+    with lvlm.inference([prompted]):
         answer, hidden_SD = _generate(lvlm, prompted)
         return Explained(
             lvlm.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False),
@@ -55,40 +53,26 @@ def explain(lvlm: RunningLvlm, prompted: Prompted, visual: Mapping[str, str], pr
         )
 
 
-def _generate(lvlm: RunningLvlm, prompted: Prompted) -> tuple[list[int], Tensor]:
+def _generate(lvlm: Lvlm, prompted: ModelInputs) -> tuple[list[int], Tensor]:
     """The answer's tokens up to what ends it, and the last hidden state of every position that was run."""
-    states: list[Tensor] = []
-
-    def keep(module: object, arguments: object, output: Any) -> None:
-        states.append(output.last_hidden_state[0])
-
-    hook = lvlm.model.model.register_forward_hook(keep)
-    try:
-        generated_BS = lvlm.model.generate(
-            **lvlm.batched([prompted]), do_sample=False, num_beams=1, max_new_tokens=lvlm.settings.max_new_tokens
-        )
-    finally:
-        hook.remove()
-    answer: list[int] = generated_BS[0, prompted.length :].tolist()
+    answer, hidden_SD = answer_with_states(lvlm, prompted)
     ends = {*np.atleast_1d(lvlm.model.generation_config.eos_token_id or []).tolist(), *lvlm.tokenizer.all_special_ids}
     stop = next((index for index, token in enumerate(answer) if token in ends), len(answer))
-    return answer[:stop], torch.cat(states)
+    return answer[:stop], hidden_SD
 
 
-def _activations(
-    lvlm: RunningLvlm, prompted: Prompted, span: range, answer: list[int], hidden_SD: Tensor
-) -> Activations:
+def _activations(lvlm: Lvlm, prompted: ModelInputs, span: range, answer: list[int], hidden_SD: Tensor) -> Activations:
     head = lvlm.model.get_output_embeddings()
     ids_L = prompted.inputs["input_ids"][0].tolist()
     text = [*(ids_L[position] for position in span), *answer]
-    at = [*span, *range(prompted.response, prompted.response + len(answer))]
+    at = [*span, *range(prompted.last_token, prompted.last_token + len(answer))]
     first = int(head(hidden_SD[span[0]]).argmax())
     classes = torch.tensor([*text, first, ids_L[-1]], device=hidden_SD.device)
     seen_SD = hidden_SD[: prompted.length + max(len(answer) - 1, 0)].float()
     scores_CS = (head.weight[classes].float() @ seen_SD.T).clamp(min=0).cpu()
     if not torch.isfinite(scores_CS).all():
         raise SampleError("the activations are not finite: the model overflowed in its number type")
-    visual_Cthw = prompted.on_grid(scores_CS[:, : prompted.length]).double().numpy()
+    visual_Cthw = prompted.to_grid(scores_CS[:, : prompted.length]).double().numpy()
     text_CM = scores_CS[:, at].double().numpy()
     return Activations(
         ids_M=np.array(text, dtype=np.int64),

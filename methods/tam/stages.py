@@ -6,19 +6,21 @@ Shape legend: T keyframes, t time slots of a view, n answer tokens, h w token gr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.settings import Json
 from rvosbench.harness.stages import Outcome, Request, VideoFrames, one_by_one
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.ground.fusion import Float32, match_keyframes
 from rvosbench.methods.ground.keyframes import keyframe_indices
-from rvosbench.methods.models.lvlm.base import Lvlm
 from rvosbench.methods.reason.expression_prompts import object_prompt
 from rvosbench.methods.segment.artefacts import masks_from_map
 from rvosbench.methods.tam.settings import GroundSettings, SegmentSettings, Token
+
+if TYPE_CHECKING:
+    from rvosbench.methods.models.lvlm.model import Lvlm
 
 
 class Ground:
@@ -30,13 +32,6 @@ class Ground:
     """
 
     def __init__(self, settings: GroundSettings, lvlm: Lvlm) -> None:
-        # Here, so that planning a run imports no torch.
-        from rvosbench.methods.models.lvlm.running import RunningLvlm
-
-        if not isinstance(lvlm, RunningLvlm):
-            raise PrerequisiteError(
-                f"TAM cannot read the activations of a model of family '{lvlm.family}'.", "Use another model."
-            )
         self.settings = settings
         self.lvlm = lvlm
 
@@ -44,7 +39,7 @@ class Ground:
         return one_by_one(requests, lambda request: self._maps(video, request.expression.text))
 
     def _maps(self, video: VideoFrames, expression: str) -> Artefact:
-        from rvosbench.methods.lochead.attention import clip_grid
+        # Here, so that planning a run imports no torch.
         from rvosbench.methods.tam.explaining import explain
         from rvosbench.methods.tam.maps import answer_maps
 
@@ -54,12 +49,12 @@ class Ground:
         views = []
         if settings.view == "clip":
             asked = lvlm.clip([video[index] for index in keyframes], prompt)
-            views.append(explain(lvlm, asked, {"type": "video"}, prompt))
+            views.append(explain(lvlm, asked, prompt))
         else:
-            grid = clip_grid(lvlm, video[keyframes[0]])
+            grid = lvlm.clip_grid(video[keyframes[0]])
             for index in keyframes:
                 asked = lvlm.frame(video[index], prompt, grid)
-                views.append(explain(lvlm, asked, {"type": "image"}, prompt))
+                views.append(explain(lvlm, asked, prompt))
         answers: list[Json] = [view.answer for view in views]
         tokens: list[Json] = [list(view.tokens) for view in views]
         empty = sum(not view.tokens for view in views)

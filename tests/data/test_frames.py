@@ -54,13 +54,6 @@ def test_real_frames_equal_what_pillow_reads(samples: Path) -> None:
         frames[50]
 
 
-def test_prefetch_decodes_the_same(samples: Path) -> None:
-    video = open_dataset("ref_davis17", samples / "mini_ref_davis17").videos[0]
-    ahead, plain = DecodedFrames(video), DecodedFrames(video)
-    ahead.prefetch(range(0, 50, 5))
-    assert all(np.array_equal(ahead[index], plain[index]) for index in range(0, 50, 5))
-
-
 def test_a_copy_for_another_process_carries_no_pixels(samples: Path) -> None:
     video = open_dataset("ref_davis17", samples / "mini_ref_davis17").videos[0]
     frames = DecodedFrames(video)

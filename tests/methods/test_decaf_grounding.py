@@ -20,8 +20,9 @@ from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.decaf import METHOD
 from rvosbench.methods.decaf.reading import Ground
 from rvosbench.methods.decaf.settings import DecafSettings, GroundSettings
-from rvosbench.methods.models.lvlm.base import Lvlm, LvlmOptions, LvlmSettings
+from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
 from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 
 
 class Frames:

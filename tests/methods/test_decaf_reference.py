@@ -26,8 +26,8 @@ from rvosbench.harness.registry import load_method
 from rvosbench.harness.stages import Request
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.harness.store.tracks import mask_track
-from rvosbench.methods.models.lvlm.base import Lvlm
 from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.reason.expression_prompts import choice_prompt
 from rvosbench.methods.segment import from_points
 from rvosbench.methods.segment.from_points import Tracklet

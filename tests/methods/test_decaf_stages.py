@@ -22,7 +22,7 @@ from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.decaf.reading import Ground, Reason
 from rvosbench.methods.decaf.settings import AttentionSettings, GroundSettings, ReasonSettings, SamSettings
 from rvosbench.methods.ground import fusion
-from rvosbench.methods.models.lvlm.base import Grid, LvlmSettings, Prompted, Reading
+from rvosbench.methods.models.lvlm.base import Grid, LvlmSettings, ModelInputs, VisualTokens
 from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
 from rvosbench.methods.models.sam2.segmenter import PointMasks, TrackedMasks
 from rvosbench.methods.reason import expression_prompts as prompts
@@ -62,43 +62,41 @@ class StandInLvlm:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, str]] = []
         self.seen: dict[int, tuple[str, str, int]] = {}
-        self.keep: list[Prompted] = []  # so that no id is given twice
+        self.keep: list[ModelInputs] = []  # so that no id is given twice
 
-    def _prompted(self, view: str, prompt: str, frames: Sequence[FrameHW3], grid: Grid | None) -> Prompted:
-        prompted = Prompted({}, torch.zeros(1, dtype=torch.bool), grid, 0)
+    def _prompted(self, view: str, prompt: str, frames: Sequence[FrameHW3], grid: Grid | None) -> ModelInputs:
+        visuals = () if grid is None else (VisualTokens(torch.zeros(0, dtype=torch.int64), grid),)
+        prompted = ModelInputs({}, visuals)
         pixels = [int(frame[0, 0, 0]) for frame in frames]
         self.seen[id(prompted)] = (view, prompt, zlib.crc32(f"{view} {prompt} {pixels}".encode()))
         self.keep.append(prompted)
         return prompted
 
-    def clip(self, frames: Sequence[FrameHW3], prompt: str) -> Prompted:
+    def clip(self, frames: Sequence[FrameHW3], prompt: str) -> ModelInputs:
         return self._prompted("clip", prompt, frames, ((len(frames) + 1) // 2, 3, 4))
 
-    def frame(self, frame: FrameHW3, prompt: str, clip_grid: Grid) -> Prompted:
+    def frame(self, frame: FrameHW3, prompt: str, clip_grid: Grid) -> ModelInputs:
         return self._prompted("frame", prompt, [frame], (1, 2 * clip_grid[1], 2 * clip_grid[2]))
 
-    def text(self, prompt: str) -> Prompted:
+    def text(self, prompt: str) -> ModelInputs:
         return self._prompted("text", prompt, [], None)
 
-    def answer(self, prompted: Prompted) -> str:
+    def answer(self, prompted: ModelInputs) -> str:
         view, prompt, seed = self.seen[id(prompted)]
         self.calls.append(("answer", view, prompt))
         return f" Object {seed % 5} \n"
 
-    def answers(self, prompted: Sequence[Prompted]) -> list[str]:
+    def answers(self, prompted: Sequence[ModelInputs]) -> list[str]:
         return [self.answer(one) for one in prompted]
 
-    def rollout(self, prompted: Prompted, spec: RolloutSpec) -> Any:
+    def rollout(self, prompted: ModelInputs, spec: RolloutSpec) -> Any:
         view, prompt, seed = self.seen[id(prompted)]
         self.calls.append(("rollout", view, prompt))
         assert prompted.grid is not None
         return np.random.default_rng(seed).random(prompted.grid, dtype=np.float32)
 
-    def rollouts(self, prompted: Sequence[Prompted], spec: RolloutSpec) -> list[Any]:
+    def rollouts(self, prompted: Sequence[ModelInputs], spec: RolloutSpec) -> list[Any]:
         return [self.rollout(one, spec) for one in prompted]
-
-    def readings(self, prompted: Sequence[Prompted], spec: RolloutSpec) -> list[Reading]:
-        raise AssertionError("reason generates, ground rolls out")
 
     def count(self, kind: str, view: str, start: str = "") -> int:
         return sum(k == kind and v == view and prompt.startswith(start) for k, v, prompt in self.calls)

@@ -17,7 +17,7 @@ import torch
 from transformers.utils import logging
 
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.models.lvlm.running import resolve_device
+from rvosbench.methods.models.lvlm.loading import resolve_device
 from toy.lvlm.card import CARD, read_card, write_card
 from toy.lvlm.evaluate import judge
 from toy.lvlm.inputs import buckets, training_settings

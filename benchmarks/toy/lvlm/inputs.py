@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rvosbench.harness.data.synthetic.stories import TEXTURES
-from rvosbench.methods.models.lvlm.base import LvlmSettings, Prompted
+from rvosbench.methods.models.lvlm.base import LvlmSettings, ModelInputs
 from rvosbench.methods.models.lvlm.load import load_lvlm
 from toy.lvlm.lessons import TRAITS, Lesson
 from toy.lvlm.questions import Question
@@ -134,7 +134,7 @@ def shown(lvlm: Any, lesson: Lesson) -> list[Shown]:
 def _shown(
     lvlm: Any,
     kind: ViewKind,
-    prompted: Prompted,
+    prompted: ModelInputs,
     lesson: Lesson,
     frames: Sequence[int],
     heads: NDArray[np.int8],
@@ -164,7 +164,7 @@ def _shown(
         tail=tail,
         visual_P=visual_L[:length],
         filled_P=filled_L[:length],
-        order_n=None if prompted.order_n is None else prompted.order_n.numpy(),
+        order_n=None if prompted.cell_order is None else prompted.cell_order.numpy(),
         grid=prompted.grid,
         pixels=pixels,
         cells_thwk=cells,

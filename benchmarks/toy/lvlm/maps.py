@@ -17,7 +17,7 @@ from rvosbench.harness.errors import SampleError
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.ground.fusion import Float32, FusionSettings, RolloutMaps, fuse
 from rvosbench.methods.ground.shared_prefix import ClipAndFrames, clip_and_frame_rollouts
-from rvosbench.methods.models.lvlm.base import Lvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.reason.expression_prompts import background_prompt, object_prompt
 from toy.lvlm.evaluate import target_share
 from toy.lvlm.lessons import Lesson

@@ -12,6 +12,7 @@ from typing import Any
 from rvosbench.harness.data.digests import MediaIndex
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.family import Family, family_names, find_family
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 _NEEDED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
@@ -68,6 +69,15 @@ def config_of(checkpoint: str) -> dict[str, Any]:
     if not _HUB_NAME.fullmatch(checkpoint):
         raise _no_folder(checkpoint)
     return read_config(_hub_folder(checkpoint))
+
+
+def family_of(checkpoint: str) -> Family:
+    """The family of a checkpoint, from its config.json.
+
+    Raises:
+        PrerequisiteError: the checkpoint is missing or not downloadable, or its family is not supported.
+    """
+    return find_family(supported_family(config_of(checkpoint), checkpoint))
 
 
 def local_folder(settings: LvlmSettings) -> Path:
@@ -163,13 +173,12 @@ def supported_family(config: dict[str, Any], checkpoint: str) -> str:
         PrerequisiteError: not supported; the nearest family is named. Or some layers see only a window of the
             sequence, which rollout over all earlier positions would misread.
     """
-    from rvosbench.methods.models.lvlm.load import FAMILIES
-
     model_type = str(config.get("model_type"))
-    if model_type not in FAMILIES:
+    known = family_names()
+    if model_type not in known:
         raise PrerequisiteError(
             f"Checkpoint {checkpoint} is of family '{model_type}', which is not supported.",
-            nearest_name(model_type, FAMILIES),
+            nearest_name(model_type, known),
         )
     text = {**config, **config.get("text_config", {})}
     if text.get("use_sliding_window") or "sliding_attention" in (text.get("layer_types") or ()):

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from rvosbench.methods.models.lvlm.base import Prompted
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.base import ModelInputs
+from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.soft import by_token, picture_tokens
 
 
@@ -36,7 +36,7 @@ def embedding_only(text_model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def see(lvlm: RunningLvlm, prompted: Prompted) -> Tensor:
+def see(lvlm: Lvlm, prompted: ModelInputs) -> Tensor:
     """Embeddings of the prompt's picture tokens, (n, D); they depend on the pictures alone.
 
     Raises:
@@ -45,15 +45,15 @@ def see(lvlm: RunningLvlm, prompted: Prompted) -> Tensor:
     if prompted.soft is not None:
         raise ValueError("soft tokens are no part of a picture")
     picture_L = picture_tokens(prompted)
-    lvlm.forget()
+    lvlm.reset_rope_state()
     with embedding_only(lvlm.text_model):
         out = lvlm.model.model(**lvlm.batched([prompted]), use_cache=False)
-    lvlm.forget()
+    lvlm.reset_rope_state()
     seen_nD: Tensor = out.last_hidden_state[0, picture_L.to(out.last_hidden_state.device)]
     return seen_nD
 
 
-def padded(batch: Sequence[Prompted]) -> tuple[dict[str, Tensor], Tensor]:
+def padded(batch: Sequence[ModelInputs]) -> tuple[dict[str, Tensor], Tensor]:
     """The inputs of all prompts but the pixels, shorter ones padded behind their end, and where tokens are (B, L).
 
     What stands behind is never seen in a causal model, so the model is not told, and its kernel needs no mask.
@@ -72,7 +72,7 @@ def padded(batch: Sequence[Prompted]) -> tuple[dict[str, Tensor], Tensor]:
     return inputs, mask_BL
 
 
-def positions(lvlm: RunningLvlm, inputs: Mapping[str, Tensor]) -> Tensor | None:
+def positions(lvlm: Lvlm, inputs: Mapping[str, Tensor]) -> Tensor | None:
     """Where a model that places visual tokens in time, height and width puts a batch's tokens, (3, B, L); None: the
     model counts 0, 1, 2, ..."""
     index = getattr(lvlm.model.model, "get_rope_index", None)

@@ -17,99 +17,18 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
-from rvosbench.methods.models.lvlm.checkpoints import config_of
-from rvosbench.methods.models.lvlm.views import views
+from rvosbench.methods.models.lvlm.checkpoints import config_of, supported_family
+from rvosbench.methods.models.lvlm.family import find_family
 
 TYPICAL_TEXT = 105
 """Tokens of DecAF's object prompt with its chat frame, for an expression of usual length."""
 BLOCK_ROWS = 256
-"""Of a rollout on a GPU."""
-"""Of a rollout on a GPU."""
-
-_QWEN_7B_TEXT: dict[str, Any] = {
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152064,
-    "tie_word_embeddings": False,
-}
-_QWEN2_VISION: dict[str, Any] = {"depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4}
-_QWEN2_5_VISION: dict[str, Any] = {"depth": 32, "hidden_size": 1280, "num_heads": 16, "intermediate_size": 3420}
-
-RELEASED: Mapping[str, Mapping[str, Any]] = {
-    "Qwen/Qwen2-VL-2B-Instruct": {
-        "model_type": "qwen2_vl",
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-        "vision_config": {**_QWEN2_VISION, "hidden_size": 1536},
-    },
-    "Qwen/Qwen2-VL-7B-Instruct": {
-        "model_type": "qwen2_vl",
-        **_QWEN_7B_TEXT,
-        "vision_config": {**_QWEN2_VISION, "hidden_size": 3584},
-    },
-    "Qwen/Qwen2.5-VL-3B-Instruct": {
-        "model_type": "qwen2_5_vl",
-        "hidden_size": 2048,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-        "vision_config": {**_QWEN2_5_VISION, "out_hidden_size": 2048},
-    },
-    "Qwen/Qwen2.5-VL-7B-Instruct": {
-        "model_type": "qwen2_5_vl",
-        **_QWEN_7B_TEXT,
-        "vision_config": {**_QWEN2_5_VISION, "out_hidden_size": 3584},
-    },
-    "OpenGVLab/InternVL3-8B-hf": {
-        "model_type": "internvl",
-        "text_config": {"model_type": "qwen2", **_QWEN_7B_TEXT, "vocab_size": 151674},
-        "vision_config": {
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "attention_bias": True,
-            "image_size": [448, 448],
-            "patch_size": [14, 14],
-        },
-        "downsample_ratio": 0.5,
-        "tie_word_embeddings": False,
-    },
-    "llava-hf/llava-onevision-qwen2-7b-ov-hf": {
-        "model_type": "llava_onevision",
-        "text_config": {"model_type": "qwen2", **_QWEN_7B_TEXT, "vocab_size": 152000},
-        "vision_config": {
-            "model_type": "siglip_vision_model",
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 26,
-            "num_attention_heads": 16,
-            "image_size": 384,
-            "patch_size": 14,
-            "vision_use_head": False,
-        },
-        "image_grid_pinpoints": [[384 * rows, 384 * columns] for rows in range(1, 7) for columns in range(1, 7)],
-        "vision_aspect_ratio": "anyres_max_9",
-        "tie_word_embeddings": False,
-    },
-}
-"""The sizes of released models (what their config.json says), for plans made without them."""
+"""Query rows that a rollout on a GPU holds at a time."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Memory of one clip call and one batch of frame calls. Bytes."""
+    """Memory of one clip call and one batch of frame calls, in bytes."""
 
     parameters: int
     weight_bytes: int
@@ -131,11 +50,6 @@ class Estimate:
         return self.weight_bytes + self.kv_bytes + self.captured_bytes + self.working_bytes
 
 
-def count_parameters(config: Mapping[str, Any]) -> int:
-    """Parameters of the model a config.json describes; tied tensors count once."""
-    return sum(parameter.numel() for parameter in meta_model(config).parameters())
-
-
 def estimate(
     config: Mapping[str, Any],
     settings: LvlmSettings,
@@ -149,7 +63,7 @@ def estimate(
     """What a model needs for a clip of ``frames`` H x W frames and for its frame calls.
 
     Args:
-        config: as in config.json, e.g. a value of ``RELEASED``.
+        config: as in config.json.
         settings: number type, visual sizes, frame batch.
         spec: which layers are captured.
         frames, height, width: of the sampled clip, in pixels.
@@ -160,7 +74,7 @@ def estimate(
     width_bytes = getattr(torch, settings.dtype).itemsize
     parameters = sum(parameter.numel() for parameter in model.parameters())
 
-    seen = views(model.config, settings, frames, height, width)
+    seen = find_family(model.config.model_type).views(model.config, settings, frames, height, width)
     clip_length = seen.clip.tokens + text_tokens
     frame_length = seen.frame.tokens + text_tokens
     batch = min(frames, settings.frame_batch)
@@ -211,7 +125,8 @@ def clip_memory(
     Raises:
         PrerequisiteError: the model's configuration is not to be had.
     """
-    config = RELEASED.get(lvlm.partition("@")[0]) or config_of(lvlm)
+    config = config_of(lvlm)
+    supported_family(config, lvlm)
     model = LvlmSettings(checkpoint=lvlm, digest="", **vars(options))
     height, width = size
     text = TYPICAL_TEXT + extra
@@ -226,5 +141,5 @@ def clip_memory(
 
 
 def in_words(count: int) -> str:
-    """Bytes for people."""
+    """A number of bytes for readers, in MiB or GiB."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

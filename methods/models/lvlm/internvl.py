@@ -5,7 +5,7 @@ break), so visual tokens are not contiguous; T is not padded. A frame call cuts 
 arrangement is nearest to the frame's shape, without a thumbnail; tokens come tile by tile and are put back on one
 grid. The tile's side and its tokens are the checkpoint's: 448 pixels and 16 x 16 tokens in the released ones. With
 ``frame_scale: 1`` a frame is one tile, as in the clip. The settings for token counts and ``seconds_per_grid`` have no
-effect here.
+effect here. No attention sinks are published for the family.
 
 Head weights look at each item's own visual columns, as the reference does for this family; that is the default of
 ``RolloutSpec.visual_columns``. Its "reference_span" would take in the text between the frames.
@@ -28,142 +28,166 @@ Shape legend: L sequence, T frames, t h w visual grid, n visual tokens, H W pixe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from transformers import InternVLForConditionalGeneration, InternVLProcessor
-from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
+import PIL.Image
 
-from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.methods.models.lvlm.base import Grid, Lvlm, LvlmSettings, Prompted
-from rvosbench.methods.models.lvlm.running import RunningLvlm, load_model, load_processor
+from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings, VisualTokens
+from rvosbench.methods.models.lvlm.family import Family, Prepared
+from rvosbench.methods.models.lvlm.messages import Image, Visual
+from rvosbench.methods.models.lvlm.views import View, Views
 
-SYSTEM = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
-"""The family's system turn; the chat template inserts none."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rvosbench.methods.models.lvlm.model import Lvlm
+
 MAX_TILES = 12
-"""Most tiles of a frame call, in all of the reference's scripts."""
+"""Largest number of tiles of a frame call, in all of the reference's scripts."""
 
 
-def load(folder: Path, settings: LvlmSettings) -> Lvlm:
-    """The checkpoint in ``folder``.
+class InternVl(Family):
+    """The InternVL3 family; its chat template inserts no system turn."""
 
-    Raises:
-        PrerequisiteError: it is damaged, or its tokenizer does not name the image tokens.
-    """
-    model = load_model(InternVLForConditionalGeneration, folder, settings)
-    try:
-        processor = load_processor(InternVLProcessor, folder)
-    except AttributeError as error:
-        # The processor looks the tokens up as attributes of the tokenizer.
-        raise PrerequisiteError(
-            f"The tokenizer of {folder} does not name InternVL's image tokens: {error}.",
-            "Download the latest revision of the checkpoint, all files.",
-        ) from error
-    return InternVlLvlm(model, processor, settings)
+    model_type = "internvl"
+    title = "InternVL3"
+    system_turn = (
+        "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+    )
+    cuts_into_tiles = True
 
+    def views(self, config: Any, options: LvlmOptions, frames: int, height: int, width: int) -> Views:
+        tile, patch = config.vision_config.image_size[0], config.vision_config.patch_size[0]
+        patches = (tile // patch) ** 2 + 1
+        side = int(tile // patch * config.downsample_ratio)
+        rows, columns = tiling(height, width, tile, _most_tiles(options.frame_scale != 1))
+        # "Frame1: <img>...</img>" and a line break are 7 tokens or 8; an image has two around it and the line break.
+        clip = View((frames, side, side), frames * (side**2 + 8), frames * patches)
+        tiles = rows * columns
+        return Views(clip, View((1, rows * side, columns * side), tiles * side**2 + 3, tiles * patches))
 
-class InternVlLvlm(RunningLvlm):
-    """An InternVL3 model with its processor.
+    def load(self, folder: Path, settings: LvlmSettings) -> Lvlm:
+        from transformers import InternVLForConditionalGeneration, InternVLProcessor
 
-    Raises:
-        PrerequisiteError: model and processor disagree about tiles or their tokens.
-    """
+        from rvosbench.methods.models.lvlm.loading import load_model, load_processor
+        from rvosbench.methods.models.lvlm.model import Lvlm
 
-    def __init__(self, model: Any, processor: Any, settings: LvlmSettings) -> None:
-        super().__init__("internvl", model, model.model.language_model, processor.tokenizer, settings)
-        self.processor = processor
-        self.picture_marks = frozenset((processor.start_image_token_id, processor.end_image_token_id))
-        config, vision = model.config, model.config.vision_config
-        self.tile = int(vision.image_size[0])
-        """Side of a tile in pixels."""
-        self.side = int(self.tile // vision.patch_size[0] * config.downsample_ratio)
-        """Side of a tile in visual tokens."""
+        model = load_model(InternVLForConditionalGeneration, folder, settings)
+        try:
+            processor = load_processor(InternVLProcessor, folder)
+        except AttributeError as error:
+            # The processor looks the tokens up as attributes of the tokenizer.
+            raise PrerequisiteError(
+                f"The tokenizer of {folder} does not name InternVL's image tokens: {error}.",
+                "Download the latest revision of the checkpoint, all files.",
+            ) from error
+        return Lvlm(self, model, processor, settings)
+
+    def check(self, model: Any, processor: Any) -> None:
+        tile = tile_pixels(model.config)
+        square = (tile, tile)
         sizes = [
             (part.size["height"], part.size["width"]) for part in (processor.image_processor, processor.video_processor)
         ]
-        told = (*sizes, tuple(vision.image_size), processor.image_seq_length, processor.image_token_id)
-        square = (self.tile, self.tile)
-        expected = (square, square, square, self.side**2, config.image_token_id)
-        if told != expected:
+        vision = tuple(model.config.vision_config.image_size)
+        found = (*sizes, vision, processor.image_seq_length, processor.image_token_id)
+        expected = (square, square, square, tile_tokens(model.config) ** 2, model.config.image_token_id)
+        if found != expected:
             raise PrerequisiteError(
                 f"The checkpoint's processor and model disagree: tile sizes of image processor, video processor and "
-                f"vision model, tokens of a tile and id of the visual token are {told}, not {expected}.",
+                f"vision model, tokens of a tile and id of the visual token are {found}, not {expected}.",
                 "Download the checkpoint again, all files.",
             )
 
-    def clip(self, frames: Sequence[FrameHW3], prompt: str) -> Prompted:
-        if not frames:
-            raise SampleError("a clip needs at least one frame")
-        if any(frame.shape != frames[0].shape for frame in frames):
-            raise SampleError("the frames of a clip differ in size")
-        inputs = self._processed({"type": "video"}, prompt, videos=[np.stack(frames)], do_sample_frames=False)
-        return self.checked(inputs, self._visual(inputs), (len(frames), self.side, self.side))
+    def vision_marks(self, model: Any, processor: Any) -> frozenset[int]:
+        return frozenset((processor.start_image_token_id, processor.end_image_token_id))
 
-    def frame(self, frame: FrameHW3, prompt: str, clip_grid: Grid) -> Prompted:
-        most = most_tiles(self.settings.frame_scale)
-        rows, columns = tiling(frame.shape[0], frame.shape[1], self.tile, most)
-        inputs = self._processed(
-            {"type": "image"},
-            prompt,
-            images=[Image.fromarray(frame)],
-            crop_to_patches=True,
-            min_patches=1,
-            max_patches=most,
-        )
-        inputs = self._first_tiles(inputs, rows * columns)
-        grid = (1, rows * self.side, columns * self.side)
-        return self.checked(inputs, self._visual(inputs), grid, tile_order(rows, columns, self.side))
+    def placeholders(self, lvlm: Lvlm) -> tuple[str, ...]:
+        named = lvlm.processor
+        return (named.image_token, named.video_token, named.start_image_token, named.end_image_token)
 
-    def text(self, prompt: str) -> Prompted:
-        inputs = self._processed(None, prompt)
-        return self.checked(inputs, self._visual(inputs), None)
+    def prepare(self, lvlm: Lvlm, chat: str, visuals: Sequence[Visual]) -> Prepared:
+        import torch
 
-    def forget(self) -> None:
-        """This model keeps nothing."""
+        from rvosbench.methods.models.lvlm.model import token_places
 
-    def messages(self, visual: Mapping[str, str] | None, prompt: str) -> list[dict[str, Any]]:
-        """The chat: the system turn, then the visual item, then the text."""
-        text = {"type": "text", "text": prompt}
-        return [
-            {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
-            {"role": "user", "content": [text] if visual is None else [dict(visual), text]},
-        ]
-
-    def _processed(self, visual: Mapping[str, str] | None, prompt: str, **vision: Any) -> Mapping[str, Tensor]:
-        processor = self.processor
-        markers = (processor.image_token, processor.video_token, processor.start_image_token, processor.end_image_token)
-        for marker in markers:
-            if marker in prompt:
-                raise SampleError(f"the prompt contains {marker}, which the model takes for an image")
-        chat = processor.apply_chat_template(self.messages(visual, prompt), add_generation_prompt=True, tokenize=False)
-        inputs: Mapping[str, Tensor] = processor(text=[chat], return_tensors="pt", **vision)
-        return inputs
-
-    def _first_tiles(self, inputs: Mapping[str, Tensor], tiles: int) -> Mapping[str, Tensor]:
-        """The inputs without what comes after the first ``tiles`` tiles: the thumbnail, where there is one."""
-        visual_L = self._visual(inputs)
-        kept_L = ~visual_L | (visual_L.cumsum(0) <= tiles * self.side**2)
-        text = {name: value[:, kept_L] for name, value in inputs.items() if name != "pixel_values"}
-        return {**text, "pixel_values": inputs["pixel_values"][:tiles]}
-
-    def _visual(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        visual_L: Tensor = inputs["input_ids"][0] == self.model.config.image_token_id
-        return visual_L
+        config = lvlm.model.config
+        side, vision = tile_tokens(config), _vision(visuals, lvlm.settings)
+        inputs = dict(lvlm.processor(text=[chat], return_tensors="pt", **vision))
+        places_n = token_places(inputs, config.image_token_id)
+        kept_L = torch.ones(inputs["input_ids"].shape[1], dtype=torch.bool)
+        kept_tiles: list[int] = []
+        cells: list[VisualTokens] = []
+        # Images and the video share one token id and one batch of tiles, both in the chat's order.
+        tile = 0
+        for visual in visuals:
+            first = places_n[tile * side**2 :]
+            if isinstance(visual, Image):
+                height, width = visual.frame_HW3.shape[:2]
+                rows, columns = tiling(height, width, tile_pixels(config), int(vision["max_patches"]))
+                count = rows * columns
+                cells_n = first[: count * side**2]
+                cells_n = cells_n[tile_order(rows, columns, side)] if len(cells_n) == count * side**2 else cells_n
+                cells.append(VisualTokens(cells_n, (1, rows * side, columns * side)))
+                thumbnail = int(count > 1)
+                kept_L[first[count * side**2 : (count + thumbnail) * side**2]] = False
+            else:
+                count, thumbnail = len(visual.frames), 0
+                cells.append(VisualTokens(first[: count * side**2], (count, side, side)))
+            kept_tiles += range(tile, tile + count)
+            tile += count + thumbnail
+        if len(places_n) != tile * side**2:
+            raise SampleError(f"the prompt holds {len(places_n)} visual tokens where {tile} tiles were expected")
+        if len(kept_tiles) != tile:
+            moved_L = kept_L.cumsum(0) - 1
+            cells = [VisualTokens(moved_L[visual.cells_n], visual.grid) for visual in cells]
+            pixels = inputs.pop("pixel_values")[kept_tiles]
+            inputs = {name: value[:, kept_L] for name, value in inputs.items()} | {"pixel_values": pixels}
+        return Prepared(inputs, tuple(cells))
 
 
-def most_tiles(frame_scale: int) -> int:
-    """Most tiles of a frame call."""
-    return 1 if frame_scale == 1 else MAX_TILES
+def _vision(visuals: Sequence[Visual], options: LvlmOptions) -> dict[str, Any]:
+    """The processor's arguments for the images and the video of a chat."""
+    vision: dict[str, Any] = {}
+    images = [visual for visual in visuals if isinstance(visual, Image)]
+    if images:
+        tiled = {options.frame_scale != 1 if image.size.tiles is None else image.size.tiles for image in images}
+        if len(tiled) > 1:
+            raise SampleError("this family shows all images of a chat in tiles, or none")
+        vision = {
+            "images": [PIL.Image.fromarray(image.frame_HW3) for image in images],
+            "crop_to_patches": True,
+            "min_patches": 1,
+            "max_patches": _most_tiles(tiled.pop()),
+        }
+    for visual in visuals:
+        if not isinstance(visual, Image):
+            vision |= {"videos": [np.stack(visual.frames)], "do_sample_frames": False}
+    return vision
+
+
+def tile_pixels(config: Any) -> int:
+    """Side of a tile in pixels."""
+    return int(config.vision_config.image_size[0])
+
+
+def tile_tokens(config: Any) -> int:
+    """Side of a tile in visual tokens."""
+    return int(tile_pixels(config) // config.vision_config.patch_size[0] * config.downsample_ratio)
+
+
+def _most_tiles(tiled: bool) -> int:
+    return MAX_TILES if tiled else 1
 
 
 def tiling(height: int, width: int, tile: int, most: int = MAX_TILES) -> tuple[int, int]:
     """Rows and columns of the tiles that an H x W frame is cut into, as the image processor decides."""
+    from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
+
     columns, rows = get_optimal_tiled_canvas((height, width), (tile, tile), 1, most)
     return rows, columns
 
@@ -175,5 +199,10 @@ def tile_order(rows: int, columns: int, side: int) -> Tensor:
         rows, columns: of tiles, which come row by row.
         side: of a tile in tokens, which come row by row too.
     """
+    import torch
+
     token_n = torch.arange(rows * columns * side**2)
     return token_n.view(rows, columns, side, side).permute(0, 2, 1, 3).flatten()
+
+
+FAMILY = InternVl()

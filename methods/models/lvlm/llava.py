@@ -1,6 +1,6 @@
 """LLaVA-1.5 (arXiv 2310.03744): released as llava-hf/llava-1.5-7b-hf and -13b-hf.
 
-It sees single images, so it has frame calls only; ``clip`` is refused. That is enough for methods that read every
+It sees single images, so a chat holds no video and ``clip`` is refused. That is enough for methods that read every
 keyframe alone, such as localization heads (Loc-Head, arXiv 2503.06287).
 
 Frames: the checkpoint's processor scales the shorter side to 336 and cuts out the centre, so a wide frame would lose
@@ -9,8 +9,9 @@ both ends and its map would not cover the frame. Here the whole frame is squashe
 1/24 of the frame's height and width. What the published video numbers did is not stated; the original model was
 trained on frames padded to a square.
 
-Side of the picture, patch, normalisation, chat template and resampling come from the checkpoint. The template holds
-the roles (``USER: <image>\\n... ASSISTANT:``) and no system text; Loc-Head's own image code used none of the roles.
+Side of the image, patch, normalisation, chat template and resampling come from the checkpoint. The template holds the
+roles (``USER: <image>\\n... ASSISTANT:``) and no system text; Loc-Head's own image code used none of the roles.
+Attention sinks: the bottom row (Loc-Head's paper).
 
 transformers 4.52.1 against 5.19, run on the same small checkpoint and the same squashed frame: equal token ids; pixels
 differ by 2e-7 (scaling and normalisation are one step in 5.19), logits by 4e-6 in float32 with eager attention on a
@@ -23,134 +24,113 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from PIL import Image
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
-from transformers.image_utils import SizeDict
+import PIL.Image
 
 from rvosbench.harness.data.types import FrameHW3
-from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.methods.models.lvlm.base import Grid, Lvlm, LvlmSettings, Prompted
-from rvosbench.methods.models.lvlm.running import RunningLvlm, load_model, load_processor
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.models.lvlm.base import Grid, LvlmOptions, LvlmSettings
+from rvosbench.methods.models.lvlm.family import Family, Prepared
+from rvosbench.methods.models.lvlm.messages import Image, Visual
+from rvosbench.methods.models.lvlm.views import View, Views
+
+if TYPE_CHECKING:
+    from rvosbench.methods.models.lvlm.model import Lvlm
 
 
-class LlavaChat(RunningLvlm):
-    """What the LLaVA families share: the chat through the checkpoint's template, and no memory between calls."""
+class Llava(Family):
+    """The LLaVA-1.5 family, of which only the models with CLIP are supported."""
 
-    def __init__(self, family: str, model: Any, processor: Any, settings: LvlmSettings) -> None:
-        super().__init__(family, model, model.model.language_model, processor.tokenizer, settings)
-        self.processor = processor
-        self.side = int(model.config.vision_config.image_size // model.config.vision_config.patch_size)
-        """Patches along one side of the vision tower's square picture."""
+    model_type = "llava"
+    title = "LLaVA-1.5"
+    takes_videos = False
+    lochead_prompt = "role_free"
+    sink_edges = ("bottom",)
 
-    def text(self, prompt: str) -> Prompted:
-        inputs = self.processed(None, prompt)
-        return self.checked(inputs, torch.zeros(inputs["input_ids"].shape[1], dtype=torch.bool), None)
+    def views(self, config: Any, options: LvlmOptions, frames: int, height: int, width: int) -> Views:
+        side = patches_per_side(config)
+        frame = View((1, side, side), side**2, side**2 + 1)
+        # It has no clip call.
+        return Views(frame, frame)
 
-    def forget(self) -> None:
-        """Nothing: these models keep no state outside the cache of a call."""
+    def load(self, folder: Path, settings: LvlmSettings) -> Lvlm:
+        from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-    def messages(self, visual: Mapping[str, str] | None, prompt: str) -> list[dict[str, Any]]:
-        """The chat: the visual item first, then the text; no system turn."""
-        text = {"type": "text", "text": prompt}
-        return [{"role": "user", "content": [text] if visual is None else [dict(visual), text]}]
+        from rvosbench.methods.models.lvlm.loading import load_model, load_processor
+        from rvosbench.methods.models.lvlm.model import Lvlm
 
-    def processed(self, visual: Mapping[str, str] | None, prompt: str, **vision: Any) -> Mapping[str, torch.Tensor]:
-        """Inputs of one prompt; ``vision`` are the processor's arguments for the picture.
+        model = load_model(LlavaForConditionalGeneration, folder, settings)
+        return Lvlm(self, model, load_processor(LlavaProcessor, folder), settings)
 
-        Raises:
-            SampleError: the prompt holds a token that stands for a picture.
-        """
-        for name in ("image_token", "video_token"):
-            marker = getattr(self.processor, name, None)
-            if marker and marker in prompt:
-                raise SampleError(f"the prompt contains {marker}, which the model takes for an image")
-        chat = self.processor.apply_chat_template(
-            self.messages(visual, prompt), add_generation_prompt=True, tokenize=False
-        )
-        return self.tokenized(chat, **vision)
+    def check(self, model: Any, processor: Any) -> None:
+        from transformers.image_utils import SizeDict
 
-    def tokenized(self, chat: str, **vision: Any) -> Mapping[str, torch.Tensor]:
-        """Inputs of a whole chat, whose picture token the processor multiplies."""
-        # Without the layout in so many words a frame of 1 or 3 rows is taken for channels first.
-        layout = {"input_data_format": "channels_last"} if vision else {}
-        inputs: Mapping[str, torch.Tensor] = self.processor(text=[chat], return_tensors="pt", **layout, **vision)
-        return inputs
-
-
-class LlavaLvlm(LlavaChat):
-    """A LLaVA-1.5 model with its processor."""
-
-    def __init__(self, model: Any, processor: Any, settings: LvlmSettings) -> None:
-        super().__init__("llava", model, processor, settings)
-        vision = model.config.vision_config
+        vision, selection = model.config.vision_config, model.config.vision_feature_select_strategy
         if vision.model_type != "clip_vision_model":
             raise PrerequisiteError(
                 f"The checkpoint's vision model is a {vision.model_type}; of the 'llava' models only those with CLIP "
                 "(LLaVA-1.5) are supported.",
                 "Use llava-hf/llava-1.5-7b-hf or llava-hf/llava-1.5-13b-hf.",
             )
-        self.pixels = int(vision.image_size)
-        """Side of the square picture."""
         crop = processor.image_processor.crop_size or SizeDict()
         check_agreement(
             {
                 "patch size": (processor.patch_size, vision.patch_size),
-                "picture size": ((crop.height, crop.width), (self.pixels, self.pixels)),
-                "feature selection": (
-                    processor.vision_feature_select_strategy,
-                    model.config.vision_feature_select_strategy,
-                ),
+                "image size": ((crop.height, crop.width), (vision.image_size, vision.image_size)),
+                "feature selection": (processor.vision_feature_select_strategy, selection),
                 # CLIP's class token, which "default" selection drops again.
                 "number of additional tokens": (processor.num_additional_image_tokens, 1),
-                "selection of patches": (model.config.vision_feature_select_strategy, "default"),
+                "selection of patches": (selection, "default"),
             }
         )
 
-    def clip(self, frames: Sequence[FrameHW3], prompt: str) -> NoReturn:
-        """Refused: the family has no clip view.
+    def placeholders(self, lvlm: Lvlm) -> tuple[str, ...]:
+        return llava_placeholders(lvlm)
 
-        Raises:
-            PrerequisiteError: always.
-        """
-        raise PrerequisiteError(
-            "LLaVA-1.5 has no clip view: it sees single images, not videos.",
-            "Use a method that makes frame calls only, or a model that takes videos (Qwen2-VL, Qwen2.5-VL, "
-            "LLaVA-OneVision).",
-        )
+    def prepare(self, lvlm: Lvlm, chat: str, visuals: Sequence[Visual]) -> Prepared:
+        from rvosbench.methods.models.lvlm.model import visual_tokens
 
-    def frame(self, frame: FrameHW3, prompt: str, clip_grid: Grid) -> Prompted:
-        """One frame, squashed to the vision tower's square; ``clip_grid`` has no effect on this family."""
-        return self._shown(self.processed({"type": "image"}, prompt, **self._picture(frame)))
+        config = lvlm.model.config
+        vision: dict[str, Any] = {}
+        if visuals:
+            images = [_square(visual.frame_HW3, lvlm) for visual in visuals if isinstance(visual, Image)]
+            vision = {"images": images, "do_resize": False, "do_center_crop": False}
+        inputs = processed(lvlm, chat, vision)
+        side = patches_per_side(config)
+        cells: list[tuple[int, Grid]] = [(config.image_token_id, (1, side, side))] * len(visuals)
+        return Prepared(inputs, visual_tokens(inputs, cells))
 
-    def frame_without_roles(self, frame: FrameHW3, before: str, prompt: str) -> Prompted:
-        """One frame in a chat without roles: ``before``, the picture and the prompt, a line each, nothing after it.
 
-        Raises:
-            SampleError: the prompt holds the token that stands for a picture.
-        """
-        marker = self.processor.image_token
-        if marker in prompt:
-            raise SampleError(f"the prompt contains {marker}, which the model takes for an image")
-        return self._shown(self.tokenized(f"{before}\n{marker}\n{prompt}", **self._picture(frame)))
+def _square(frame: FrameHW3, lvlm: Lvlm) -> FrameHW3:
+    """The frame squashed to the vision tower's square."""
+    pixels = int(lvlm.model.config.vision_config.image_size)
+    resample = PIL.Image.Resampling(lvlm.processor.image_processor.resample)
+    return np.array(PIL.Image.fromarray(frame).resize((pixels, pixels), resample))
 
-    def _picture(self, frame: FrameHW3) -> dict[str, Any]:
-        """The processor's arguments for a frame."""
-        square = (self.pixels, self.pixels)
-        resample = Image.Resampling(self.processor.image_processor.resample)
-        image = np.array(Image.fromarray(frame).resize(square, resample))
-        return {"images": [image], "do_resize": False, "do_center_crop": False}
 
-    def _shown(self, inputs: Mapping[str, torch.Tensor]) -> Prompted:
-        visual_L = inputs["input_ids"][0] == self.model.config.image_token_id
-        return self.checked(inputs, visual_L, (1, self.side, self.side))
+def patches_per_side(config: Any) -> int:
+    """Patches along one side of the vision tower's square image."""
+    return int(config.vision_config.image_size // config.vision_config.patch_size)
+
+
+def llava_placeholders(lvlm: Lvlm) -> tuple[str, ...]:
+    """The texts that a LLaVA processor takes for an image or a video."""
+    found = (getattr(lvlm.processor, name, None) for name in ("image_token", "video_token"))
+    return tuple(text for text in found if text)
+
+
+def processed(lvlm: Lvlm, chat: str, vision: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A LLaVA processor's output for a chat; ``vision`` are its arguments for images and videos."""
+    # Without an explicit layout a frame of 1 or 3 rows is taken for channels first.
+    layout = {"input_data_format": "channels_last"} if vision else {}
+    inputs: Mapping[str, Any] = lvlm.processor(text=[chat], return_tensors="pt", **layout, **vision)
+    return inputs
 
 
 def check_agreement(found: Mapping[str, tuple[object, object]]) -> None:
-    """Compares what the processor says with what the model says, name by name.
+    """Compares the processor's values with the model's, name by name.
 
     Raises:
         PrerequisiteError: they differ.
@@ -163,7 +143,4 @@ def check_agreement(found: Mapping[str, tuple[object, object]]) -> None:
             )
 
 
-def load(folder: Path, settings: LvlmSettings) -> Lvlm:
-    """The checkpoint in ``folder``. Clip settings, ``frame_scale`` and ``seconds_per_grid`` have no effect."""
-    model = load_model(LlavaForConditionalGeneration, folder, settings)
-    return LlavaLvlm(model, load_processor(LlavaProcessor, folder), settings)
+FAMILY = Llava()

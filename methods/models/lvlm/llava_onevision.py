@@ -5,17 +5,22 @@ is not merged, so the grid is (T, 14, 14). The model puts one newline token afte
 
 Frame call: the frame is scaled into the best of the checkpoint's resolutions ("any-res"), padded, cut into 384x384
 tiles of 27x27 patches; the model joins the tiles, removes the padding in whole patches, and shrinks what is larger
-than 1.1^2 times 9 tiles (bilinear). The sequence holds 27x27 patches of the whole frame first (the "base" picture),
+than 1.1^2 times 9 tiles (bilinear). The sequence holds 27x27 patches of the whole frame first (the "base" image),
 then the rows of that grid, each with a newline token at its end.
 
-The map is made of the grid's cells alone: base picture and newline tokens are in the sequence, as the model makes it,
+The map is made of the grid's cells alone: base image and newline tokens are in the sequence, as the model makes it,
 but they are no visual tokens here, neither in the map nor for "own" head weights ("reference_span" of a frame runs
 from its first cell to its last one and so takes in the newlines between). The released DecAF code goes further and
-changes the model: base picture and newline tokens do not enter the sequence at all, the clip's last newline included.
+changes the model: base image and newline tokens do not enter the sequence at all, the clip's last newline included.
 Its attention is therefore distributed over fewer tokens; the grids are the same. ``extra_tokens: drop`` does that too.
 
 ``frame_scale: 1`` shows a frame without tiles, squashed to one: 27x27 patches of the whole frame. With ``drop`` that is
 the whole sequence, as in the reference's branch for frames that are not cut.
+
+Several images in one chat are shown without tiles, 27x27 patches and a newline each, as the model does since it was
+released; ``extra_tokens: drop`` takes one image a chat. Sizes are the checkpoint's: the settings for token counts and
+``seconds_per_grid`` have no effect. Attention sinks: the bottom row (Loc-Head's paper) and, in addition, the left-most
+column (DecAF, appendix C).
 
 Padding is removed to the patch below, so the outermost rows or columns of a grid may hold up to a patch of padding;
 the map is laid over the whole frame all the same, as in the reference.
@@ -34,125 +39,176 @@ Shape legend: T frames, L sequence, h w visual grid, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from PIL import Image
-from transformers import LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor
-from transformers.image_processing_utils import select_best_resolution
-from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+import PIL.Image
 
 from rvosbench.harness.data.types import FrameHW3
-from rvosbench.harness.errors import SampleError
-from rvosbench.methods.models.lvlm.base import Grid, Lvlm, LvlmSettings, Prompted
-from rvosbench.methods.models.lvlm.llava import LlavaChat, check_agreement
-from rvosbench.methods.models.lvlm.running import load_model, load_processor
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings, VisualTokens
+from rvosbench.methods.models.lvlm.family import Family, Prepared
+from rvosbench.methods.models.lvlm.llava import check_agreement, llava_placeholders, patches_per_side, processed
+from rvosbench.methods.models.lvlm.messages import Image, Visual
+from rvosbench.methods.models.lvlm.views import View, Views
 
-SYSTEM = "You are a helpful assistant."
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rvosbench.methods.models.lvlm.model import Lvlm
 
 
-class LlavaOnevisionLvlm(LlavaChat):
-    """A LLaVA-OneVision model with its processor."""
+class LlavaOnevision(Family):
+    """The LLaVA-OneVision family."""
 
-    def __init__(self, model: Any, processor: Any, settings: LvlmSettings) -> None:
-        super().__init__("llava_onevision", model, processor, settings)
-        config = model.config
-        self.tile = int(config.vision_config.image_size)
-        """Side of a tile in pixels."""
-        self.pooled = -(-self.side // 2)
-        """Cells along one side of a clip frame."""
-        self.bare = settings.extra_tokens == "drop"
-        """Whether nothing but cells stands in the sequence."""
-        if self.bare:
-            _show_cells_alone(model.model, self.side**2)
-        images, videos = processor.image_processor, processor.video_processor
+    model_type = "llava_onevision"
+    title = "LLaVA-OneVision"
+    system_turn = "You are a helpful assistant."
+    cuts_into_tiles = True
+    sink_edges = ("bottom", "left")
+
+    def views(self, config: Any, options: LvlmOptions, frames: int, height: int, width: int) -> Views:
+        tile, side, pooled = config.vision_config.image_size, patches_per_side(config), cells_per_clip_side(config)
+        if options.frame_scale == 1:
+            height = width = tile
+        tiles_hw, (h, w) = frame_grid(config, height, width)
+        bare = options.extra_tokens == "drop"
+        return Views(
+            clip=View((frames, pooled, pooled), frames * pooled**2 + (not bare), frames * side**2),
+            # The whole frame stands before the tiles, and a newline at the end of every row.
+            frame=View((1, h, w), h * w + (0 if bare else side**2 + h), (1 + tiles_hw[0] * tiles_hw[1]) * side**2),
+        )
+
+    def load(self, folder: Path, settings: LvlmSettings) -> Lvlm:
+        from transformers import LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor
+        from transformers.models.llava_onevision import image_processing_pil_llava_onevision as pillow
+
+        from rvosbench.methods.models.lvlm.loading import load_model, load_processor
+        from rvosbench.methods.models.lvlm.model import Lvlm
+
+        model = load_model(LlavaOnevisionForConditionalGeneration, folder, settings)
+        processor = load_processor(LlavaOnevisionProcessor, folder)
+        images: Any = pillow.LlavaOnevisionImageProcessorPil
+        processor.image_processor = images.from_pretrained(folder)
+        lvlm = Lvlm(self, model, processor, settings)
+        if settings.extra_tokens == "drop":
+            _show_cells_alone(model.model, patches_per_side(model.config) ** 2)
+        return lvlm
+
+    def check(self, model: Any, processor: Any) -> None:
+        config, images, videos = model.config, processor.image_processor, processor.video_processor
+        tile, selection = config.vision_config.image_size, config.vision_feature_select_strategy
         check_agreement(
             {
-                "number of patches": (processor.num_image_tokens, self.side**2),
+                "number of patches": (processor.num_image_tokens, patches_per_side(config) ** 2),
                 "any-res limit": (processor.vision_aspect_ratio, config.vision_aspect_ratio),
                 "resolutions": (_pairs(images.image_grid_pinpoints), _pairs(config.image_grid_pinpoints)),
-                "image size": ((images.size.height, images.size.width), (self.tile, self.tile)),
-                "video size": ((videos.size.height, videos.size.width), (self.tile, self.tile)),
-                "feature selection": (processor.vision_feature_select_strategy, config.vision_feature_select_strategy),
+                "image size": ((images.size.height, images.size.width), (tile, tile)),
+                "video size": ((videos.size.height, videos.size.width), (tile, tile)),
+                "feature selection": (processor.vision_feature_select_strategy, selection),
                 # With "default" a patch would be taken for a class token and dropped.
-                "selection of patches": (config.vision_feature_select_strategy, "full"),
+                "selection of patches": (selection, "full"),
             }
         )
 
-    def clip(self, frames: Sequence[FrameHW3], prompt: str) -> Prompted:
-        if not frames:
-            raise SampleError("a clip needs at least one frame")
-        if any(frame.shape != frames[0].shape for frame in frames):
-            raise SampleError("the frames of a clip differ in size")
-        inputs = self.processed({"type": "video"}, prompt, videos=[np.stack(frames)], do_sample_frames=False)
-        grid = (len(frames), self.pooled, self.pooled)
-        columns_n = _columns(inputs, self.model.config.video_token_id)
-        # The last one is the newline.
-        return self._prompted(inputs, columns_n, columns_n[:-1], grid)
+    def placeholders(self, lvlm: Lvlm) -> tuple[str, ...]:
+        return llava_placeholders(lvlm)
 
-    def frame(self, frame: FrameHW3, prompt: str, clip_grid: Grid) -> Prompted:
-        """One frame in tiles; its grid follows from its size, so ``clip_grid`` has no effect on this family."""
-        if self.settings.frame_scale == 1:
-            frame = self._as_one_tile(frame)
-        height, width = frame.shape[:2]
-        h, w = self.frame_grid(height, width)
-        inputs = self.processed({"type": "image"}, prompt, images=[frame])
-        columns_n = _columns(inputs, self.model.config.image_token_id)
-        base = self.side**2
-        if len(columns_n) != base + h * (w + 1):
-            raise SampleError(
-                f"a frame of {height}x{width} holds {len(columns_n)} image tokens where a base picture of {base} and a "
-                f"grid of {h}x{w} with newlines was expected"
+    def prepare(self, lvlm: Lvlm, chat: str, visuals: Sequence[Visual]) -> Prepared:
+        from rvosbench.methods.models.lvlm.model import token_places
+
+        config, bare = lvlm.model.config, lvlm.settings.extra_tokens == "drop"
+        shown = [_shown(visual, lvlm) for visual in visuals if isinstance(visual, Image)]
+        if bare and len(shown) > 1:
+            raise PrerequisiteError(
+                "With extra_tokens drop LLaVA-OneVision takes one image in a chat.", "Set extra_tokens to keep."
             )
-        rows_hw = columns_n[base:].view(h, w + 1)
-        return self._prompted(inputs, columns_n, rows_hw[:, :w].flatten(), (1, h, w))
-
-    def frame_grid(self, height: int, width: int) -> tuple[int, int]:
-        """The grid (h, w) of an H x W frame, as the checkpoint's processor counts it."""
-        best = select_best_resolution((height, width), self.processor.image_processor.image_grid_pinpoints)
-        cells, rows = self.processor._get_unpadded_features(
-            height, width, self.side, self.side, best[0] // self.tile, best[1] // self.tile
-        )
-        return rows, cells // rows
-
-    def messages(self, visual: Mapping[str, str] | None, prompt: str) -> list[dict[str, Any]]:
-        """The chat: a system turn in so many words, then the visual item, then the text."""
-        system = {"role": "system", "content": [{"type": "text", "text": SYSTEM}]}
-        return [system, *super().messages(visual, prompt)]
-
-    def _as_one_tile(self, frame: FrameHW3) -> FrameHW3:
-        resample = Image.Resampling(self.processor.image_processor.resample)
-        return np.asarray(Image.fromarray(frame).resize((self.tile, self.tile), resample))
-
-    def _prompted(
-        self, inputs: Mapping[str, torch.Tensor], picture_n: torch.Tensor, cells_n: torch.Tensor, grid: Grid
-    ) -> Prompted:
-        """The prompt whose tokens at ``picture_n`` stand for the picture, those at ``cells_n`` for cells of the map."""
-        visual_L = torch.zeros(inputs["input_ids"].shape[1], dtype=torch.bool)
-        visual_L[cells_n] = True
-        if self.bare:
-            kept_L = torch.ones_like(visual_L).index_fill_(0, picture_n, False) | visual_L
-            by_token = ("input_ids", "attention_mask")
-            inputs = {name: value[:, kept_L] if name in by_token else value for name, value in inputs.items()}
-            visual_L = visual_L[kept_L]
-        return self.checked(inputs, visual_L, grid)
+        vision: dict[str, Any] = {"images": shown} if shown else {}
+        for visual in visuals:
+            if not isinstance(visual, Image):
+                vision |= {"videos": [np.stack(visual.frames)], "do_sample_frames": False}
+        inputs = processed(lvlm, chat, vision)
+        image_places = iter(_by_image(token_places(inputs, config.image_token_id), shown, config))
+        cells: list[VisualTokens] = []
+        for visual in visuals:
+            if isinstance(visual, Image):
+                cells.append(next(image_places))
+            else:
+                pooled = cells_per_clip_side(config)
+                # The last token of a video is the newline.
+                places_n = token_places(inputs, config.video_token_id)[:-1]
+                cells.append(VisualTokens(places_n, (len(visual.frames), pooled, pooled)))
+        return _cells_alone(inputs, cells, config) if bare else Prepared(inputs, tuple(cells))
 
 
-def load(folder: Path, settings: LvlmSettings) -> Lvlm:
-    """The checkpoint in ``folder``. Its sizes are fixed: clip settings and ``seconds_per_grid`` have no effect."""
-    model = load_model(LlavaOnevisionForConditionalGeneration, folder, settings)
-    processor = load_processor(LlavaOnevisionProcessor, folder)
-    images: Any = LlavaOnevisionImageProcessorPil
-    processor.image_processor = images.from_pretrained(folder)
-    return LlavaOnevisionLvlm(model, processor, settings)
+def _shown(image: Image, lvlm: Lvlm) -> FrameHW3:
+    """The frame as the processor is given it: whole, or squashed to one tile."""
+    tiled = lvlm.settings.frame_scale != 1 if image.size.tiles is None else image.size.tiles
+    if tiled:
+        return image.frame_HW3
+    tile = int(lvlm.model.config.vision_config.image_size)
+    resample = PIL.Image.Resampling(lvlm.processor.image_processor.resample)
+    return np.asarray(PIL.Image.fromarray(image.frame_HW3).resize((tile, tile), resample))
+
+
+def _by_image(places_n: Tensor, shown: Sequence[FrameHW3], config: Any) -> list[VisualTokens]:
+    """The cells of every image, from the positions of all image tokens."""
+    side = patches_per_side(config)
+    made, start = [], 0
+    for frame in shown:
+        if len(shown) > 1:
+            grid, cells, count = (1, side, side), places_n[start : start + side**2], side**2 + 1
+        else:
+            _, (h, w) = frame_grid(config, *frame.shape[:2])
+            grid, count = (1, h, w), side**2 + h * (w + 1)
+            if len(places_n) != count:
+                raise SampleError(
+                    f"a frame of {frame.shape[0]}x{frame.shape[1]} holds {len(places_n)} image tokens where a base "
+                    f"image of {side**2} and a grid of {h}x{w} with newlines was expected"
+                )
+            cells = places_n[side**2 :].view(h, w + 1)[:, :w].flatten()
+        made.append(VisualTokens(cells, grid))
+        start += count
+    return made
+
+
+def _cells_alone(inputs: Mapping[str, Tensor], cells: Sequence[VisualTokens], config: Any) -> Prepared:
+    """The inputs without the tokens of images and videos that are no cell of a map."""
+    ids_L = inputs["input_ids"][0]
+    kept_L = (ids_L != config.image_token_id) & (ids_L != config.video_token_id)
+    for visual in cells:
+        kept_L[visual.cells_n] = True
+    moved_L = kept_L.cumsum(0) - 1
+    by_token = ("input_ids", "attention_mask")
+    cut = {name: value[:, kept_L] if name in by_token else value for name, value in inputs.items()}
+    return Prepared(cut, tuple(VisualTokens(moved_L[visual.cells_n], visual.grid) for visual in cells))
+
+
+def cells_per_clip_side(config: Any) -> int:
+    """Cells along one side of a clip frame, after pooling."""
+    return -(-patches_per_side(config) // 2)
+
+
+def frame_grid(config: Any, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Tiles (rows, columns) and the grid (h, w) of an H x W frame, as the checkpoint's processor counts them."""
+    from transformers import LlavaOnevisionProcessor
+    from transformers.image_processing_utils import select_best_resolution
+
+    tile, side = config.vision_config.image_size, patches_per_side(config)
+    best = select_best_resolution((height, width), _pairs(config.image_grid_pinpoints))
+    rows, columns = best[0] // tile, best[1] // tile
+    counter: Any = SimpleNamespace(vision_aspect_ratio=config.vision_aspect_ratio)
+    count: Callable[..., tuple[int, int]] = LlavaOnevisionProcessor._get_unpadded_features
+    cells, h = count(counter, height, width, side, side, rows, columns)
+    return (rows, columns), (h, cells // h)
 
 
 def _show_cells_alone(model: Any, base: int) -> None:
-    """Makes the model give features for cells alone: no base picture, the first ``base`` tokens of a frame, and no
+    """Makes the model give features for cells alone: no base image, the first ``base`` tokens of a frame, and no
     newlines."""
     pack, videos = model.pack_image_features, model.get_video_features
 
@@ -171,9 +227,8 @@ def _show_cells_alone(model: Any, base: int) -> None:
     model.pack_image_features, model.get_video_features = cells_of_images, cells_of_videos
 
 
-def _columns(inputs: Mapping[str, torch.Tensor], token: int) -> torch.Tensor:
-    return (inputs["input_ids"][0] == token).nonzero().flatten()
-
-
 def _pairs(resolutions: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
     return [tuple(resolution) for resolution in resolutions]
+
+
+FAMILY = LlavaOnevision()

@@ -1,26 +1,15 @@
-"""Model families by the checkpoint's ``model_type``. Adding one: its file, its line here, its tests."""
+"""Loads a checkpoint with the code of its family."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rvosbench.methods.models.lvlm.base import Lvlm, LvlmSettings
+from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import local_folder, read_config, supported_family
+from rvosbench.methods.models.lvlm.family import find_family
 
 if TYPE_CHECKING:
-    LoadFamily = Callable[[Path, LvlmSettings], Lvlm]
-
-FAMILIES: Mapping[str, str] = {
-    "internvl": "rvosbench.methods.models.lvlm.internvl:load",
-    "llava": "rvosbench.methods.models.lvlm.llava:load",
-    "llava_onevision": "rvosbench.methods.models.lvlm.llava_onevision:load",
-    "qwen2_vl": "rvosbench.methods.models.lvlm.qwen2_vl:load",
-    "qwen2_5_vl": "rvosbench.methods.models.lvlm.qwen2_5_vl:load",
-}
-"""``model_type`` -> ``module:function`` with the signature (folder, settings) -> Lvlm."""
+    from rvosbench.methods.models.lvlm.model import Lvlm
 
 
 def load_lvlm(settings: LvlmSettings) -> Lvlm:
@@ -31,6 +20,4 @@ def load_lvlm(settings: LvlmSettings) -> Lvlm:
     """
     folder = local_folder(settings)
     family = supported_family(read_config(folder), settings.checkpoint)
-    module, _, function = FAMILIES[family].partition(":")
-    load: LoadFamily = getattr(importlib.import_module(module), function)
-    return load(folder, settings)
+    return find_family(family).load(folder, settings)

@@ -1,4 +1,4 @@
-"""Inputs of the Qwen2-VL and Qwen2.5-VL models.
+"""What Qwen2-VL, Qwen2.5-VL and Qwen3-VL share: the chat, sizes and order of frames, pixels.
 
 Source: the released DecAF code and qwen-vl-utils for sizes and order (frames resized one by one with bicubic
 filtering before the processor, an odd number of frames padded by repeating the last), the checkpoint for everything
@@ -10,116 +10,167 @@ Shape legend: L sequence, T frames, t h w merged visual grid, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-from PIL import Image
+import PIL.Image
 
 from rvosbench.harness.data.types import FrameHW3
-from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.methods.models.lvlm.base import Grid, LvlmSettings, Prompted
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.methods.models.lvlm.base import Grid, LvlmOptions, LvlmSettings
+from rvosbench.methods.models.lvlm.family import Family, Prepared
+from rvosbench.methods.models.lvlm.messages import Clip, Image, Visual
 from rvosbench.methods.models.lvlm.sizes import token_grid
+from rvosbench.methods.models.lvlm.views import View, Views
+
+if TYPE_CHECKING:
+    from rvosbench.methods.models.lvlm.model import Lvlm
 
 
-class QwenLvlm(RunningLvlm):
-    """A Qwen vision-language model with its processor."""
+class Qwen(Family):
+    """A Qwen vision-language family; the system turn is the chat template's."""
 
-    def __init__(self, family: str, model: Any, processor: Any, settings: LvlmSettings) -> None:
-        super().__init__(family, model, model.model.language_model, processor.tokenizer, settings)
-        self.processor = processor
-        config = model.config
-        self.picture_marks = frozenset((config.vision_start_token_id, config.vision_end_token_id))
+    model_class: ClassVar[str]
+    """Name of the model's class in transformers."""
+    processor_class: ClassVar[str]
+    """Name of the processor's class in transformers."""
+
+    def views(self, config: Any, options: LvlmOptions, frames: int, height: int, width: int) -> Views:
+        vision = config.vision_config
+        merge = vision.spatial_merge_size
+        h, w = token_grid(height, width, vision.patch_size * merge, options.clip_min_tokens, options.clip_max_tokens)
+
+        def view(t: int, scale: int) -> View:
+            tokens = t * h * w * scale**2
+            return View((t, h * scale, w * scale), tokens, tokens * merge**2)
+
+        return Views(clip=view(-(-frames // vision.temporal_patch_size), 1), frame=view(1, options.frame_scale))
+
+    def load(self, folder: Path, settings: LvlmSettings) -> Lvlm:
+        import transformers
+
+        from rvosbench.methods.models.lvlm.loading import load_model, load_processor
+        from rvosbench.methods.models.lvlm.model import Lvlm
+
+        model = load_model(getattr(transformers, self.model_class), folder, settings)
+        return Lvlm(self, model, load_processor(getattr(transformers, self.processor_class), folder), settings)
+
+    def check(self, model: Any, processor: Any) -> None:
         vision = model.config.vision_config
-        self.factor = int(vision.patch_size * vision.spatial_merge_size)
-        """Side of a merged visual token in pixels."""
-        self.step = int(vision.temporal_patch_size)
-        """Frames to one temporal grid step."""
+        expected = (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
         for part in (processor.image_processor, processor.video_processor):
             sizes = (part.patch_size, part.merge_size, part.temporal_patch_size)
-            if sizes != (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size):
+            if sizes != expected:
                 raise PrerequisiteError(
                     f"The checkpoint's {type(part).__name__} has patch, merge and temporal sizes {sizes}, its vision "
-                    f"model {(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)}.",
+                    f"model {expected}.",
                     "Download the checkpoint again, all files.",
                 )
 
-    def clip(self, frames: Sequence[FrameHW3], prompt: str) -> Prompted:
-        if not frames:
-            raise SampleError("a clip needs at least one frame")
+    def vision_marks(self, model: Any, processor: Any) -> frozenset[int]:
+        return frozenset((model.config.vision_start_token_id, model.config.vision_end_token_id))
+
+    def placeholders(self, lvlm: Lvlm) -> tuple[str, ...]:
+        config = lvlm.model.config
+        ids = (config.image_token_id, config.video_token_id, config.vision_start_token_id)
+        return tuple(lvlm.tokenizer.convert_ids_to_tokens(list(ids)))
+
+    def prepare(self, lvlm: Lvlm, chat: str, visuals: Sequence[Visual]) -> Prepared:
+        from rvosbench.methods.models.lvlm.model import visual_tokens
+
+        config, processor = lvlm.model.config, lvlm.processor
+        factor = _factor(vars(config.vision_config))
+        step = int(config.vision_config.temporal_patch_size)
+        images: list[PIL.Image.Image] = []
+        vision: dict[str, Any] = {}
+        cells: list[tuple[int, Grid]] = []
+        for visual in visuals:
+            if isinstance(visual, Image):
+                h, w = _image_grid(visual, factor, lvlm.settings)
+                _check_limits(processor.image_processor, h, w, factor)
+                images.append(PIL.Image.fromarray(_resized(visual.frame_HW3, h, w, factor)))
+                cells.append((config.image_token_id, (1, h, w)))
+            else:
+                h, w = _clip_grid(visual, factor, lvlm.settings)
+                shown = [_resized(frame, h, w, factor) for frame in visual.frames]
+                shown += [shown[-1]] * (-len(shown) % step)
+                _check_limits(processor.video_processor, h, w, factor)
+                vision |= _video(shown, step / lvlm.settings.seconds_per_grid)
+                cells.append((config.video_token_id, (len(shown) // step, h, w)))
+        if images:
+            vision["images"] = images
+        if visuals:
+            vision["do_resize"] = False
+        inputs = processor(text=[chat], return_tensors="pt", **vision)
+        return Prepared(inputs, visual_tokens(inputs, cells))
+
+    def server_clip(
+        self, frames: Sequence[FrameHW3], config: Mapping[str, Any], options: LvlmOptions
+    ) -> list[PIL.Image.Image]:
+        factor = _factor(config["vision_config"])
         height, width = frames[0].shape[:2]
-        if any(frame.shape != frames[0].shape for frame in frames):
-            raise SampleError("the frames of a clip differ in size")
-        settings = self.settings
-        h, w = token_grid(height, width, self.factor, settings.clip_min_tokens, settings.clip_max_tokens)
-        shown = [self._resized(frame, h, w) for frame in frames]
-        shown += [shown[-1]] * (-len(shown) % self.step)
-        self._check_limits(self.processor.video_processor, h, w)
-        # Without the frame rate in so many words the processor takes 24 a second, and all temporal positions
-        # fall together.
-        rate = self.step / settings.seconds_per_grid
-        metadata = {
-            "fps": rate,
-            "total_num_frames": len(shown),
-            "duration": len(shown) / rate,
-            "frames_indices": list(range(len(shown))),
-        }
-        inputs = self._processed(
-            {"type": "video"},
-            prompt,
-            videos=[np.stack(shown)],
-            video_metadata=[metadata],
-            do_sample_frames=False,
-            do_resize=False,
+        h, w = token_grid(height, width, factor, options.clip_min_tokens, options.clip_max_tokens)
+        images = [PIL.Image.fromarray(_resized(frame, h, w, factor)) for frame in frames]
+        return images + [images[-1]] * (-len(images) % _temporal_patch(config))
+
+    def server_frame_limit(self, options: LvlmOptions) -> int:
+        return options.clip_max_tokens
+
+    def server_frame_rate(self, config: Mapping[str, Any], options: LvlmOptions) -> float | None:
+        return _temporal_patch(config) / options.seconds_per_grid
+
+
+def _factor(vision: Mapping[str, Any]) -> int:
+    """Side of a merged visual token in pixels."""
+    return int(vision["patch_size"] * vision["spatial_merge_size"])
+
+
+def _temporal_patch(config: Mapping[str, Any]) -> int:
+    """Frames to one temporal grid step."""
+    return int(config["vision_config"].get("temporal_patch_size", 2))
+
+
+def _clip_grid(clip: Clip, factor: int, options: LvlmOptions) -> tuple[int, int]:
+    least = options.clip_min_tokens if clip.min_tokens is None else clip.min_tokens
+    most = options.clip_max_tokens if clip.max_tokens is None else clip.max_tokens
+    height, width = clip.frames[0].shape[:2]
+    return token_grid(height, width, factor, least, most)
+
+
+def _image_grid(image: Image, factor: int, options: LvlmOptions) -> tuple[int, int]:
+    size = image.size
+    if size.grid is not None:
+        return size.grid
+    least = options.clip_min_tokens if size.min_tokens is None else size.min_tokens
+    most = options.clip_max_tokens * options.frame_scale**2 if size.max_tokens is None else size.max_tokens
+    height, width = image.frame_HW3.shape[:2]
+    return token_grid(height, width, factor, least, most)
+
+
+def _video(frames: Sequence[FrameHW3], rate: float) -> dict[str, Any]:
+    """The processor's arguments for a video of already sampled frames, ``rate`` of them a second."""
+    # Without an explicit frame rate the processor takes 24 a second, and all temporal positions fall together.
+    metadata = {
+        "fps": rate,
+        "total_num_frames": len(frames),
+        "duration": len(frames) / rate,
+        "frames_indices": list(range(len(frames))),
+    }
+    return {"videos": [np.stack(frames)], "video_metadata": [metadata], "do_sample_frames": False}
+
+
+def _resized(frame: FrameHW3, h: int, w: int, factor: int) -> FrameHW3:
+    image = PIL.Image.fromarray(frame).resize((w * factor, h * factor), PIL.Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def _check_limits(processor: Any, h: int, w: int, factor: int) -> None:
+    least, most = int(processor.size["shortest_edge"]), int(processor.size["longest_edge"])
+    pixels = h * w * factor**2
+    if not least <= pixels <= most:
+        raise PrerequisiteError(
+            f"Frames would be shown to the model at {h * factor}x{w * factor}, {pixels} pixels, but the checkpoint's "
+            f"{type(processor).__name__} takes {least} to {most}.",
+            "Change clip_min_tokens, clip_max_tokens or frame_scale.",
         )
-        return self._prompted(inputs, self.model.config.video_token_id, (len(shown) // self.step, h, w))
-
-    def frame(self, frame: FrameHW3, prompt: str, clip_grid: Grid) -> Prompted:
-        h, w = (self.settings.frame_scale * side for side in clip_grid[1:])
-        self._check_limits(self.processor.image_processor, h, w)
-        image = Image.fromarray(self._resized(frame, h, w))
-        inputs = self._processed({"type": "image"}, prompt, images=[image], do_resize=False)
-        return self._prompted(inputs, self.model.config.image_token_id, (1, h, w))
-
-    def text(self, prompt: str) -> Prompted:
-        inputs = self._processed(None, prompt)
-        return self.checked(inputs, torch.zeros(inputs["input_ids"].shape[1], dtype=torch.bool), None)
-
-    def forget(self) -> None:
-        # The model keeps the last prompt's position offset and would apply it to the next one's continuation.
-        self.model.model.rope_deltas = None
-
-    def messages(self, visual: Mapping[str, str] | None, prompt: str) -> list[dict[str, Any]]:
-        """The chat: the visual item first, then the text; the system turn is the template's."""
-        text = {"type": "text", "text": prompt}
-        return [{"role": "user", "content": [text] if visual is None else [dict(visual), text]}]
-
-    def _processed(self, visual: Mapping[str, str] | None, prompt: str, **vision: Any) -> Mapping[str, torch.Tensor]:
-        config = self.model.config
-        for token in (config.image_token_id, config.video_token_id, config.vision_start_token_id):
-            marker = self.tokenizer.convert_ids_to_tokens(token)
-            if marker in prompt:
-                raise SampleError(f"the prompt contains {marker}, which the model takes for an image")
-        chat = self.processor.apply_chat_template(
-            self.messages(visual, prompt), add_generation_prompt=True, tokenize=False
-        )
-        inputs: Mapping[str, torch.Tensor] = self.processor(text=[chat], return_tensors="pt", **vision)
-        return inputs
-
-    def _prompted(self, inputs: Mapping[str, torch.Tensor], token: int, grid: Grid) -> Prompted:
-        return self.checked(inputs, inputs["input_ids"][0] == token, grid)
-
-    def _resized(self, frame: FrameHW3, h: int, w: int) -> FrameHW3:
-        image = Image.fromarray(frame).resize((w * self.factor, h * self.factor), Image.Resampling.BICUBIC)
-        return np.asarray(image)
-
-    def _check_limits(self, processor: Any, h: int, w: int) -> None:
-        least, most = int(processor.size["shortest_edge"]), int(processor.size["longest_edge"])
-        pixels = h * w * self.factor**2
-        if not least <= pixels <= most:
-            raise PrerequisiteError(
-                f"Frames would be shown to the model at {h * self.factor}x{w * self.factor}, {pixels} pixels, but the "
-                f"checkpoint's {type(processor).__name__} takes {least} to {most}.",
-                "Change clip_min_tokens, clip_max_tokens or frame_scale.",
-            )

@@ -1,17 +1,22 @@
-"""Qwen2-VL (arXiv 2409.12191): released as Qwen/Qwen2-VL-2B-Instruct, -7B-, -72B-."""
+"""Qwen2-VL (arXiv 2409.12191): released as Qwen/Qwen2-VL-2B-Instruct, -7B-, -72B-.
+
+Temporal positions count grid steps, so ``seconds_per_grid`` has no effect. Attention sinks: DecAF (appendix C) found
+the right-most column.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
-
-from rvosbench.methods.models.lvlm.base import Lvlm, LvlmSettings
-from rvosbench.methods.models.lvlm.qwen import QwenLvlm
-from rvosbench.methods.models.lvlm.running import load_model, load_processor
+from rvosbench.methods.models.lvlm.qwen import Qwen
 
 
-def load(folder: Path, settings: LvlmSettings) -> Lvlm:
-    """The checkpoint in ``folder``. Its temporal positions count grid steps; ``seconds_per_grid`` has no effect."""
-    model = load_model(Qwen2VLForConditionalGeneration, folder, settings)
-    return QwenLvlm("qwen2_vl", model, load_processor(Qwen2VLProcessor, folder), settings)
+class Qwen2Vl(Qwen):
+    """The Qwen2-VL family."""
+
+    model_type = "qwen2_vl"
+    title = "Qwen2-VL"
+    model_class = "Qwen2VLForConditionalGeneration"
+    processor_class = "Qwen2VLProcessor"
+    sink_edges = ("right",)
+
+
+FAMILY = Qwen2Vl()

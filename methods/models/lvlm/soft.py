@@ -24,13 +24,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.methods.models.lvlm.base import Prompted
+from rvosbench.methods.models.lvlm.base import ModelInputs
 
 if TYPE_CHECKING:
-    from rvosbench.methods.models.lvlm.running import RunningLvlm
+    from rvosbench.methods.models.lvlm.model import Lvlm
 
 Position = Literal["front", "before_vision", "after_vision"]
 """Where the vectors stand: before everything, the system turn included; right before the first picture; right behind
@@ -67,7 +66,7 @@ class SoftPrompts:
     frame: SoftPrompt | None = None
 
 
-def with_soft(lvlm: RunningLvlm, prompted: Prompted, soft: SoftPrompt | None) -> Prompted:
+def with_soft(lvlm: Lvlm, prompted: ModelInputs, soft: SoftPrompt | None) -> ModelInputs:
     """The prompt with the soft tokens in it; None leaves it as it is.
 
     Raises:
@@ -90,8 +89,10 @@ def with_soft(lvlm: RunningLvlm, prompted: Prompted, soft: SoftPrompt | None) ->
     for name, value in by_token(prompted).items():
         filling = {"input_ids": SOFT_ID, "attention_mask": 1}.get(name, 0)
         inputs[name] = torch.cat([value[:, :at], value.new_full((1, count), filling), value[:, at:]], 1)
-    visual_L = torch.cat([prompted.visual_L[:at], pad(prompted.visual_L[at:], (count, 0))])
-    return replace(lvlm.checked(inputs, visual_L, prompted.grid, prompted.order_n), soft=soft)
+    visuals = tuple(
+        replace(visual, cells_n=visual.cells_n + count * (visual.cells_n >= at)) for visual in prompted.visuals
+    )
+    return lvlm.checked(replace(prompted, inputs=inputs, visuals=visuals, soft=soft))
 
 
 @contextmanager
@@ -124,25 +125,25 @@ def soft_embeddings(text_model: Any, soft: SoftPrompt | None) -> Iterator[None]:
             hook.remove()
 
 
-def by_token(prompted: Prompted) -> dict[str, Tensor]:
+def by_token(prompted: ModelInputs) -> dict[str, Tensor]:
     """The inputs with one value a token, (1, L)."""
     shape = (1, prompted.length)
     return {name: value for name, value in prompted.inputs.items() if value.shape == shape}
 
 
-def picture_tokens(prompted: Prompted) -> Tensor:
+def picture_tokens(prompted: ModelInputs) -> Tensor:
     """True at the tokens that stand for a part of a picture, on the grid or not, (L,) bool.
 
     Raises:
         ValueError: a text prompt.
     """
-    if prompted.grid is None:
+    if not prompted.visuals:
         raise ValueError("a text prompt has no picture")
     ids_L = prompted.inputs["input_ids"][0]
     return torch.isin(ids_L, ids_L[prompted.visual_L])
 
 
-def picture_span(prompted: Prompted) -> tuple[int, int]:
+def picture_span(prompted: ModelInputs) -> tuple[int, int]:
     """From the first token that stands for a part of a picture to behind the last one.
 
     Some of those may not be on the grid (LLaVA-OneVision's line ends), but have the id of those that are.
@@ -154,11 +155,11 @@ def picture_span(prompted: Prompted) -> tuple[int, int]:
     return int(places[0]), int(places[-1]) + 1
 
 
-def _place(lvlm: RunningLvlm, prompted: Prompted, position: Position) -> int:
+def _place(lvlm: Lvlm, prompted: ModelInputs, position: Position) -> int:
     if position == "front":
         return 0
     start, end = picture_span(prompted)
     ids: Sequence[int] = prompted.inputs["input_ids"][0].tolist()
     if position == "before_vision":
-        return start - 1 if start and ids[start - 1] in lvlm.picture_marks else start
-    return end + 1 if end < len(ids) and ids[end] in lvlm.picture_marks else end
+        return start - 1 if start and ids[start - 1] in lvlm.vision_marks else start
+    return end + 1 if end < len(ids) and ids[end] in lvlm.vision_marks else end

@@ -19,7 +19,7 @@ import torch
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import LvlmOptions
 from rvosbench.methods.models.lvlm.estimate import BLOCK_ROWS, TYPICAL_TEXT, meta_model
-from rvosbench.methods.models.lvlm.views import views
+from rvosbench.methods.models.lvlm.family import find_family
 
 _FLOAT32 = 4
 
@@ -80,7 +80,7 @@ def step_memory(
     model = meta_model(config)
     text, vision = model.config.get_text_config(), model.config.vision_config
     number = getattr(torch, options.dtype).itemsize
-    seen = views(model.config, options, frames, height, width)
+    seen = find_family(model.config.model_type).views(model.config, options, frames, height, width)
     shown = seen.clip if view == "clip" else seen.frame
     length, calls = shown.tokens + text_tokens + tokens, min(calls, options.frame_batch)
     count = calls * length

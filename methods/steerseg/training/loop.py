@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.soft import SoftPrompt, with_soft
 from rvosbench.methods.steerseg.prompt_files import Role
 from rvosbench.methods.steerseg.training.files import METRICS, STEPS, State, TrainingFolder
@@ -73,7 +73,7 @@ class PromptTraining:
         self,
         recipe: TrainRecipe,
         role: Role,
-        lvlm: RunningLvlm,
+        lvlm: Lvlm,
         preparer: Preparer,
         split: Split,
         workers: Workers,
@@ -306,7 +306,7 @@ class PromptTraining:
                 text_model.eval()
 
 
-def require_frozen(lvlm: RunningLvlm) -> None:
+def require_frozen(lvlm: Lvlm) -> None:
     """Nothing of the model learns.
 
     Raises:

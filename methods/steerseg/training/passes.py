@@ -14,15 +14,15 @@ from torch.nn.functional import pad
 from rvosbench.methods.attention.capture import capture
 from rvosbench.methods.attention.recursion import rollout_rows
 from rvosbench.methods.attention.spec import RolloutSpec
-from rvosbench.methods.models.lvlm.base import Prompted
+from rvosbench.methods.models.lvlm.base import ModelInputs
 from rvosbench.methods.models.lvlm.embedding import padded, positions
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.soft import picture_tokens, soft_embeddings
 
 
 def soft_maps(
-    lvlm: RunningLvlm,
-    batch: Sequence[Prompted],
+    lvlm: Lvlm,
+    batch: Sequence[ModelInputs],
     seen: Sequence[Tensor],
     spec: RolloutSpec,
     *,
@@ -30,7 +30,7 @@ def soft_maps(
 ) -> list[Tensor]:
     """The rolled-out maps (t, h, w) of prompts with one soft prompt, float32.
 
-    The same numbers as ``RunningLvlm.rollouts``, up to rounding; gradients reach the soft vectors and nothing else.
+    The same numbers as ``Lvlm.rollouts``, up to rounding; gradients reach the soft vectors and nothing else.
 
     Args:
         lvlm: the model.
@@ -64,10 +64,10 @@ def soft_maps(
         None if bool(mask_BL.all()) else mask_BL.to(device),
         weight_gradient=weight_gradient,
     )
-    return [item.on_grid(row_L[: item.length]) for item, row_L in zip(batch, rows.rows_BL, strict=True)]
+    return [item.to_grid(row_L[: item.length]) for item, row_L in zip(batch, rows.rows_BL, strict=True)]
 
 
-def together(items: Sequence[Prompted], size: int) -> Iterator[list[int]]:
+def together(items: Sequence[ModelInputs], size: int) -> Iterator[list[int]]:
     """Indices of items for one pass each, at most ``size``; those of like length stand together."""
     order = sorted(range(len(items)), key=lambda index: items[index].length)
     for start in range(0, len(order), size):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.methods.models.lvlm.checkpoints import config_of
-from rvosbench.methods.models.lvlm.estimate import RELEASED, in_words
+from rvosbench.methods.models.lvlm.estimate import in_words
 from rvosbench.methods.models.lvlm.training_memory import step_memory
 from rvosbench.methods.steerseg.training.lessons import Lessons, Split, looked_at, split
 from rvosbench.methods.steerseg.training.recipe import TrainRecipe, View
@@ -52,7 +52,7 @@ def _counted(recipe: TrainRecipe, source: Source, parts: Split) -> Iterator[str]
 
 
 def _memory(recipe: TrainRecipe, view: View, size: tuple[int, int]) -> str:
-    config = RELEASED.get(recipe.lvlm.partition("@")[0]) or config_of(recipe.lvlm)
+    config = config_of(recipe.lvlm)
     optimiser = recipe.optimiser
     height, width = size
     need = step_memory(

@@ -20,9 +20,9 @@ import torch
 from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.methods.ground.shared_prefix import PROBE, Tail, completed
-from rvosbench.methods.models.lvlm.base import Grid, Prompted
+from rvosbench.methods.models.lvlm.base import Grid, ModelInputs
 from rvosbench.methods.models.lvlm.embedding import see
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.soft import by_token, picture_span
 from rvosbench.methods.steerseg.prompts import attention_prompt
 from rvosbench.methods.steerseg.training.lessons import Lessons, Sample, Unit
@@ -42,7 +42,7 @@ class Call:
     """For messages."""
     shown: Hashable
     """Which pictures: calls with equal ones see the same."""
-    prompted: Prompted
+    prompted: ModelInputs
     """Without soft tokens."""
     shares_thw: Float32
     """The mask's share of every cell."""
@@ -55,12 +55,12 @@ class Call:
 class Preparer:
     """Makes calls of units. Safe to use from two threads: one waits for the other."""
 
-    def __init__(self, lvlm: RunningLvlm, source: Source, cache_bytes: int) -> None:
+    def __init__(self, lvlm: Lvlm, source: Source, cache_bytes: int) -> None:
         self.lvlm = lvlm
         self.source = source
         self._frames: _Kept[list[FrameHW3]] = _Kept(cache_bytes // 4)
         self._masks: _Kept[BoolTHW] = _Kept(cache_bytes // 8)
-        self._heads: _Kept[Prompted] = _Kept(cache_bytes // 4)
+        self._heads: _Kept[ModelInputs] = _Kept(cache_bytes // 4)
         self._seen: _Kept[torch.Tensor] = _Kept(cache_bytes // 4)
         self._tails: _Kept[Tail] = _Kept(cache_bytes // 8)
         self._grids: dict[tuple[int, ...], Grid] = {}
@@ -137,7 +137,7 @@ class Preparer:
             self._grids[frame.shape] = grid
         return self._grids[frame.shape]
 
-    def _prompted(self, key: Hashable, show: Callable[[str], Prompted], prompt: str, view: View) -> Prompted:
+    def _prompted(self, key: Hashable, show: Callable[[str], ModelInputs], prompt: str, view: View) -> ModelInputs:
         """The prompt on a view. Pictures are processed once a view, with the probe; what stands behind them once a
         prompt, on a small picture."""
         head = self._heads.get(key, lambda: show(PROBE), _bytes)
@@ -161,7 +161,7 @@ def _call(
     sample: Sample,
     view: View,
     shown: Hashable,
-    prompted: Prompted,
+    prompted: ModelInputs,
     masks_THW: BoolTHW,
     frames: Sequence[FrameHW3],
 ) -> Call:
@@ -170,12 +170,12 @@ def _call(
     return Call(name, shown, prompted, mask_shares(masks_THW, prompted.grid), masks_THW, tuple(frames))
 
 
-def _tail_of(prompted: Prompted) -> Tail:
+def _tail_of(prompted: ModelInputs) -> Tail:
     end = picture_span(prompted)[1]
     return {name: value[:, end:] for name, value in by_token(prompted).items()}
 
 
-def _bytes(prompted: Prompted) -> int:
+def _bytes(prompted: ModelInputs) -> int:
     return sum(value.nbytes for value in prompted.inputs.values())
 
 

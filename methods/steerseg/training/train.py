@@ -10,7 +10,7 @@ from rvosbench.harness.store.keys import digest_of
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.steerseg.prompt_files import BaseModelFacts, DataFacts, Role, save_soft_prompts
 from rvosbench.methods.steerseg.training.asking import attributes_of
 from rvosbench.methods.steerseg.training.files import PICTURES, PROMPTS, TrainingFolder
@@ -38,7 +38,6 @@ def train(recipe: TrainRecipe, path: Path, workers: Workers | None = None) -> di
     workers, folder = workers or Alone(), TrainingFolder(path)
     settings = lvlm_settings(recipe.lvlm, **vars(recipe.options))
     lvlm = load_lvlm(settings)
-    assert isinstance(lvlm, RunningLvlm), "every family is one"
     require_frozen(lvlm)
     source = open_source(recipe.data, recipe.data_root, recipe.runs / "media-index", recipe.keyframes)
     attributes = attributes_of(recipe, path)
@@ -86,7 +85,7 @@ def _draw(training: PromptTraining, folder: Path) -> None:
 
 def _save(
     recipe: TrainRecipe,
-    lvlm: RunningLvlm,
+    lvlm: Lvlm,
     source: Source,
     parts: Split,
     trained: Mapping[Role, Trained],

@@ -10,7 +10,6 @@ from pydantic import TypeAdapter
 
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.models.lvlm.running import RunningLvlm
 from rvosbench.methods.models.lvlm.soft import SoftPrompt
 from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card
 from rvosbench.methods.steerseg.training.lessons import Split, split
@@ -45,7 +44,6 @@ class Bench:
         }
         self.recipe: TrainRecipe = TypeAdapter(TrainRecipe).validate_python({**first.recipe, **chosen})
         lvlm = load_lvlm(lvlm_settings(self.recipe.lvlm, **vars(self.recipe.options)))
-        assert isinstance(lvlm, RunningLvlm), "every family is one"
         self.lvlm = lvlm
         self.prompts = {
             name: load_soft_prompts(SoftPromptSettings(folder=str(folder)), lvlm) for name, folder in folders.items()

@@ -14,7 +14,6 @@ from rvosbench.methods.lochead.attention import (
     BEFORE,
     all_head_maps,
     ask,
-    clip_grid,
     head_maps,
     head_row,
     query_position,
@@ -22,8 +21,9 @@ from rvosbench.methods.lochead.attention import (
 )
 from rvosbench.methods.lochead.settings import Prompt, Query, resolved_prompt
 from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.models.lvlm.family import find_family
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.text_span import text_span
 
 FAMILIES = ("qwen2_5_vl", "llava_onevision", "internvl", "llava")
@@ -33,7 +33,7 @@ FRAMES = list(np.random.default_rng(0).integers(0, 256, (3, 90, 150, 3), dtype=n
 
 
 @pytest.fixture(scope="module")
-def models(checkpoints: dict[str, str]) -> dict[str, RunningLvlm]:
+def models(checkpoints: dict[str, str]) -> dict[str, Lvlm]:
     loaded: dict[str, Any] = {}
     for family in FAMILIES:
         settings = LvlmSettings(
@@ -61,9 +61,9 @@ def test_rows_are_those_of_the_whole_attention(heads: int, key_heads: int) -> No
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_maps_are_the_model_s_own_attention(models: dict[str, RunningLvlm], family: str) -> None:
+def test_maps_are_the_model_s_own_attention(models: dict[str, Lvlm], family: str) -> None:
     lvlm = models[family]
-    grid = clip_grid(lvlm, FRAMES[0])
+    grid = lvlm.clip_grid(FRAMES[0])
     batch = [ask(lvlm, frame, grid, "expression", EXPRESSION) for frame in FRAMES]
     position = query_position(lvlm, batch[0], "expression", "last_expression_token", EXPRESSION)
     heads = [(3, 1), (1, 0), (3, 2)]
@@ -72,7 +72,7 @@ def test_maps_are_the_model_s_own_attention(models: dict[str, RunningLvlm], fami
         with torch.inference_mode():
             out = lvlm.model(**asked.inputs, output_attentions=True, use_cache=False)
         for (layer, head), found in zip(heads, of_frame, strict=True):
-            expected = asked.on_grid(out.attentions[layer][0, head, position].float()).numpy()
+            expected = asked.to_grid(out.attentions[layer][0, head, position].float()).numpy()
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
             assert found.shape == asked.grid and found.dtype == np.float32 and 0 < found.sum() < 1
     every = all_head_maps(lvlm, batch[1], position, first_layer=1)
@@ -84,9 +84,9 @@ def test_maps_are_the_model_s_own_attention(models: dict[str, RunningLvlm], fami
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("prompt", ["expression", "object"])
-def test_the_query_is_the_expression_s_last_token(models: dict[str, RunningLvlm], family: str, prompt: Prompt) -> None:
+def test_the_query_is_the_expression_s_last_token(models: dict[str, Lvlm], family: str, prompt: Prompt) -> None:
     lvlm = models[family]
-    grid = clip_grid(lvlm, FRAMES[0])
+    grid = lvlm.clip_grid(FRAMES[0])
     asked = ask(lvlm, FRAMES[0], grid, prompt, EXPRESSION)
     ids = asked.inputs["input_ids"][0]
     position = query_position(lvlm, asked, prompt, "last_expression_token", EXPRESSION)
@@ -98,22 +98,22 @@ def test_the_query_is_the_expression_s_last_token(models: dict[str, RunningLvlm]
     # Whole prompts are found too, from the first token of the text on.
     text = SENTENCE if prompt == "expression" else None
     if text:
-        span = text_span(lvlm, asked, {"type": "image"}, text)
+        span = text_span(lvlm, asked, text)
         assert lvlm.tokenizer.decode(ids[span.start : span.stop]).strip() == SENTENCE and span[-1] == position
         assert not asked.visual_L[span.start :].any()
 
 
-def test_a_sentence_that_stands_twice_is_the_prompt_s(models: dict[str, RunningLvlm]) -> None:
+def test_a_sentence_that_stands_twice_is_the_prompt_s(models: dict[str, Lvlm]) -> None:
     """ "user" and "assistant" are in the chat around the text as well."""
     lvlm = models["qwen2_5_vl"]
-    grid = clip_grid(lvlm, FRAMES[0])
+    grid = lvlm.clip_grid(FRAMES[0])
     for text in ("user", "assistant.", "a", "."):
         asked = ask(lvlm, FRAMES[0], grid, "expression", text)
         position = query_position(lvlm, asked, "expression", "last_expression_token", text)
         assert asked.length - 1 - position == len(lvlm.tokenizer("<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
 
 
-def test_the_prompt_without_roles(models: dict[str, RunningLvlm]) -> None:
+def test_the_prompt_without_roles(models: dict[str, Lvlm]) -> None:
     lvlm = models["llava"]
     asked = ask(lvlm, FRAMES[0], (1, 1, 1), "role_free", EXPRESSION)
     ids = asked.inputs["input_ids"][0]
@@ -130,21 +130,21 @@ def test_the_prompt_without_roles(models: dict[str, RunningLvlm]) -> None:
 
 
 def test_what_auto_means() -> None:
-    assert resolved_prompt("auto", "llava") == "role_free"
-    assert {resolved_prompt("auto", family) for family in FAMILIES[:3]} == {"expression"}
-    assert resolved_prompt("object", "llava") == "object"
-    with pytest.raises(PrerequisiteError, match="role_free, which is LLaVA"):
-        resolved_prompt("role_free", "qwen2_vl")
+    assert resolved_prompt("auto", find_family("llava")) == "role_free"
+    assert {resolved_prompt("auto", find_family(family)) for family in FAMILIES[:3]} == {"expression"}
+    assert resolved_prompt("object", find_family("llava")) == "object"
+    with pytest.raises(PrerequisiteError, match="role_free, which Qwen2-VL does not have"):
+        resolved_prompt("role_free", find_family("qwen2_vl"))
 
 
-def test_a_part_that_is_not_there_and_a_blank_text(models: dict[str, RunningLvlm]) -> None:
+def test_a_part_that_is_not_there_and_a_blank_text(models: dict[str, Lvlm]) -> None:
     lvlm = models["qwen2_5_vl"]
     asked = lvlm.frame(FRAMES[0], "a dog.", (1, 2, 2))
     with pytest.raises(SampleError, match="does not hold 'cat'"):
-        text_span(lvlm, asked, {"type": "image"}, "a dog.", "cat")
+        text_span(lvlm, asked, "a dog.", "cat")
     with pytest.raises(SampleError, match="no text"):
-        text_span(lvlm, asked, {"type": "image"}, " ")
+        text_span(lvlm, asked, " ")
     with pytest.raises(PrerequisiteError, match="changes the text"):
-        text_span(lvlm, asked, {"type": "image"}, "a cat.")
+        text_span(lvlm, asked, "a cat.")
     with pytest.raises(SampleError, match="empty"):
         ask(lvlm, FRAMES[0], (1, 2, 2), "expression", "  ")

@@ -21,6 +21,7 @@ from rvosbench.methods.lochead.calibration import (
     spatial_entropy,
 )
 from rvosbench.methods.lochead.settings import VARIANTS, CalibrationSettings
+from rvosbench.methods.models.lvlm.family import find_family
 
 PAPER = CalibrationSettings(sink_edges=())
 RELEASED = CalibrationSettings(**{**VARIANTS["released"], "sink_edges": ()})
@@ -176,14 +177,16 @@ def test_the_sink_rule_changes_who_is_found() -> None:
 
 def test_families_have_their_edges_unless_told() -> None:
     default = CalibrationSettings()
-    found = {family: default.edges(family) for family in ("llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl")}
+    found = {
+        family: default.edges(find_family(family)) for family in ("llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
+    }
     assert found == {
         "llava": ("bottom",),
         "llava_onevision": ("bottom", "left"),
         "qwen2_vl": ("right",),
         "qwen2_5_vl": (),
     }
-    assert CalibrationSettings(sink_edges=("top",)).edges("llava") == ("top",)
+    assert CalibrationSettings(sink_edges=("top",)).edges(find_family("llava")) == ("top",)
 
 
 @pytest.mark.parametrize(

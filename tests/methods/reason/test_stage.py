@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chats import template_form
 from clips import write_clip
 from fake_server import ANSWER, FakeServer, Reply, completion, question
 from PIL import Image
@@ -208,7 +209,7 @@ def test_every_family_that_sees_clips_is_asked_as_it_is_locally(family: str, tmp
     model: Any = load_lvlm(settings)
     rendered = model.processor.apply_chat_template(_as_template(body), add_generation_prompt=True, tokenize=False)
     expected = model.processor.apply_chat_template(
-        model.messages({"type": "video"}, cot_prompt("a")), add_generation_prompt=True, tokenize=False
+        template_form(model, "clip", cot_prompt("a")), add_generation_prompt=True, tokenize=False
     )
     assert rendered == expected
 

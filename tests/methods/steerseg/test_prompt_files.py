@@ -21,7 +21,7 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.settings import identity_of
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.soft import SoftPrompt
 from rvosbench.methods.steerseg.prompt_files import (
     BaseModelFacts,
@@ -36,10 +36,9 @@ from rvosbench.methods.steerseg.prompt_files import (
 
 
 @pytest.fixture(scope="module")
-def lvlm(tmp_path_factory: pytest.TempPathFactory) -> RunningLvlm:
+def lvlm(tmp_path_factory: pytest.TempPathFactory) -> Lvlm:
     folder = write_small("qwen2_vl", tmp_path_factory.mktemp("model"), seed=0)
     loaded = load_lvlm(LvlmSettings(checkpoint=str(folder), digest="d" * 64, dtype="float32", device="cpu"))
-    assert isinstance(loaded, RunningLvlm)
     return loaded
 
 
@@ -62,7 +61,7 @@ def saved(folder: Path, prompts: dict[Role, SoftPrompt] | None = None, **facts: 
     return folder
 
 
-def test_what_was_saved_comes_back(tmp_path: Path, lvlm: RunningLvlm) -> None:
+def test_what_was_saved_comes_back(tmp_path: Path, lvlm: Lvlm) -> None:
     settings = with_digest(SoftPromptSettings(str(saved(tmp_path))))
     found = load_soft_prompts(settings, lvlm)
     assert found.clip is not None and found.frame is not None
@@ -73,7 +72,7 @@ def test_what_was_saved_comes_back(tmp_path: Path, lvlm: RunningLvlm) -> None:
     assert card.data.videos == 9 and card.recipe == {"name": "tiny"} and card.package_version
 
 
-def test_one_prompt_for_one_call_or_for_both(tmp_path: Path, lvlm: RunningLvlm) -> None:
+def test_one_prompt_for_one_call_or_for_both(tmp_path: Path, lvlm: Lvlm) -> None:
     soft = SoftPrompt(drawn())
     alone = load_soft_prompts(with_digest(SoftPromptSettings(str(saved(tmp_path / "a", {"frame": soft})))), lvlm)
     assert alone.clip is None and alone.frame is not None
@@ -101,7 +100,7 @@ def test_the_digest_is_of_vectors_and_place_alone(tmp_path: Path) -> None:
     assert identity_of(SoftPromptSettings("anywhere", "x")) == {"digest": "x"}
 
 
-def test_vectors_are_kept_in_the_models_type(tmp_path: Path, lvlm: RunningLvlm) -> None:
+def test_vectors_are_kept_in_the_models_type(tmp_path: Path, lvlm: Lvlm) -> None:
     folder = saved(tmp_path, {"clip": SoftPrompt(drawn(64))}, dtype="bfloat16")
     found = load_soft_prompts(with_digest(SoftPromptSettings(str(folder))), lvlm).clip
     assert found is not None and torch.equal(found.vectors_nD, drawn(64).to(torch.bfloat16))
@@ -147,7 +146,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named(name: str, tmp_path: Path, lvlm: RunningLvlm) -> None:
+def test_damage_is_named(name: str, tmp_path: Path, lvlm: Lvlm) -> None:
     damage, message = DAMAGE[name]
     folder = saved(tmp_path)
     damage(folder)
@@ -156,7 +155,7 @@ def test_damage_is_named(name: str, tmp_path: Path, lvlm: RunningLvlm) -> None:
     assert caught.value.fix and "\n" not in str(caught.value)
 
 
-def test_prompts_of_another_model_are_refused(tmp_path: Path, lvlm: RunningLvlm) -> None:
+def test_prompts_of_another_model_are_refused(tmp_path: Path, lvlm: Lvlm) -> None:
     folder = saved(tmp_path / "a", digest="Qwen/Qwen2-VL-7B-Instruct@0123456789", name="Qwen/Qwen2-VL-7B-Instruct")
     with pytest.raises(PrerequisiteError, match=r"trained for Qwen/Qwen2-VL-7B-Instruct .*@01234567"):
         load_soft_prompts(with_digest(SoftPromptSettings(str(folder))), lvlm)
@@ -166,7 +165,7 @@ def test_prompts_of_another_model_are_refused(tmp_path: Path, lvlm: RunningLvlm)
         load_soft_prompts(with_digest(SoftPromptSettings(str(saved(tmp_path / "c", width=64)))), lvlm)
 
 
-def test_prompts_that_changed_since_the_run_began_are_refused(tmp_path: Path, lvlm: RunningLvlm) -> None:
+def test_prompts_that_changed_since_the_run_began_are_refused(tmp_path: Path, lvlm: Lvlm) -> None:
     settings = with_digest(SoftPromptSettings(str(saved(tmp_path / "a"))))
     moved = shutil.move(tmp_path / "a", tmp_path / "b")
     assert load_soft_prompts(replace(settings, folder=str(moved)), lvlm).clip is not None

@@ -26,7 +26,7 @@ from rvosbench.harness.store.artefacts import Artefact, to_bytes
 from rvosbench.harness.store.keys import artefact_key
 from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.ground.fusion import attention_masks
-from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings, Prompted
+from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings, ModelInputs
 from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.reason.expression_prompts import object_prompt
 from rvosbench.methods.tam import METHOD
@@ -54,7 +54,7 @@ def lvlm_of(checkpoint: str) -> Any:
     return load_lvlm(LvlmSettings(checkpoint=checkpoint, digest="0", **vars(SETTINGS.lvlm)))
 
 
-def teacher_forced(lvlm: Any, prompted: Prompted, answer: Sequence[int]) -> np.ndarray:
+def teacher_forced(lvlm: Any, prompted: ModelInputs, answer: Sequence[int]) -> np.ndarray:
     """Logits (S, V) of one pass over prompt and answer, without a cache."""
     inputs = dict(prompted.inputs)
     added = torch.tensor([answer])
@@ -62,10 +62,10 @@ def teacher_forced(lvlm: Any, prompted: Prompted, answer: Sequence[int]) -> np.n
         if value.shape == (1, prompted.length):
             fill = added if name == "input_ids" else torch.full_like(added, 1 if name == "attention_mask" else 0)
             inputs[name] = torch.cat([value, fill.to(value.dtype)], 1)
-    lvlm.forget()
+    lvlm.reset_rope_state()
     with torch.inference_mode():
         logits: np.ndarray = lvlm.model(**inputs, use_cache=False).logits[0].double().numpy()
-    lvlm.forget()
+    lvlm.reset_rope_state()
     return logits
 
 
@@ -81,11 +81,8 @@ def teacher_forced(lvlm: Any, prompted: Prompted, answer: Sequence[int]) -> np.n
 )
 def test_maps_of_a_generation_are_those_of_whole_logits(checkpoints: dict[str, str], family: str, view: str) -> None:
     lvlm = lvlm_of(checkpoints[family])
-    if view == "clip":
-        prompted, visual = lvlm.clip(FRAMES, PROMPT), {"type": "video"}
-    else:
-        prompted, visual = lvlm.frame(FRAMES[0], PROMPT, (1, 3, 5)), {"type": "image"}
-    found = explain(lvlm, prompted, visual, PROMPT)
+    prompted = lvlm.clip(FRAMES, PROMPT) if view == "clip" else lvlm.frame(FRAMES[0], PROMPT, (1, 3, 5))
+    found = explain(lvlm, prompted, PROMPT)
     acts = found.activations
     answer = acts.ids_M[acts.prompt :].tolist()
     assert found.answer == lvlm.answer(prompted) and len(found.tokens) == len(answer) == 4
@@ -94,8 +91,8 @@ def test_maps_of_a_generation_are_those_of_whole_logits(checkpoints: dict[str, s
     text = [p for p in prompt if p > int(prompted.visual_L.nonzero()[-1])]
     start = next(p for p in text if lvlm.tokenizer.decode(ids[p : p + acts.prompt]) == PROMPT)
     cells = prompted.visual_L.nonzero().flatten()
-    if prompted.order_n is not None:
-        cells = cells[prompted.order_n]
+    if prompted.cell_order is not None:
+        cells = cells[prompted.cell_order]
     logits = teacher_forced(lvlm, prompted, answer)
     for released, name in ((False, "fixed"), (True, "released")):
         version: Any = name
@@ -162,9 +159,9 @@ METHOD_SEGMENT: Any = type("Segment", (), {"token": "first"})()
 def test_an_answer_that_ends_at_once(checkpoints: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     lvlm = lvlm_of(checkpoints["qwen2_5_vl"])
     prompted = lvlm.clip(FRAMES, PROMPT)
-    first = int(explain(lvlm, prompted, {"type": "video"}, PROMPT).activations.ids_M[-4])
+    first = int(explain(lvlm, prompted, PROMPT).activations.ids_M[-4])
     monkeypatch.setattr(lvlm.model.generation_config, "eos_token_id", [first])
-    found = explain(lvlm, prompted, {"type": "video"}, PROMPT)
+    found = explain(lvlm, prompted, PROMPT)
     assert found.answer == "" and found.tokens == () and found.activations.answer == 0
     assert answer_maps(found.activations, "fixed", causal=True).shape == (0, 2, 3, 5)
 
@@ -173,7 +170,7 @@ def test_overflow_is_a_sample_error(checkpoints: dict[str, str]) -> None:
     lvlm = lvlm_of(checkpoints["qwen2_5_vl"])
     lvlm.model.get_output_embeddings().weight.data[:] = float("inf")
     with pytest.raises(SampleError, match="not finite"):
-        explain(lvlm, lvlm.clip(FRAMES, PROMPT), {"type": "video"}, PROMPT)
+        explain(lvlm, lvlm.clip(FRAMES, PROMPT), PROMPT)
 
 
 CHANGES: list[tuple[str, Callable[[TamSettings], TamSettings], set[str]]] = [

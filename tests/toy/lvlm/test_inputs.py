@@ -127,7 +127,7 @@ def _separately(lvlm: Any, bucket: Bucket, tail_S: torch.Tensor, start: int) -> 
     if bucket.position_3P is not None:
         kind = {"clip": 2, "picture": 1, "text": 0}[bucket.kind]
         inputs["mm_token_type_ids"] = torch.nn.functional.pad(bucket.visual_P.int() * kind, (0, len(tail_S)))[None]
-    lvlm.forget()
+    lvlm.reset_rope_state()
     logits_LV = lvlm.model(input_ids=ids_1L, attention_mask=torch.ones_like(ids_1L), **inputs).logits[0]
     return torch.nn.functional.cross_entropy(logits_LV[prefix + start - 1 : -1], tail_S[start:], reduction="none")
 
@@ -148,7 +148,7 @@ def test_glances_are_the_attention_that_methods_find(checkpoint: Path, lessons: 
         (layer,) = captured.layers()
         row_L = (layer.key_BKLD[0, GLANCING] @ layer.query_BALD[0, GLANCING, -1] * layer.scale).softmax(-1)
         share_thw = target_share(lessons[0], range(8), question.targets, prompted.grid)
-        missed.append(-np.log((prompted.on_grid(row_L).numpy() * share_thw).sum()))
+        missed.append(-np.log((prompted.to_grid(row_L).numpy() * share_thw).sum()))
     chosen = [np.array([general, *about])]
     found = glances(bucket, np.array([0]), chosen)
     assert len(found.view_G) == len(about)

@@ -14,7 +14,7 @@ from rvosbench.harness.data.types import FrameHW3
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.models.lvlm.qwen import QwenLvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl")
 
@@ -46,14 +46,13 @@ def settings(checkpoints: dict[str, Path]) -> Callable[..., LvlmSettings]:
 
 
 @pytest.fixture(scope="session")
-def models(settings: Callable[..., LvlmSettings]) -> dict[str, QwenLvlm]:
+def models(settings: Callable[..., LvlmSettings]) -> dict[str, Lvlm]:
     loaded = {family: load_lvlm(settings(family)) for family in FAMILIES}
-    assert all(isinstance(model, QwenLvlm) for model in loaded.values())
     return loaded  # type: ignore[return-value]
 
 
 @pytest.fixture(params=FAMILIES)
-def model(request: pytest.FixtureRequest, models: dict[str, QwenLvlm]) -> QwenLvlm:
+def model(request: pytest.FixtureRequest, models: dict[str, Lvlm]) -> Lvlm:
     return models[request.param]
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from rvosbench.methods.attention.spec import RolloutSpec
-from rvosbench.methods.models.lvlm.base import Prompted
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.base import ModelInputs
+from rvosbench.methods.models.lvlm.model import Lvlm
 
 SPEC = RolloutSpec(start_layer=1)
 
@@ -31,11 +31,11 @@ def row_from_attentions(attentions: tuple[torch.Tensor, ...], visual_L: torch.Te
 
 @torch.no_grad()
 def require_parity(
-    model: RunningLvlm,
-    eager: RunningLvlm,
-    views: Iterable[Prompted],
+    model: Lvlm,
+    eager: Lvlm,
+    views: Iterable[ModelInputs],
     record_property: Callable[[str, object], None],
-    on_grid: Callable[[torch.Tensor, Prompted], np.ndarray] = lambda row_L, prompted: (
+    on_grid: Callable[[torch.Tensor, ModelInputs], np.ndarray] = lambda row_L, prompted: (
         row_L[prompted.visual_L].numpy().reshape(prompted.grid)
     ),
 ) -> None:

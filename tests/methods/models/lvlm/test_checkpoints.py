@@ -13,7 +13,8 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.settings import identity_of
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import config_of, find, folder_digest, local_folder, lvlm_settings
-from rvosbench.methods.models.lvlm.load import FAMILIES, load_lvlm
+from rvosbench.methods.models.lvlm.family import family_names
+from rvosbench.methods.models.lvlm.load import load_lvlm
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_unsupported_family_names_the_nearest(folder: Path) -> None:
     for function in (lambda: find(str(folder)), lambda: load_lvlm(LvlmSettings(str(folder), "0" * 64))):
         with pytest.raises(PrerequisiteError, match="family 'qwen3_vl', which is not supported") as caught:
             function()
-        assert caught.value.fix == f"Did you mean 'qwen2_vl'? Known: {', '.join(sorted(FAMILIES))}."
+        assert caught.value.fix == f"Did you mean 'qwen2_vl'? Known: {', '.join(sorted(family_names()))}."
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from released_configs import RELEASED
 
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import LvlmSettings
-from rvosbench.methods.models.lvlm.estimate import RELEASED, count_parameters, estimate
-from rvosbench.methods.models.lvlm.qwen import QwenLvlm
+from rvosbench.methods.models.lvlm.estimate import estimate, meta_model
+from rvosbench.methods.models.lvlm.model import Lvlm
+
+
+def count_parameters(config: Mapping[str, Any]) -> int:
+    return sum(parameter.numel() for parameter in meta_model(config).parameters())
+
 
 # Parameter counts that the released weight files state.
 COUNTS = {
@@ -45,7 +53,7 @@ def test_other_families_on_a_480p_clip(name: str, clip: tuple[int, int, int], le
     assert 16 < of.total_bytes / 2**30 < 24
 
 
-def test_the_count_is_the_loaded_models(model: QwenLvlm, checkpoints: dict[str, Path]) -> None:
+def test_the_count_is_the_loaded_models(model: Lvlm, checkpoints: dict[str, Path]) -> None:
     config = json.loads((checkpoints[model.family] / "config.json").read_text())
     assert count_parameters(config) == sum(parameter.numel() for parameter in model.model.parameters())
 

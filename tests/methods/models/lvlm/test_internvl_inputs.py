@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chats import template_form
 from toy.tiny_internvl import small_processor
 from toy.tiny_qwen import write_small
 from transformers import InternVLProcessor
@@ -22,9 +23,10 @@ from transformers import InternVLProcessor
 from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.methods.ground.fusion import smooth
-from rvosbench.methods.models.lvlm.base import LvlmSettings, Prompted
-from rvosbench.methods.models.lvlm.internvl import InternVlLvlm, tile_order
+from rvosbench.methods.models.lvlm.base import LvlmSettings, ModelInputs, VisualTokens
+from rvosbench.methods.models.lvlm.internvl import FAMILY, tile_order
 from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 
 from .conftest import noise
 
@@ -34,9 +36,8 @@ CELL = 28
 """Pixels to a visual token in the small checkpoint, whose tiles have 4 x 4 of them."""
 
 
-def loaded(folder: Path) -> InternVlLvlm:
+def loaded(folder: Path) -> Lvlm:
     model = load_lvlm(LvlmSettings(checkpoint=str(folder), digest="x", dtype="float32", device="cpu"))
-    assert isinstance(model, InternVlLvlm)
     return model
 
 
@@ -46,12 +47,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def internvl(folder: Path) -> InternVlLvlm:
+def internvl(folder: Path) -> Lvlm:
     return loaded(folder)
 
 
 @pytest.fixture(scope="module")
-def full_size(internvl: InternVlLvlm) -> InternVlLvlm:
+def full_size(internvl: Lvlm) -> Lvlm:
     """Inputs at the released size, 448 pixels and 256 tokens to a tile; there is no model behind it."""
     vision = SimpleNamespace(image_size=[448, 448], patch_size=[14, 14])
     config = SimpleNamespace(
@@ -59,29 +60,28 @@ def full_size(internvl: InternVlLvlm) -> InternVlLvlm:
     )
     text = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=32768))
     model = SimpleNamespace(config=config, model=SimpleNamespace(language_model=text))
-    return InternVlLvlm(model, small_processor(448, 256, internvl.tokenizer), internvl.settings)
+    return Lvlm(FAMILY, model, small_processor(448, 256, internvl.tokenizer), internvl.settings)
 
 
 @pytest.mark.parametrize("call", ["clip", "frame", "choice"])
-def test_chat_structure_of_the_reference(samples: Path, internvl: InternVlLvlm, call: str) -> None:
+def test_chat_structure_of_the_reference(samples: Path, internvl: Lvlm, call: Any) -> None:
     golden = json.loads((samples / "golden" / "decaf" / "text" / "messages.json").read_text(encoding="utf-8"))
     expected = golden[f"internvl_{call}"]["messages"][0]
     for part in expected[1]["content"]:
         part.pop("video", None)
         part.pop("image", None)
     prompt = expected[1]["content"][-1]["text"]
-    visual = {"clip": {"type": "video"}, "frame": {"type": "image"}, "choice": None}[call]
-    assert internvl.messages(visual, prompt) == expected
+    assert template_form(internvl, call, prompt) == expected
     assert golden[f"internvl_{call}"]["template_arguments"]["add_generation_prompt"] is True
 
 
-def decoded(model: InternVlLvlm, prompted: Prompted) -> str:
+def decoded(model: Lvlm, prompted: ModelInputs) -> str:
     assert prompted.length == prompted.inputs["input_ids"].shape[1] == prompted.visual_L.shape[0]
     assert bool(prompted.inputs["attention_mask"].all())
     return str(model.tokenizer.decode(prompted.inputs["input_ids"][0]))
 
 
-def test_chat_text(internvl: InternVlLvlm) -> None:
+def test_chat_text(internvl: Lvlm) -> None:
     start = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
     end = f"{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
     tile = "<IMG_CONTEXT>" * 16
@@ -97,9 +97,9 @@ def test_chat_text(internvl: InternVlLvlm) -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 5])
-def test_a_clip_has_a_time_step_for_every_frame(internvl: InternVlLvlm, frames: int) -> None:
+def test_a_clip_has_a_time_step_for_every_frame(internvl: Lvlm, frames: int) -> None:
     clip = internvl.clip(noise(frames), PROMPT)
-    assert clip.grid == (frames, 4, 4) and clip.order_n is None
+    assert clip.grid == (frames, 4, 4) and clip.cell_order is None
     assert clip.inputs["pixel_values"].shape == (frames, 3, 112, 112)
     assert int(clip.visual_L.sum()) == 16 * frames
     # Text stands between two frames and nowhere inside one.
@@ -121,27 +121,27 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("height", "width", "rows", "columns"), SIZES)
-def test_the_papers_sizes(full_size: InternVlLvlm, height: int, width: int, rows: int, columns: int) -> None:
+def test_the_papers_sizes(full_size: Lvlm, height: int, width: int, rows: int, columns: int) -> None:
     frame = full_size.frame(noise(1, height, width)[0], PROMPT, (16, 16, 16))
     assert frame.grid == (1, 16 * rows, 16 * columns)
     assert int(frame.visual_L.sum()) == 256 * rows * columns
     assert frame.inputs["pixel_values"].shape == (rows * columns, 3, 448, 448)
 
 
-def test_the_papers_clip(full_size: InternVlLvlm) -> None:
+def test_the_papers_clip(full_size: Lvlm) -> None:
     clip = full_size.clip(noise(16, 480, 854), PROMPT)
     assert clip.grid == (16, 16, 16) and int(clip.visual_L.sum()) == 4096
     assert clip.inputs["pixel_values"].shape == (16, 3, 448, 448)
 
 
 @pytest.mark.parametrize(("height", "width", "tiles"), [(1200, 100, (12, 1)), (96, 128, (3, 4)), (400, 300, (4, 3))])
-def test_at_most_twelve_tiles(internvl: InternVlLvlm, height: int, width: int, tiles: tuple[int, int]) -> None:
+def test_at_most_twelve_tiles(internvl: Lvlm, height: int, width: int, tiles: tuple[int, int]) -> None:
     frame = internvl.frame(noise(1, height, width)[0], PROMPT, (1, 4, 4))
     assert frame.grid == (1, 4 * tiles[0], 4 * tiles[1])
     assert len(frame.inputs["pixel_values"]) == tiles[0] * tiles[1] == 12
 
 
-def test_what_is_cut_off_is_the_thumbnail(internvl: InternVlLvlm) -> None:
+def test_what_is_cut_off_is_the_thumbnail(internvl: Lvlm) -> None:
     # The processor alone gives the same tiles and one more.
     image = noise(1)[0]
     frame = internvl.frame(image, PROMPT, (1, 4, 4))
@@ -153,7 +153,7 @@ def test_what_is_cut_off_is_the_thumbnail(internvl: InternVlLvlm) -> None:
     torch.testing.assert_close(whole["pixel_values"][6:], alone["pixel_values"], rtol=0, atol=0)
 
 
-def test_pixels_are_normalised_with_the_checkpoints_numbers(internvl: InternVlLvlm) -> None:
+def test_pixels_are_normalised_with_the_checkpoints_numbers(internvl: Lvlm) -> None:
     colour = np.array([10, 120, 250], dtype=np.uint8)
     frame = np.broadcast_to(colour, (90, 150, 3)).copy()
     for prompted in (internvl.clip([frame], PROMPT), internvl.frame(frame, PROMPT, (1, 4, 4))):
@@ -175,9 +175,7 @@ def test_order_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("height", "width", "tiles"), [(90, 150, (2, 3)), (150, 90, (3, 2)), (112, 112, (1, 1))])
-def test_a_row_that_spells_tile_and_cell(
-    internvl: InternVlLvlm, height: int, width: int, tiles: tuple[int, int]
-) -> None:
+def test_a_row_that_spells_tile_and_cell(internvl: Lvlm, height: int, width: int, tiles: tuple[int, int]) -> None:
     rows, columns = tiles
     frame = internvl.frame(noise(1, height, width)[0], PROMPT, (1, 4, 4))
     # Row and column of the cell on the whole grid, written into the row in the order of the tokens.
@@ -189,9 +187,9 @@ def test_a_row_that_spells_tile_and_cell(
     row_L = torch.full((frame.length,), -1.0)
     row_L[frame.visual_L] = torch.tensor(places, dtype=torch.float32)
     expected = 100 * np.arange(4 * rows)[:, None] + np.arange(4 * columns)
-    np.testing.assert_array_equal(frame.on_grid(row_L)[0].numpy(), expected)
+    np.testing.assert_array_equal(frame.to_grid(row_L)[0].numpy(), expected)
     # Leading axes, of heads say, are kept.
-    np.testing.assert_array_equal(frame.on_grid(torch.stack([row_L, row_L + 1]))[1, 0].numpy(), expected + 1)
+    np.testing.assert_array_equal(frame.to_grid(torch.stack([row_L, row_L + 1]))[1, 0].numpy(), expected + 1)
 
 
 @pytest.mark.parametrize("name", ["internvl_tiles_2x3", "internvl_one_tile"])
@@ -203,15 +201,17 @@ def test_maps_of_the_reference(samples: Path, name: str, role: str) -> None:
     order = tile_order(rows, columns, side)
     maps = []
     for row, mask in zip(golden[f"in_{role}_frame_row"], golden[f"in_{role}_frame_mask"], strict=True):
-        prompted = Prompted({}, torch.from_numpy(mask), (1, rows * side, columns * side), len(row) - 1, order)
-        maps.append(prompted.on_grid(torch.from_numpy(row)).numpy())
+        cells_n = torch.from_numpy(mask).nonzero().flatten()[order]
+        visual = VisualTokens(cells_n, (1, rows * side, columns * side))
+        prompted = ModelInputs({"input_ids": torch.zeros(1, len(row))}, (visual,))
+        maps.append(prompted.to_grid(torch.from_numpy(row)).numpy())
     expected = golden[f"smooth_{role}_frame"]
     np.testing.assert_allclose(smooth(np.concatenate(maps), 7, 1.0), expected, rtol=0, atol=2e-6 * expected.max())
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("cell", [(0, 0), (1, 2), (3, 4), (4, 3), (2, 11), (7, 0), (5, 6), (7, 11)])
-def test_a_cells_token_shows_the_cells_pixels(internvl: InternVlLvlm, cell: tuple[int, int]) -> None:
+def test_a_cells_token_shows_the_cells_pixels(internvl: Lvlm, cell: tuple[int, int]) -> None:
     # 224x336 pixels are 2x3 tiles without any resizing, so a cell is a square of 28 pixels.
     frame = noise(1, 8 * CELL, 12 * CELL)[0]
     before, after = (features_on_grid(internvl, image) for image in (frame, painted(frame, cell)))
@@ -226,16 +226,16 @@ def painted(frame: FrameHW3, cell: tuple[int, int]) -> FrameHW3:
     return changed
 
 
-def features_on_grid(model: InternVlLvlm, image: FrameHW3) -> torch.Tensor:
+def features_on_grid(model: Lvlm, image: FrameHW3) -> torch.Tensor:
     """What the language model is given at every visual token, (features, h, w)."""
     prompted = model.frame(image, PROMPT, (1, 4, 4))
     features = model.model.get_image_features(prompted.inputs["pixel_values"]).pooler_output
     row_L = torch.zeros(features.shape[-1], prompted.length)
     row_L[:, prompted.visual_L] = features.flatten(0, 1).T
-    return prompted.on_grid(row_L)[:, 0]
+    return prompted.to_grid(row_L)[:, 0]
 
 
-def test_refusals(internvl: InternVlLvlm) -> None:
+def test_refusals(internvl: Lvlm) -> None:
     with pytest.raises(SampleError, match="at least one frame"):
         internvl.clip([], PROMPT)
     with pytest.raises(SampleError, match="differ in size"):
@@ -246,7 +246,7 @@ def test_refusals(internvl: InternVlLvlm) -> None:
     with pytest.raises(SampleError, match=r"prompt is \d+ tokens long with its frames; the model takes 4096"):
         internvl.clip(noise(2), "xyz " * 3000)
     with pytest.raises(ValueError, match="text prompt"):
-        internvl.text(PROMPT).on_grid(torch.zeros(10))
+        internvl.text(PROMPT).to_grid(torch.zeros(10))
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def without_video_file(folder: Path) -> None:
 
 @pytest.mark.parametrize("layout", [as_released, without_video_file])
 def test_the_released_layout(
-    internvl: InternVlLvlm, changed: Callable[[Callable[[Path], Any]], Path], layout: Callable[[Path], None]
+    internvl: Lvlm, changed: Callable[[Callable[[Path], Any]], Path], layout: Callable[[Path], None]
 ) -> None:
     folder = changed(layout)
     model = loaded(folder)

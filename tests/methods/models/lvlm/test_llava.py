@@ -18,8 +18,8 @@ from transformers import SiglipVisionConfig
 
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.methods.models.lvlm.base import LvlmSettings
-from rvosbench.methods.models.lvlm.llava import LlavaLvlm
 from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 
 from .conftest import noise
 
@@ -33,17 +33,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> LlavaLvlm:
+def model(folder: Path) -> Lvlm:
     return loaded(folder)
 
 
-def loaded(folder: Path) -> LlavaLvlm:
+def loaded(folder: Path) -> Lvlm:
     model = load_lvlm(LvlmSettings(checkpoint=str(folder), digest="x", dtype="float32", device="cpu"))
-    assert isinstance(model, LlavaLvlm)
     return model
 
 
-def test_chat_text(model: LlavaLvlm) -> None:
+def test_chat_text(model: Lvlm) -> None:
     frame = model.frame(noise(1)[0], PROMPT, ANY)
     text = model.text(PROMPT)
     decode = model.tokenizer.decode
@@ -59,12 +58,16 @@ def test_released_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(small_llava, "_PATCHES", 24)
     model = loaded(write_small("llava", tmp_path, 0, shape=SmallShape(layers=1, vision_depth=1)))
     frame = model.frame(noise(1, 480, 854)[0], PROMPT, ANY)
-    assert (model.pixels, frame.grid, int(frame.visual_L.sum())) == (336, (1, 24, 24), 576)
+    assert (model.model.config.vision_config.image_size, frame.grid, int(frame.visual_L.sum())) == (
+        336,
+        (1, 24, 24),
+        576,
+    )
     assert frame.inputs["pixel_values"].shape == (1, 3, 336, 336)
 
 
 @pytest.mark.parametrize("size", [(90, 150), (151, 97), (70, 70), (1, 300), (300, 1), (3, 8), (480, 854)])
-def test_every_frame_fills_the_square_whole(model: LlavaLvlm, size: tuple[int, int]) -> None:
+def test_every_frame_fills_the_square_whole(model: Lvlm, size: tuple[int, int]) -> None:
     frame = noise(1, *size)[0]
     prompted = model.frame(frame, PROMPT, ANY)
     processor = model.processor.image_processor
@@ -73,7 +76,7 @@ def test_every_frame_fills_the_square_whole(model: LlavaLvlm, size: tuple[int, i
     np.testing.assert_allclose(prompted.inputs["pixel_values"][0].numpy(), expected.transpose(2, 0, 1), atol=2e-6)
 
 
-def test_the_processor_alone_would_lose_the_ends_of_a_wide_frame(model: LlavaLvlm) -> None:
+def test_the_processor_alone_would_lose_the_ends_of_a_wide_frame(model: Lvlm) -> None:
     frame = np.zeros((60, 200, 3), dtype=np.uint8)
     frame[:, :20], frame[:, -20:] = 255, 255
     processor = model.processor.image_processor
@@ -85,14 +88,14 @@ def test_the_processor_alone_would_lose_the_ends_of_a_wide_frame(model: LlavaLvl
     assert (whole[0, :, :, :5] > 1).all() and (whole[0, :, :, -5:] > 1).all() and (whole[0, :, :, 10:-10] < 0).all()
 
 
-def test_the_clips_grid_has_no_effect(model: LlavaLvlm) -> None:
+def test_the_clips_grid_has_no_effect(model: Lvlm) -> None:
     frame = noise(1)[0]
     one, other = model.frame(frame, PROMPT, ANY), model.frame(frame, PROMPT, (8, 14, 26))
     assert one.grid == other.grid
     assert all(torch.equal(value, other.inputs[name]) for name, value in one.inputs.items())
 
 
-def test_refusals(model: LlavaLvlm) -> None:
+def test_refusals(model: Lvlm) -> None:
     with pytest.raises(PrerequisiteError, match=r"LLaVA-1\.5 has no clip view") as caught:
         model.clip(noise(2), PROMPT)
     assert "frame calls only" in caught.value.fix
@@ -114,8 +117,8 @@ def edited(folder: Path, target: Path, name: str, change: Callable[[Any], object
     ("change", "message"),
     [
         (lambda settings: settings.update(patch_size=16), "patch size 16, its model 14"),
-        (lambda settings: settings["image_processor"].update(crop_size={"height": 84, "width": 84}), "picture size"),
-        (lambda settings: settings["image_processor"].update(crop_size=None), "picture size"),
+        (lambda settings: settings["image_processor"].update(crop_size={"height": 84, "width": 84}), "image size"),
+        (lambda settings: settings["image_processor"].update(crop_size=None), "image size"),
         (lambda settings: settings.update(vision_feature_select_strategy="full"), "feature selection full"),
         (lambda settings: settings.update(num_additional_image_tokens=0), "number of additional tokens 0"),
         # As in old copies of the released checkpoints.
@@ -130,18 +133,18 @@ def test_processor_and_model_must_agree(
     assert "Download the checkpoint again" in caught.value.fix
 
 
-def test_other_models_under_the_same_name_are_refused(model: LlavaLvlm) -> None:
+def test_other_models_under_the_same_name_are_refused(model: Lvlm) -> None:
     # Pixtral, LLaVA-Interleave and others are of model_type "llava" too.
     vision = model.model.config.vision_config
     model.model.config.vision_config = SiglipVisionConfig()
     try:
         with pytest.raises(PrerequisiteError, match=r"is a siglip_vision_model; .* only those with CLIP"):
-            LlavaLvlm(model.model, model.processor, model.settings)
+            Lvlm(model.definition, model.model, model.processor, model.settings)
     finally:
         model.model.config.vision_config = vision
 
 
-def test_released_folder_layout(folder: Path, model: LlavaLvlm, tmp_path: Path) -> None:
+def test_released_folder_layout(folder: Path, model: Lvlm, tmp_path: Path) -> None:
     copy = edited(folder, tmp_path, "processor_config.json", lambda settings: None)
     settings = json.loads((copy / "processor_config.json").read_text())
     images = settings.pop("image_processor")

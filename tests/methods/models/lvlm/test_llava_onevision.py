@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chats import template_form
 from toy import tiny_llava as small_llava
 from toy.tiny_qwen import SmallShape, write_small
 from transformers.image_processing_utils import select_best_resolution
 
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.methods.models.lvlm.base import LvlmSettings, Prompted
-from rvosbench.methods.models.lvlm.llava_onevision import LlavaOnevisionLvlm
+from rvosbench.methods.models.lvlm.base import LvlmSettings, ModelInputs
+from rvosbench.methods.models.lvlm.llava import patches_per_side
+from rvosbench.methods.models.lvlm.llava_onevision import cells_per_clip_side, frame_grid
 from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 
 from .conftest import noise
 from .test_qwen_inputs import without_pixels
@@ -48,19 +51,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> LlavaOnevisionLvlm:
+def model(folder: Path) -> Lvlm:
     return loaded(folder)
 
 
-def loaded(folder: Path, **changes: Any) -> LlavaOnevisionLvlm:
+def loaded(folder: Path, **changes: Any) -> Lvlm:
     settings = LvlmSettings(checkpoint=str(folder), digest="x", dtype="float32", device="cpu", **changes)
     model = load_lvlm(settings)
-    assert isinstance(model, LlavaOnevisionLvlm)
     return model
 
 
 @pytest.fixture(scope="module")
-def released_size(tmp_path_factory: pytest.TempPathFactory) -> LlavaOnevisionLvlm:
+def released_size(tmp_path_factory: pytest.TempPathFactory) -> Lvlm:
     """A model with the released picture sizes: 384 pixels, 27x27 patches, 384 i x 384 j resolutions."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small_llava, "_PATCHES", 27)
@@ -69,14 +71,13 @@ def released_size(tmp_path_factory: pytest.TempPathFactory) -> LlavaOnevisionLvl
 
 
 @pytest.mark.parametrize("call", ["clip", "frame", "choice"])
-def test_chat_structure_of_the_reference(samples: Path, model: LlavaOnevisionLvlm, call: str) -> None:
+def test_chat_structure_of_the_reference(samples: Path, model: Lvlm, call: Any) -> None:
     golden = json.loads((samples / "golden" / "decaf" / "text" / "messages.json").read_text())[f"llava_{call}"]
     expected = without_pixels(golden["messages"][:1])
-    visual = {"clip": {"type": "video"}, "frame": {"type": "image"}, "choice": None}[call]
-    assert model.messages(visual, expected[1]["content"][-1]["text"]) == expected
+    assert template_form(model, call, expected[1]["content"][-1]["text"]) == expected
 
 
-def test_chat_text(model: LlavaOnevisionLvlm) -> None:
+def test_chat_text(model: Lvlm) -> None:
     start = "<|im_start|>system \nYou are a helpful assistant.<|im_end|><|im_start|>user "
     end = f"\n{PROMPT}<|im_end|><|im_start|>assistant\n"
     clip = model.clip(noise(3), PROMPT)
@@ -91,14 +92,16 @@ def test_chat_text(model: LlavaOnevisionLvlm) -> None:
     assert text.grid is None and not text.visual_L.any()
 
 
-def decoded(model: LlavaOnevisionLvlm, prompted: Prompted) -> str:
+def decoded(model: Lvlm, prompted: ModelInputs) -> str:
     assert prompted.length == prompted.inputs["input_ids"].shape[1] == prompted.visual_L.shape[0]
     return str(model.tokenizer.decode(prompted.inputs["input_ids"][0]))
 
 
-def test_released_sizes(released_size: LlavaOnevisionLvlm) -> None:
+def test_released_sizes(released_size: Lvlm) -> None:
     model = released_size
-    assert (model.tile, model.side, model.pooled) == (384, 27, 14)
+    config = model.model.config
+    sizes = (config.vision_config.image_size, patches_per_side(config), cells_per_clip_side(config))
+    assert sizes == (384, 27, 14)
     resolutions = [[384 * i, 384 * j] for i in range(1, 7) for j in range(1, 7)]
     assert model.processor.image_processor.image_grid_pinpoints == resolutions
     clip = model.clip(noise(5, 480, 854), PROMPT)
@@ -107,16 +110,16 @@ def test_released_sizes(released_size: LlavaOnevisionLvlm) -> None:
 
 
 @pytest.mark.parametrize("size", list(REFERENCE))
-def test_frame_grids_of_the_reference(released_size: LlavaOnevisionLvlm, size: tuple[int, int]) -> None:
+def test_frame_grids_of_the_reference(released_size: Lvlm, size: tuple[int, int]) -> None:
     model = released_size
-    assert model.frame_grid(*size) == REFERENCE[size]
+    assert frame_grid(model.model.config, *size)[1] == REFERENCE[size]
     # The model's own joining of tiles leaves as many rows and columns.
     cells_hw2 = placed(model, *size)[27 * 27 :].view(REFERENCE[size][0], -1, 2)
     assert cells_hw2.shape[1] == REFERENCE[size][1] + 1
     assert (cells_hw2[:, -1] == -2).all() and (cells_hw2[:, :-1] >= 0).all()
 
 
-def test_a_released_size_frame_as_a_prompt(released_size: LlavaOnevisionLvlm) -> None:
+def test_a_released_size_frame_as_a_prompt(released_size: Lvlm) -> None:
     prompted = released_size.frame(noise(1, 480, 854)[0], PROMPT, ANY)
     assert prompted.grid == (1, 46, 81)
     assert int(prompted.visual_L.sum()) == 3726
@@ -124,10 +127,10 @@ def test_a_released_size_frame_as_a_prompt(released_size: LlavaOnevisionLvlm) ->
     assert prompted.inputs["pixel_values"].shape == (1, 7, 3, 384, 384)
 
 
-def placed(model: LlavaOnevisionLvlm, height: int, width: int) -> torch.Tensor:
+def placed(model: Lvlm, height: int, width: int) -> torch.Tensor:
     """What the model puts at each image token of an H x W frame, (n, 2): the (y, x) of the patch before the padding
     is removed; -1 for the base picture, -2 for newlines."""
-    side, tile = model.side, model.tile
+    side, tile = patches_per_side(model.model.config), model.model.config.vision_config.image_size
     best = select_best_resolution((height, width), model.model.config.image_grid_pinpoints)
     tiles_y, tiles_x = best[0] // tile, best[1] // tile
     y, x = torch.meshgrid(torch.arange(tiles_y * side), torch.arange(tiles_x * side), indexing="ij")
@@ -147,9 +150,9 @@ SIZES = [(90, 150), (151, 97), (76, 76), (7, 7), (480, 854), (1, 400), (400, 1),
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_visual_tokens_are_the_cells_in_order(model: LlavaOnevisionLvlm, size: tuple[int, int]) -> None:
+def test_visual_tokens_are_the_cells_in_order(model: Lvlm, size: tuple[int, int]) -> None:
     prompted = model.frame(noise(1, *size)[0], PROMPT, ANY)
-    assert prompted.grid is not None and prompted.order_n is None
+    assert prompted.grid is not None and prompted.cell_order is None
     image_L = prompted.inputs["input_ids"][0] == model.model.config.image_token_id
     assert not (prompted.visual_L & ~image_L).any()
     shown_n2 = placed(model, *size)
@@ -163,20 +166,22 @@ def test_visual_tokens_are_the_cells_in_order(model: LlavaOnevisionLvlm, size: t
         torch.testing.assert_close(lines, lines.select(across, 0).unsqueeze(across).expand_as(lines))
         steps = lines.select(across, 0).diff()
         assert (steps > 0.99).all()
-        middle = (best[axis] // model.tile * model.side - 1) / 2
+        middle = (
+            best[axis] // model.model.config.vision_config.image_size * patches_per_side(model.model.config) - 1
+        ) / 2
         assert lines.mean().item() == pytest.approx(middle, abs=1e-3)
     # What is left out: base picture and newlines, nothing else.
     left_n2 = shown_n2[~prompted.visual_L[image_L]]
     assert left_n2.unique().tolist() == [-2.0, -1.0]
 
 
-def test_large_frames_shrink(model: LlavaOnevisionLvlm) -> None:
+def test_large_frames_shrink(model: Lvlm) -> None:
     # 500x510 takes 6x6 tiles of 5x5 patches: 30x30, more than 1.1^2 x 9 x 25, becomes 15x15.
     assert model.frame(noise(1, 500, 510)[0], PROMPT, ANY).grid == (1, 15, 15)
 
 
 @torch.no_grad()
-def test_clip_cells_are_the_pooled_frames_and_the_last_token_is_the_newline(model: LlavaOnevisionLvlm) -> None:
+def test_clip_cells_are_the_pooled_frames_and_the_last_token_is_the_newline(model: Lvlm) -> None:
     clip = model.clip(noise(3), PROMPT)
     assert clip.grid == (3, 3, 3)
     seen: dict[str, torch.Tensor] = {}
@@ -197,7 +202,7 @@ def test_clip_cells_are_the_pooled_frames_and_the_last_token_is_the_newline(mode
 
 
 @torch.no_grad()
-def test_vision_features_are_read_before_the_last_norm(model: LlavaOnevisionLvlm) -> None:
+def test_vision_features_are_read_before_the_last_norm(model: Lvlm) -> None:
     tower, seen = model.model.model.vision_tower, list[torch.Tensor]()
     hook = tower.encoder.layers[-1].register_forward_hook(
         lambda _module, _args, out: seen.append(out if isinstance(out, torch.Tensor) else out[0])
@@ -209,7 +214,7 @@ def test_vision_features_are_read_before_the_last_norm(model: LlavaOnevisionLvlm
     assert not torch.allclose(out.last_hidden_state, seen[0])
 
 
-def test_clip_frames_are_squashed_whole(model: LlavaOnevisionLvlm) -> None:
+def test_clip_frames_are_squashed_whole(model: Lvlm) -> None:
     frame = np.zeros((60, 200, 3), dtype=np.uint8)
     frame[:, :20], frame[:, -20:] = 255, 255
     pixels = model.clip([frame], PROMPT).inputs["pixel_values_videos"][0, 0]
@@ -218,7 +223,7 @@ def test_clip_frames_are_squashed_whole(model: LlavaOnevisionLvlm) -> None:
     assert (pixels[:, :, :6] > 0.9).all() and (pixels[:, :, -6:] > 0.9).all() and (pixels[:, :, 10:-10] < -0.9).all()
 
 
-def test_frames_are_resized_as_in_the_papers_version(model: LlavaOnevisionLvlm) -> None:
+def test_frames_are_resized_as_in_the_papers_version(model: Lvlm) -> None:
     # transformers 4.52.1 resizes with Pillow; torchvision rounds otherwise.
     from PIL import Image
 
@@ -228,7 +233,7 @@ def test_frames_are_resized_as_in_the_papers_version(model: LlavaOnevisionLvlm) 
     np.testing.assert_allclose(base.numpy(), (expected / 255 - 0.5).transpose(2, 0, 1) / 0.5, atol=1e-6)
 
 
-def test_refusals(model: LlavaOnevisionLvlm) -> None:
+def test_refusals(model: Lvlm) -> None:
     with pytest.raises(SampleError, match="at least one frame"):
         model.clip([], PROMPT)
     with pytest.raises(SampleError, match="differ in size"):
@@ -268,7 +273,7 @@ def test_processor_and_model_must_agree(
     assert "Download the checkpoint again" in caught.value.fix
 
 
-def test_released_folder_layout(folder: Path, model: LlavaOnevisionLvlm, tmp_path: Path) -> None:
+def test_released_folder_layout(folder: Path, model: Lvlm, tmp_path: Path) -> None:
     # One preprocessor_config.json for images and videos, and the chat template as JSON.
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     settings = json.loads((copy / "processor_config.json").read_text())

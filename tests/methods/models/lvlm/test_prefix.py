@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.ground import shared_prefix as prefix
 from rvosbench.methods.ground.shared_prefix import ClipAndFrames, clip_and_frame_rollouts, prefix_bytes
-from rvosbench.methods.models.lvlm.base import LvlmSettings, Prompted
+from rvosbench.methods.models.lvlm.base import LvlmSettings, ModelInputs
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.models.lvlm.qwen import QwenLvlm
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.messages import Message
+from rvosbench.methods.models.lvlm.model import Lvlm
 
 from .conftest import FAMILIES, noise
 
@@ -35,7 +36,7 @@ PROMPTS = (
 SPEC = RolloutSpec(start_layer=1)
 
 
-def separate(model: RunningLvlm, frames: Sequence[FrameHW3], prompt: str, spec: RolloutSpec = SPEC) -> ClipAndFrames:
+def separate(model: Lvlm, frames: Sequence[FrameHW3], prompt: str, spec: RolloutSpec = SPEC) -> ClipAndFrames:
     """Every view's prompt as a whole, one at a time."""
     clip = model.clip(frames, prompt)
     assert clip.grid is not None
@@ -44,7 +45,7 @@ def separate(model: RunningLvlm, frames: Sequence[FrameHW3], prompt: str, spec: 
 
 
 def shared(
-    model: RunningLvlm, frames: Sequence[FrameHW3], prompts: Sequence[str], spec: RolloutSpec = SPEC
+    model: Lvlm, frames: Sequence[FrameHW3], prompts: Sequence[str], spec: RolloutSpec = SPEC
 ) -> dict[str, ClipAndFrames]:
     found = clip_and_frame_rollouts(model, frames, prompts, spec)
     results = {prompt: maps for prompt, maps in found.items() if not isinstance(maps, SampleError)}
@@ -53,7 +54,7 @@ def shared(
 
 
 @contextmanager
-def counted(model: RunningLvlm) -> Iterator[list[tuple[int, int]]]:
+def counted(model: Lvlm) -> Iterator[list[tuple[int, int]]]:
     """(batch, tokens) of every pass through the language model."""
     passes: list[tuple[int, int]] = []
 
@@ -70,7 +71,7 @@ def counted(model: RunningLvlm) -> Iterator[list[tuple[int, int]]]:
 
 @pytest.mark.parametrize("frames", [1, 5])
 @pytest.mark.parametrize("head_weights", ["vmax", "max", "mean"])
-def test_maps_are_those_of_whole_prompts(model: QwenLvlm, head_weights: str, frames: int) -> None:
+def test_maps_are_those_of_whole_prompts(model: Lvlm, head_weights: str, frames: int) -> None:
     spec = RolloutSpec(start_layer=1, head_weights=head_weights)  # type: ignore[arg-type]
     maps = shared(model, noise(frames), PROMPTS, spec)
     for prompt in PROMPTS:
@@ -85,7 +86,6 @@ def test_maps_are_those_of_whole_prompts(model: QwenLvlm, head_weights: str, fra
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16(family: str, settings: Callable[..., LvlmSettings]) -> None:
     model = load_lvlm(settings(family, dtype="bfloat16"))
-    assert isinstance(model, QwenLvlm)
     maps = shared(model, noise(3), PROMPTS)
     for prompt in PROMPTS:
         for ours, alone in zip(maps[prompt], separate(model, noise(3), prompt), strict=True):
@@ -98,7 +98,6 @@ def test_other_families_share_too(family: str, tmp_path: Path) -> None:
     # InternVL has text between the frames of a clip, LLaVA-OneVision line ends behind the last visual token.
     folder = write_small(family, tmp_path, seed=0)
     model = load_lvlm(LvlmSettings(checkpoint=str(folder), digest="0", dtype="float32", device="cpu"))
-    assert isinstance(model, RunningLvlm)
     frames = noise(2, height=120, width=200)
     with counted(model) as passes:
         maps = shared(model, frames, PROMPTS)
@@ -114,7 +113,6 @@ def test_other_families_share_too(family: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_company_and_order_change_no_bit(family: str, dtype: str, settings: Callable[..., LvlmSettings]) -> None:
     model = load_lvlm(settings(family, dtype=dtype, frame_batch=2, prefix_stack=8))
-    assert isinstance(model, QwenLvlm)
     alone = {prompt: shared(model, noise(3), [prompt])[prompt] for prompt in PROMPTS}
     others = [f"{word} moves?" for word in ("dog", "the cat", "a red ball", "person", "a horse", "it", "blue")]
     for company in (PROMPTS, PROMPTS[::-1], (*others, *PROMPTS), (PROMPTS[1], *others[:3], PROMPTS[0])):
@@ -124,7 +122,7 @@ def test_company_and_order_change_no_bit(family: str, dtype: str, settings: Call
                 np.testing.assert_array_equal(ours, expected)
 
 
-def test_the_visual_tokens_are_run_once(model: QwenLvlm) -> None:
+def test_the_visual_tokens_are_run_once(model: Lvlm) -> None:
     frames = noise(5)
     clip = model.clip(frames, prefix.PROBE)
     assert clip.grid is not None
@@ -141,7 +139,7 @@ def test_the_visual_tokens_are_run_once(model: QwenLvlm) -> None:
 
 
 def test_a_small_budget_means_fewer_frames_together_then_none_shared(
-    model: QwenLvlm, settings: Callable[..., LvlmSettings]
+    model: Lvlm, settings: Callable[..., LvlmSettings]
 ) -> None:
     frames = noise(3)
     clip = model.clip(frames, prefix.PROBE)
@@ -156,7 +154,6 @@ def test_a_small_budget_means_fewer_frames_together_then_none_shared(
         (min(clip_bytes, frame_bytes) - 1, []),
     ):
         small = load_lvlm(settings(model.family, prefix_bytes=budget))
-        assert isinstance(small, QwenLvlm)
         with counted(small) as passes:
             maps = shared(small, frames, PROMPTS[:2])
         heads = [batch for batch, tokens in passes if tokens == int(views[1].visual_L.nonzero()[-1]) + 1]
@@ -166,21 +163,20 @@ def test_a_small_budget_means_fewer_frames_together_then_none_shared(
                 np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 * expected.max())
 
 
-def test_the_budget_counts_what_is_kept(model: QwenLvlm) -> None:
+def test_the_budget_counts_what_is_kept(model: Lvlm) -> None:
     # 4 layers with 2 key heads, queries of 3 layers with 4 heads, depth 32, 4 bytes.
     assert prefix_bytes(model, 10, SPEC) == 10 * (2 * 4 * 2 + 3 * 4) * 32 * 4
 
 
-class TextFirst(QwenLvlm):
+class TextFirst(Lvlm):
     """A chat in which the question stands before what it is about."""
 
-    def messages(self, visual: Mapping[str, str] | None, prompt: str) -> list[dict[str, Any]]:
-        [turn] = super().messages(visual, prompt)
-        return [{**turn, "content": turn["content"][::-1]}]
+    def inputs(self, messages: Sequence[Message]) -> ModelInputs:
+        return super().inputs([replace(turn, parts=turn.parts[::-1]) for turn in messages])
 
 
-def test_text_before_the_visual_tokens_is_run_whole(model: QwenLvlm) -> None:
-    other = TextFirst(model.family, model.model, model.processor, model.settings)
+def test_text_before_the_visual_tokens_is_run_whole(model: Lvlm) -> None:
+    other = TextFirst(model.definition, model.model, model.processor, model.settings)
     with counted(other) as passes:
         maps = shared(other, noise(2), PROMPTS[:2])
     assert len(passes) == 4
@@ -189,20 +185,20 @@ def test_text_before_the_visual_tokens_is_run_whole(model: QwenLvlm) -> None:
             np.testing.assert_allclose(ours, alone, rtol=1e-5, atol=1e-5 * alone.max())
 
 
-class Counting(QwenLvlm):
+class Counting(Lvlm):
     """Its prompts say how many frames they show, behind them."""
 
-    def clip(self, frames: Sequence[FrameHW3], prompt: str) -> Prompted:
+    def clip(self, frames: Sequence[FrameHW3], prompt: str) -> ModelInputs:
         return super().clip(frames, f"{len(frames)} frames: {prompt}")
 
 
-def test_a_tail_that_depends_on_the_view_is_not_taken_from_another(model: QwenLvlm) -> None:
-    other = Counting(model.family, model.model, model.processor, model.settings)
+def test_a_tail_that_depends_on_the_view_is_not_taken_from_another(model: Lvlm) -> None:
+    other = Counting(model.definition, model.model, model.processor, model.settings)
     maps = shared(other, noise(4), PROMPTS[:1])[PROMPTS[0]]
     np.testing.assert_allclose(maps[0], separate(other, noise(4), PROMPTS[0])[0], rtol=1e-5, atol=1e-9)
 
 
-def test_a_bad_prompt_leaves_the_others_alone(model: QwenLvlm) -> None:
+def test_a_bad_prompt_leaves_the_others_alone(model: Lvlm) -> None:
     long, marked = "dog " * 4100, "what is <|video_pad|> here?"
     results = clip_and_frame_rollouts(model, noise(3), [PROMPTS[0], long, marked, PROMPTS[1]], SPEC)
     assert "the model takes 4096" in str(results[long])
@@ -213,7 +209,7 @@ def test_a_bad_prompt_leaves_the_others_alone(model: QwenLvlm) -> None:
     np.testing.assert_array_equal(ours[1], alone[1])
 
 
-def test_a_prompt_whose_numbers_overflow_leaves_the_others_alone(model: QwenLvlm) -> None:
+def test_a_prompt_whose_numbers_overflow_leaves_the_others_alone(model: Lvlm) -> None:
     alone = shared(model, noise(2), [PROMPTS[0]])[PROMPTS[0]]
     bad = PROMPTS[0] + "blue"
     ids = [set(model.text(prompt).inputs["input_ids"][0].tolist()) for prompt in (bad, PROMPTS[0])]
@@ -233,13 +229,13 @@ def test_a_prompt_whose_numbers_overflow_leaves_the_others_alone(model: QwenLvlm
     np.testing.assert_array_equal(ours[1], alone[1])
 
 
-def test_frames_that_cannot_be_shown_fail_every_prompt(model: QwenLvlm) -> None:
+def test_frames_that_cannot_be_shown_fail_every_prompt(model: Lvlm) -> None:
     with pytest.raises(SampleError, match="differ in size"):
         clip_and_frame_rollouts(model, [*noise(1), *noise(1, height=80)], PROMPTS, SPEC)
     assert clip_and_frame_rollouts(model, noise(1), [], SPEC) == {}
 
 
-def test_out_of_memory_is_the_samples_failure(model: QwenLvlm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_the_samples_failure(model: Lvlm, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError
 
@@ -249,7 +245,7 @@ def test_out_of_memory_is_the_samples_failure(model: QwenLvlm, monkeypatch: pyte
     assert model.model.model.rope_deltas is None
 
 
-def test_calls_leave_no_trace(model: QwenLvlm) -> None:
+def test_calls_leave_no_trace(model: Lvlm) -> None:
     clip = model.clip(noise(3), PROMPTS[0])
     before = model.answer(clip), model.rollout(clip, SPEC)
     shared(model, noise(3), PROMPTS)

@@ -17,9 +17,9 @@ from toy.tiny_qwen import write_small
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.ground.shared_prefix import clip_and_frame_rollouts
-from rvosbench.methods.models.lvlm.base import LvlmSettings, Prompted
+from rvosbench.methods.models.lvlm.base import LvlmSettings, ModelInputs
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.soft import (
     POSITIONS,
     SOFT_ID,
@@ -47,13 +47,12 @@ class Pair:
         self.model, self.eager = (self.load(attention=kernel) for kernel in ("sdpa", "eager"))
         self.frames = noise(3, height=100, width=180)
 
-    def load(self, **changes: Any) -> RunningLvlm:
+    def load(self, **changes: Any) -> Lvlm:
         values: dict[str, Any] = {"dtype": "float32", "device": "cpu", "clip_max_tokens": 24, **changes}
         model = load_lvlm(LvlmSettings(checkpoint=str(self.folder), digest="0", **values))
-        assert isinstance(model, RunningLvlm)
         return model
 
-    def views(self, prompt: str = PROMPT) -> list[Prompted]:
+    def views(self, prompt: str = PROMPT) -> list[ModelInputs]:
         clip = self.model.clip(self.frames, prompt)
         assert clip.grid is not None
         return [clip, self.model.frame(self.frames[0], prompt, clip.grid)]
@@ -75,7 +74,7 @@ def pair(request: pytest.FixtureRequest, pairs: dict[str, Pair]) -> Pair:
     return pairs[request.param]
 
 
-def expected_place(pair: Pair, prompted: Prompted, position: Position) -> int:
+def expected_place(pair: Pair, prompted: ModelInputs, position: Position) -> int:
     """By the family's own tokens, read from the text."""
     ids = prompted.inputs["input_ids"][0].tolist()
     words = [pair.model.tokenizer.convert_ids_to_tokens(token) for token in ids]
@@ -91,7 +90,7 @@ def expected_place(pair: Pair, prompted: Prompted, position: Position) -> int:
     return same[0] if position == "before_vision" else same[-1] + 1
 
 
-def embedded(pair: Pair, prompted: Prompted) -> tuple[Tensor, Tensor]:
+def embedded(pair: Pair, prompted: ModelInputs) -> tuple[Tensor, Tensor]:
     """What the language model is given for a prompt without soft tokens: (1, L, D), and its positions (3, 1, L)."""
     given: dict[str, Any] = {}
 
@@ -100,7 +99,7 @@ def embedded(pair: Pair, prompted: Prompted) -> tuple[Tensor, Tensor]:
 
     hook = pair.eager.text_model.register_forward_pre_hook(look, with_kwargs=True)
     with torch.no_grad():
-        pair.eager.forget()
+        pair.eager.reset_rope_state()
         pair.eager.model.model(**prompted.inputs, use_cache=False)
     hook.remove()
     positions = torch.arange(prompted.length).expand(3, 1, -1)
@@ -113,7 +112,7 @@ def embedded(pair: Pair, prompted: Prompted) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def by_hand(pair: Pair, prompted: Prompted, vectors_nD: Tensor, position: Position) -> np.ndarray:
+def by_hand(pair: Pair, prompted: ModelInputs, vectors_nD: Tensor, position: Position) -> np.ndarray:
     """The map from an explicit sequence: vectors put in, positions written out, eager attention matrices."""
     embeds_BLD, positions_3BL = embedded(pair, prompted)
     at, count = expected_place(pair, prompted, position), len(vectors_nD)
@@ -126,12 +125,12 @@ def by_hand(pair: Pair, prompted: Prompted, vectors_nD: Tensor, position: Positi
     visual_L = torch.cat([prompted.visual_L[:at], torch.zeros(count, dtype=torch.bool), prompted.visual_L[at:]])
     if not hasattr(pair.eager.model.model, "get_rope_index"):
         placed = placed[0]
-    pair.eager.forget()
+    pair.eager.reset_rope_state()
     out = pair.eager.text_model(inputs_embeds=sequence, position_ids=placed, output_attentions=True, use_cache=False)
     row_L = row_from_attentions(out.attentions[1:], visual_L)
     values_n = row_L[visual_L]
-    if prompted.order_n is not None:
-        values_n = values_n[prompted.order_n]
+    if prompted.cell_order is not None:
+        values_n = values_n[prompted.cell_order]
     return values_n.reshape(prompted.grid).numpy()
 
 
@@ -157,10 +156,11 @@ def test_everything_moves_on_by_n(pair: Pair, position: Position) -> None:
         assert after.tolist() == [*before[:at].tolist(), *[SOFT_ID] * COUNT, *before[at:].tolist()]
         old, new = (item.visual_L.nonzero().flatten() for item in (prompted, soft))
         assert torch.equal(new, old + COUNT * (old >= at))
-        assert soft.response == prompted.response + COUNT == soft.length - 1
+        assert soft.last_token == prompted.last_token + COUNT == soft.length - 1
         assert soft.inputs["attention_mask"].tolist() == [[1] * soft.length]
-        for name in ("grid", "order_n"):
-            assert getattr(soft, name) is getattr(prompted, name)
+        assert soft.grid == prompted.grid
+        for before, after in zip(prompted.visuals, soft.visuals, strict=True):
+            assert torch.equal(after.cells_n, before.cells_n + COUNT * (before.cells_n >= at))
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -171,7 +171,7 @@ def test_vectors_of_words_are_the_words(pair: Pair, position: Position) -> None:
         soft = with_soft(pair.model, prompted, SoftPrompt(words_nD, position))
         ids_BL = soft.inputs["input_ids"].clone()
         ids_BL[ids_BL == SOFT_ID] = ids_n
-        words = Prompted({**soft.inputs, "input_ids": ids_BL}, soft.visual_L, soft.grid, soft.response, soft.order_n)
+        words = ModelInputs({**soft.inputs, "input_ids": ids_BL}, soft.visuals)
         np.testing.assert_array_equal(pair.model.rollout(soft, SPEC), pair.model.rollout(words, SPEC))
 
 

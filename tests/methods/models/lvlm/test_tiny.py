@@ -16,7 +16,7 @@ from transformers import AutoProcessor
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.methods.attention.capture import capture
-from rvosbench.methods.models.lvlm.qwen import QwenLvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 
 from .conftest import noise
 
@@ -43,7 +43,7 @@ def test_same_bytes_from_another_process(checkpoints: dict[str, Path], tmp_path:
     assert contents(tmp_path / "there") == contents(checkpoints["qwen2_5_vl"])
 
 
-def test_size_and_shape(model: QwenLvlm, checkpoints: dict[str, Path]) -> None:
+def test_size_and_shape(model: Lvlm, checkpoints: dict[str, Path]) -> None:
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     assert 5e5 < parameters < 2e6
     text = model.model.config.text_config
@@ -54,7 +54,7 @@ def test_size_and_shape(model: QwenLvlm, checkpoints: dict[str, Path]) -> None:
         assert path.stat().st_mode & 0o444 == 0o444
 
 
-def test_tokenizer_reads_any_text_and_the_special_tokens(model: QwenLvlm) -> None:
+def test_tokenizer_reads_any_text_and_the_special_tokens(model: Lvlm) -> None:
     tokenizer = model.tokenizer
     for text in ("Which dog? ‘naïve’ → 狗 \n", "  two  spaces  "):
         assert tokenizer.decode(tokenizer(text).input_ids) == text
@@ -77,7 +77,7 @@ def test_auto_classes_know_the_folder(checkpoints: dict[str, Path]) -> None:
 
 
 @torch.no_grad()
-def test_attention_is_far_from_uniform(model: QwenLvlm) -> None:
+def test_attention_is_far_from_uniform(model: Lvlm) -> None:
     prompted = model.clip(noise(4), "which one moves?")
     with capture(model.text_model, range(model.layers)) as captured:
         model.model.model(**prompted.inputs)

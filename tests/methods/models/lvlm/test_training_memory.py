@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from released_configs import RELEASED
 
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import LvlmOptions
-from rvosbench.methods.models.lvlm.estimate import RELEASED
 from rvosbench.methods.models.lvlm.training_memory import StepMemory, step_memory
 
 CONFIG = RELEASED["Qwen/Qwen2.5-VL-7B-Instruct"]

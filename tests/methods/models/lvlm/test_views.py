@@ -13,10 +13,11 @@ from toy.tiny_qwen import small_families, write_small
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.methods.decaf import METHOD
 from rvosbench.methods.decaf.settings import DecafSettings
-from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings, Prompted
-from rvosbench.methods.models.lvlm.load import FAMILIES, load_lvlm
-from rvosbench.methods.models.lvlm.running import RunningLvlm
-from rvosbench.methods.models.lvlm.views import View, views
+from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings, ModelInputs
+from rvosbench.methods.models.lvlm.family import family_names, find_family
+from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
+from rvosbench.methods.models.lvlm.views import View
 
 from .conftest import noise
 
@@ -38,14 +39,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return of
 
 
-def loaded(folder: Path, chosen: LvlmOptions = OPTIONS) -> RunningLvlm:
+def loaded(folder: Path, chosen: LvlmOptions = OPTIONS) -> Lvlm:
     options = {**vars(chosen), "dtype": "float32", "device": "cpu"}
     model = load_lvlm(LvlmSettings(checkpoint=str(folder), digest="x", **options))
-    assert isinstance(model, RunningLvlm)
     return model
 
 
-def as_prompted(model: RunningLvlm, prompted: Prompted) -> View:
+def as_prompted(model: Lvlm, prompted: ModelInputs) -> View:
     """What a real prompt holds."""
     config = model.model.config
     ids_L = prompted.inputs["input_ids"][0]
@@ -75,10 +75,10 @@ def test_real_prompts_in_other_ways(folders: Callable[[str], Path], family: str,
     require_counts(loaded(folders(family), options), options, (90, 150))
 
 
-def require_counts(model: RunningLvlm, options: LvlmOptions, size: tuple[int, int]) -> None:
+def require_counts(model: Lvlm, options: LvlmOptions, size: tuple[int, int]) -> None:
     family = model.family
     frames = noise(3, *size)
-    expected = views(model.model.config, options, 3, *size)
+    expected = model.definition.views(model.model.config, options, 3, *size)
     clip = model.clip(frames, PROMPT)
     assert clip.grid is not None
     beside_clip, beside_frame = (24, 3) if family == "internvl" else (0, 0)
@@ -90,7 +90,7 @@ def require_counts(model: RunningLvlm, options: LvlmOptions, size: tuple[int, in
 
 def test_a_family_without_clips(folders: Callable[[str], Path]) -> None:
     model = loaded(folders("llava"))
-    expected = views(model.model.config, OPTIONS, 3, 90, 150)
+    expected = model.definition.views(model.model.config, OPTIONS, 3, 90, 150)
     assert as_prompted(model, model.frame(noise(1)[0], PROMPT, (1, 1, 1))) == expected.frame == expected.clip
 
 
@@ -132,17 +132,17 @@ def test_the_papers_sizes(
     grids = {"qwen2_5_vl": qwen, "internvl": internvl, "llava_onevision": llava}
     clips = {"qwen2_5_vl": (8, qwen[0] // 2, qwen[1] // 2), "internvl": (16, 16, 16), "llava_onevision": (16, 14, 14)}
     for family, config in RELEASED.items():
-        seen = views(config, LvlmOptions(), 16, *size)
+        seen = find_family(family).views(config, LvlmOptions(), 16, *size)
         assert (seen.clip.grid, seen.frame.grid) == (clips[family], (1, *grids[family])), family
 
 
 def test_unknown_family() -> None:
-    with pytest.raises(PrerequisiteError, match="'blip' are not known"):
-        views(SimpleNamespace(model_type="blip"), OPTIONS, 3, 90, 150)
+    with pytest.raises(PrerequisiteError, match="no model family 'blip'"):
+        find_family("blip")
 
 
 @pytest.mark.parametrize("family", small_families())
 def test_plans_can_be_made_with_every_family(folders: Callable[[str], Path], family: str) -> None:
-    assert family in FAMILIES
+    assert family in family_names()
     line = METHOD.memory(DecafSettings(), str(folders(family)), (480, 854))
     assert "visual tokens" in line and "about" in line

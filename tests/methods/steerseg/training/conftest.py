@@ -13,7 +13,7 @@ from toy.tiny_qwen import write_small
 
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.steerseg.training.recipe import TrainRecipe
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "llava_onevision", "internvl")
@@ -47,16 +47,15 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 
 @pytest.fixture(scope="session")
-def loaded(checkpoints: Callable[[str], Path]) -> Callable[[str], RunningLvlm]:
-    models: dict[str, RunningLvlm] = {}
+def loaded(checkpoints: Callable[[str], Path]) -> Callable[[str], Lvlm]:
+    models: dict[str, Lvlm] = {}
 
-    def of(family: str) -> RunningLvlm:
+    def of(family: str) -> Lvlm:
         if family not in models:
             settings = LvlmSettings(
                 checkpoint=str(checkpoints(family)), digest="0", dtype="float32", device="cpu", clip_max_tokens=24
             )
             model = load_lvlm(settings)
-            assert isinstance(model, RunningLvlm)
             models[family] = model
         return models[family]
 

@@ -13,7 +13,7 @@ import torch
 
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.embedding import padded
-from rvosbench.methods.models.lvlm.running import RunningLvlm
+from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.soft import SoftPrompt, with_soft
 from rvosbench.methods.steerseg.prompts import attention_prompt
 from rvosbench.methods.steerseg.training.lessons import Sample
@@ -25,7 +25,7 @@ from rvosbench.methods.steerseg.training.sources import ShapesSource
 from .conftest import FAMILIES
 
 SPEC = RolloutSpec(start_layer=1)
-Loaded = Callable[[str], RunningLvlm]
+Loaded = Callable[[str], Lvlm]
 
 
 @pytest.fixture(scope="module")

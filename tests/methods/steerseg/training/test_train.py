@@ -72,7 +72,7 @@ def test_a_training_lowers_its_loss_and_leaves_prompts_that_load(recipe: Recipe,
     settings = with_digest(SoftPromptSettings(str(path / PROMPTS)))
     model = loaded("qwen2_5_vl")
     model = type(model)(
-        model.family, model.model, model.processor, replace(model.settings, digest=card.base_model.digest)
+        model.definition, model.model, model.processor, replace(model.settings, digest=card.base_model.digest)
     )
     soft = load_soft_prompts(settings, model)
     state = TrainingFolder(path).load("clip", _fingerprint(path))
