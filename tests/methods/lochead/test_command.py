@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from click.testing import Result
 from clips import picture, write_dataset
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from rvosbench.harness.data.reader import open_dataset
 from rvosbench.harness.errors import PrerequisiteError
