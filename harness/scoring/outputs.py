@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ def require_output_folder(folder: Path) -> None:
     """Raises PrerequisiteError when no file can be written into a folder, which need not exist yet."""
     fix = "Choose another folder with --out."
     with _reported(folder, fix):
-        if os.path.lexists(folder) and not folder.is_dir():
+        if _exists(folder) and not folder.is_dir():
             raise PrerequisiteError(f"{folder} is not a folder, and the tables need one.", fix)
         _require_room(folder, fix)
 
@@ -46,9 +45,18 @@ def _reported(path: Path, fix: str) -> Iterator[None]:
 def _require_room(folder: Path, fix: str) -> None:
     """Writes a file without a name in the nearest folder that exists."""
     nearest = folder.absolute()
-    while not os.path.lexists(nearest):
+    while not _exists(nearest):
         nearest = nearest.parent
     if not nearest.is_dir():
         raise PrerequisiteError(f"Cannot write into {folder}: {nearest} is not a folder.", fix)
     with tempfile.TemporaryFile(dir=nearest):
         pass
+
+
+def _exists(path: Path) -> bool:
+    """Whether something is there, a link to nowhere included; raises OSError for a path that cannot be."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

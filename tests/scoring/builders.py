@@ -145,3 +145,27 @@ def write_predictions(folder: Path, dataset: Dataset, masks: Mapping[str, Sequen
         for frame, mask_HW in zip(sample.video.frames, masks[name], strict=True):
             write_png(folder / name / f"{frame}.png", mask_HW)
     return folder
+
+
+def odd_names(root: Path) -> Dataset:
+    """Names with slashes, blanks and letters of other alphabets; frames that step by five and ones that do not."""
+    some = {"0": Entry(("x",)), "7": Entry(("x",)), "10": Entry(("x",))}
+    mask_HW = square(2, 3)
+    clips = {
+        "UVO/all/-a": Clip({"x": [mask_HW] * 3}, some, 3, frames=("00000", "00005", "00010")),
+        "b [1] für": Clip({"x": [mask_HW] * 2}, some, 2, frames=("frame_7", "frame_9")),
+        "c": Clip({"x": [mask_HW] * 4}, {"0": Entry(("x",))}, 4),
+    }
+    return revos(root, clips)
+
+
+def drawn_masks(dataset: Dataset, seed: int = 0) -> dict[str, list[BoolHW]]:
+    """Random masks by ``<video>/<expression>``, some of them empty, the first ones not."""
+    rng = np.random.default_rng(seed)
+    return {
+        f"{sample.video.name}/{sample.expression.id}": [
+            rng.random(SIZE) < (0.4 if index == 0 else rng.choice([0.0, 0.3, 0.9]))
+            for index in range(len(sample.video.frames))
+        ]
+        for sample in dataset.samples()
+    }

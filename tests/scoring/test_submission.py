@@ -13,13 +13,15 @@ import pytest
 from PIL import Image
 
 from rvosbench.harness.data.masks import track_from_masks
-from rvosbench.harness.data.reader import Dataset
-from rvosbench.harness.data.types import MaskTrack, Sample
+from rvosbench.harness.data.reader import Dataset, open_dataset
+from rvosbench.harness.data.types import MaskTrack, Sample, Video
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.scoring.predictions import open_predictions
+from rvosbench.harness.scoring.outputs import require_output_folder
+from rvosbench.harness.scoring.predictions import VideoMasks, open_predictions
 from rvosbench.harness.scoring.submission import (
     export_submission,
     masks_of_tracks,
+    sha256_of,
     validate_submission,
 )
 
@@ -181,8 +183,91 @@ def test_what_has_no_server_or_no_zip_stops_with_a_fix(tmp_path: Path, dataset: 
 
 
 def test_other_datasets_have_no_archive(tmp_path: Path, samples: Path) -> None:
-    from rvosbench.harness.data.reader import open_dataset
-
     dataset = open_dataset("ref_davis17", samples / "mini_ref_davis17")
     with pytest.raises(PrerequisiteError, match="no server archive"):
         export_submission(masks_of_tracks(lambda sample: None), dataset, tmp_path / "s.zip")
+
+
+def test_a_split_that_is_not_complete_on_disk(tmp_path: Path, card: str, dataset: Dataset, predictions: Path) -> None:
+    [image] = (tmp_path / "data").rglob(f"{IDS[1]}/00000.jpg")
+    image.unlink()
+    partial = open_dataset(card, tmp_path / "data", "valid", needs="frames")
+    masks = open_predictions(predictions, partial)
+    assert masks.surplus() == []
+    out = tmp_path / "s.zip"
+    with pytest.raises(PrerequisiteError, match=IDS[1]):
+        export_submission(masks.of_video, partial, out)
+    assert not out.exists()
+    report = export_submission(masks.of_video, partial, out, strictness="lenient")
+    assert (report.exit_code, report.files, report.left_out, report.filled) == (3, 4, (IDS[1],), ())
+
+
+def test_absent_masks_are_refused_filled_or_meant(tmp_path: Path, dataset: Dataset, predictions: Path) -> None:
+    (predictions / IDS[0] / "10/00105.png").unlink()
+    masks, out = open_predictions(predictions, dataset).of_video, tmp_path / "s.zip"
+    reports = {
+        (strictness, absence): export_submission(masks, dataset, out, strictness=strictness, absence=absence)
+        for strictness in ("strict", "lenient")
+        for absence in (None, "empty", "refuse")
+    }
+    assert {key: report.exit_code for key, report in reports.items()} == {
+        ("strict", None): 2,
+        ("strict", "refuse"): 2,
+        ("strict", "empty"): 0,
+        ("lenient", None): 3,
+        ("lenient", "refuse"): 2,
+        ("lenient", "empty"): 0,
+    }
+    assert reports["lenient", None].filled == (IDS[0],)
+    assert reports["lenient", None].sha256 == reports["strict", "empty"].sha256
+    with pytest.raises(PrerequisiteError, match="cannot score 0"):
+        export_submission(masks, dataset, out, strictness="lenient", absence="zero")
+    # A mask that is there and cannot be read is no absent one.
+    (predictions / IDS[0] / "10/00085.png").write_bytes(b"")
+    assert export_submission(masks, dataset, out, absence="empty").exit_code == 2
+    assert export_submission(masks, dataset, out, strictness="lenient", absence="empty").exit_code == 3
+
+
+def test_an_archive_without_one_usable_mask_is_refused(tmp_path: Path, dataset: Dataset, predictions: Path) -> None:
+    for path in predictions.rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(PrerequisiteError, match="Not one of the 5 masks"):
+        export_submission(
+            open_predictions(predictions, dataset).of_video, dataset, tmp_path / "s.zip", strictness="lenient"
+        )
+    assert not (tmp_path / "s.zip").exists()
+
+
+def test_what_was_written_is_read_again(tmp_path: Path, dataset: Dataset, predictions: Path, card: str) -> None:
+    export_submission(open_predictions(predictions, dataset).of_video, dataset, tmp_path / "s.zip")
+    again = open_predictions(tmp_path / "s.zip", dataset)
+    assert again.surplus() == []
+    assert export_submission(again.of_video, dataset, tmp_path / "t.zip").sha256 == sha256_of(tmp_path / "s.zip")
+
+
+@pytest.mark.parametrize(
+    "name", ["folder", "file/s.zip", "file/more/s.zip", "s.rar", "s", "x" * 300 + ".zip", "folder.zip"]
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, dataset: Dataset, name: str
+) -> None:
+    def untouched(video: Video) -> VideoMasks:
+        raise AssertionError("the work has begun")
+
+    for folder in ("folder", "folder.zip"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "file").write_text("x")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(PrerequisiteError):
+        export_submission(untouched, dataset, tmp_path / name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["file", "file/out", "file/more/out", "x" * 300])
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(PrerequisiteError):
+        require_output_folder(tmp_path / name)
+    for good in ("", "new", "new/deeper"):
+        require_output_folder(tmp_path / good)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
