@@ -11,6 +11,7 @@ from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.results.reader import Run, read_run
 from rvosbench.harness.scoring.compare import compare
+from rvosbench.harness.scoring.report import comparison_lines
 from rvosbench.harness.scoring.results import SampleResult, ScoredDataset, write_tables
 from rvosbench.harness.scoring.score import score_predictions
 
@@ -45,8 +46,9 @@ def test_difference_is_that_of_the_protocol(tmp_path: Path, dataset: Dataset) ->
     # Referring: (0 + 3/4)/2 better; reasoning: (0 - 1)/2; the mean of the two.
     assert revos_row.difference.J_and_F == pytest.approx((0.375 - 0.5) / 2)
     assert (revos_row.difference.wins, revos_row.difference.ties, revos_row.difference.losses) == (1, 2, 1)
-    # Two videos are too few for an interval.
+    # Two videos are too few for an interval, and none is printed.
     assert revos_row.difference.interval is None
+    assert not any("[" in line.plain for line in comparison_lines([revos_row]))
     # Under the semi-supervised rule the last frame does not count: expressions without a target are samples as well.
     assert semi_row.difference is not None
     assert semi_row.difference.J_and_F == pytest.approx((0 + 1 + 0 - 1 + 0 + 0) / 6)
