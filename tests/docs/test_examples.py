@@ -1,0 +1,75 @@
+"""The examples of the documentation, run as a reader would: files are written as shown, commands given in order."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from processes import rvosbench
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    title: str
+    """The file it shows; "" for others."""
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    pattern = r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$'
+    found = re.findall(pattern, page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [Block(*parts) for parts in found]
+
+
+PAGES = [page for page in sorted(DOCS.glob("*.md")) if any(block.language == "sh" for block in blocks(page))]
+
+
+def test_the_pages_with_examples_are_found() -> None:
+    assert {page.name for page in PAGES} >= {"first_method.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_example_works_as_written(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page):
+        if block.title:
+            (tmp_path / block.title).write_text(block.text)
+        elif block.language == "sh":
+            for line in block.text.splitlines():
+                run(line, tmp_path)
+
+
+def run(line: str, folder: Path) -> None:
+    words = shlex.split(line, comments=True)
+    if words[0] == "python":
+        done = subprocess.run([sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, (line, done.stderr)
+        return
+    assert words[0] == "rvosbench", f"only these two programs are run here: {line}"
+    code, stdout, stderr = rvosbench(*words[1:], folder=folder)
+    assert code == 0, (line, stdout, stderr)
+
+
+def test_the_method_has_forty_lines_and_its_second_plan_reuses_everything(tmp_path: Path) -> None:
+    files = {block.title: block.text for block in blocks(DOCS / "first_method.md") if block.title}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    code = [line for line in files["moving.py"].splitlines() if line.strip()]
+    assert len(code) <= 40
+    run("rvosbench datasets shapes --data-root data --videos 1", tmp_path)
+    run("rvosbench run moving.yaml", tmp_path)
+    _, before, _ = rvosbench("plan", "moving.yaml", folder=tmp_path)
+    commented = files["moving.py"].replace("class Moving:", "# A comment.\nclass Moving:")
+    (tmp_path / "moving.py").write_text(commented)
+    assert rvosbench("plan", "moving.yaml", folder=tmp_path)[1] == before, "a comment is no change"
+    (tmp_path / "moving.py").write_text(files["moving.py"].replace(".sum(axis=3)", ".max(axis=3)"))
+    assert rvosbench("plan", "moving.yaml", folder=tmp_path)[1] != before
