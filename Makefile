@@ -83,7 +83,7 @@ DOCS_VENV := .venv-docs
 docs: $(VENV)/bin/uv
 	@test -x $(DOCS_VENV)/bin/mkdocs || $(BIN)/uv venv --quiet --clear --python $(BIN)/python $(DOCS_VENV)
 	@VIRTUAL_ENV=$(DOCS_VENV) $(UV) -e '.[docs]'
-	$(DOCS_VENV)/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
 	@echo "Open site/index.html"
 
 lint: install
