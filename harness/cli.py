@@ -242,8 +242,7 @@ def export_submission(
         archive = export(masks, opened, target, strictness=strictness, absence=absent, progress=progress.update)
     problems = (*archive.problems, *surplus)
     complete = target.with_name(f"{target.name}.problems.txt")
-    if problems:
-        write_problems(problems, complete)
+    write_problems(problems, complete)
     print_problems(problems, complete, err)
     if not archive.files:
         raise PrerequisiteError(
@@ -252,6 +251,9 @@ def export_submission(
             "an empty one.",
         )
     print_submission(archive, out)
+    submit = opened.card.splits[opened.split].submit
+    if submit is not None:
+        say(f"Where to submit: {submit}")
     raise typer.Exit(archive.exit_code)
 
 
