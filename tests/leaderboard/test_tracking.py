@@ -24,7 +24,7 @@ from rvosbench.harness.results.mlflow import (
     score_metrics,
     sync,
 )
-from rvosbench.harness.results.reader import Counts, Score
+from rvosbench.harness.results.reader import Score, StatusCounts
 
 mlflow = pytest.importorskip("mlflow", reason="the tracking extra is not installed")
 
@@ -214,7 +214,7 @@ def test_without_mlflow_the_extra_is_named(tmp_path: Path, write_run: Any, monke
 
 def a_score(**changes: Any) -> Score:
     values = {"method": "A", "dataset": "d", "split": "s", "subset": "all", "protocol": "refdavis17/expr"}
-    return Score(**{**values, "counts": Counts(1, 1, 0, 0), "J": 0.5, "F": 0.5, "J_and_F": 0.5, **changes})
+    return Score(**{**values, "counts": StatusCounts(1, 1, 0, 0), "J": 0.5, "F": 0.5, "J_and_F": 0.5, **changes})
 
 
 def test_nan_is_refused_before_it_is_logged() -> None:
