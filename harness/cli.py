@@ -343,6 +343,32 @@ def datasets_verify(
         raise typer.Exit(2)
 
 
+@datasets_app.command("fetch")
+def datasets_fetch(
+    name: Annotated[str, typer.Argument(help="A card's name, e.g. mevis, or the path of a card.")],
+    data_root: DataRoot = Path("data"),
+    split: Annotated[str | None, typer.Option(help="Default: the card's first split.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, and stop.")] = False,
+) -> None:
+    """Download a split from its owner's place, check it and unpack it; goes on where an earlier attempt stopped."""
+    from rvosbench.harness.data.cards import load_card
+    from rvosbench.harness.data.fetch import fetch, plan_fetch
+    from rvosbench.harness.progress import SampleProgress
+
+    card = load_card(name)
+    plan = plan_fetch(card, split, data_root)
+    for line in plan.lines():
+        say(line)
+    if dry_run:
+        return
+    if plan.done:
+        say("It was fetched before.")
+    else:
+        with SampleProgress("bytes", err) as progress:
+            fetch(plan, progress.update)
+    datasets_verify(name, data_root, split)
+
+
 @datasets_app.command("shapes")
 def datasets_shapes(
     data_root: DataRoot = Path("data"),

@@ -165,6 +165,51 @@ class Archive(_Model):
     """What precedes the video folders, e.g. ``Annotations/``; may be empty."""
 
 
+class KnownFile(_Model):
+    """A file whose content is known."""
+
+    path: str
+    """Relative to the folder that is fetched."""
+    bytes: int = Field(gt=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Link(KnownFile):
+    """A file behind a plain link."""
+
+    url: str
+
+
+class HubFolder(_Model):
+    """A folder of a data set on the Hugging Face Hub."""
+
+    repository: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+    revision: str = Field(pattern=r"^[0-9a-f]{7,40}$")
+    """The commit's id, or its first digits where no more is known."""
+    folder: str
+    files: tuple[KnownFile, ...] = ()
+    """What is known of files in it beside the Hub's own list."""
+
+
+class Fetch(_Model):
+    """Where a program may get a split, from the owner's own place."""
+
+    to: str
+    """The folder it becomes, relative to the data root."""
+    hub: HubFolder | None = None
+    links: tuple[Link, ...] = ()
+
+    @model_validator(mode="after")
+    def _usable(self) -> Fetch:
+        if (self.hub is None) == (not self.links):
+            raise ValueError("either hub or links must be given")
+        paths = [self.to, *(link.path for link in self.links), *([self.hub.folder] if self.hub else [])]
+        for path in paths:
+            if (why := why_no_name(path, folders=True)) is not None:
+                raise ValueError(f"the path '{path}' {why}")
+        return self
+
+
 class Tables(_Model):
     """How tables of several benchmarks show this one."""
 
@@ -203,6 +248,8 @@ class Card(_Model):
     licence: str
     citation: str
     obtain: str
+    fetch: dict[str, Fetch] = {}
+    """Split -> where a program may get it; of the others ``obtain`` says how."""
     sources: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -210,7 +257,7 @@ class Card(_Model):
         if self.default_split not in self.splits:
             raise ValueError(f"default_split '{self.default_split}' is not one of the splits {sorted(self.splits)}")
         for layout in self.layouts:
-            unknown = set(layout.splits) - set(self.splits)
+            unknown = (set(layout.splits) | set(self.fetch)) - set(self.splits)
             if unknown:
                 raise ValueError(f"layout '{layout.name}' names unknown splits {sorted(unknown)}")
         for name, protocol in self.protocols.items():

@@ -271,9 +271,10 @@ def _written(path: Path, content: bytes) -> Path:
 
 
 def test_every_shipped_card_is_whole() -> None:
-    assert card_names() == ["mevis", "reasonvos", "ref_davis17", "ref_youtube_vos", "revos", "shapes"]
+    assert card_names() == ["long_rvos", "mevis", "reasonvos", "ref_davis17", "ref_youtube_vos", "revos", "shapes"]
     folders = {name: load_card(name).folders[0] for name in card_names()}
     assert folders == {
+        "long_rvos": "long_rvos",
         "mevis": "mevis",
         "reasonvos": "ReasonVOS",
         "ref_davis17": "davis17",
@@ -285,6 +286,8 @@ def test_every_shipped_card_is_whole() -> None:
         f"{name}/{split}": facts.protocols for name in card_names() for split, facts in load_card(name).splits.items()
     }
     assert {key: value for key, value in protocols.items() if value} == {
+        "long_rvos/valid": ("long-rvos/v1",),
+        "long_rvos/test": ("long-rvos/v1",),
         "mevis/valid_u": ("mevis-v1/valid_u",),
         "mevis/valid_u_v2": ("mevis-v2/valid_u",),
         "mevis/valid": ("server",),

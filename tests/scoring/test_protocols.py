@@ -167,7 +167,9 @@ def test_every_protocol_says_what_it_does() -> None:
         "mevis-v2/valid_u",
     }
     local = {"mevis-v1/valid-local", "mevis-v2/valid-local", "ref-youtube-vos/valid-local"}
-    assert contract | local | {"davis17/semi", "vosbench", "server", "shapes/v1"} == set(protocol_names())
+    assert contract | local | {"davis17/semi", "vosbench", "server", "shapes/v1", "long-rvos/v1"} == set(
+        protocol_names()
+    )
     assert all("not the server's number" in all_protocols()[name].text for name in local)
     texts = [rule.text for rule in all_protocols().values()]
     assert len(set(texts)) == len(texts)
