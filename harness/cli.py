@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import closing
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.text import Text
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.extras import missing_package
+from rvosbench.harness.secrets import redacted_text
 from rvosbench.harness.text import SafeConsole
 
 if TYPE_CHECKING:
@@ -91,14 +93,24 @@ def run(
     resume: Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Continue an interrupted run.")] = None,
     overrides: SetOption = None,
     reuse: ReuseOption = "exact",
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="HOST", help="A machine that the recipe may send to or join.")
+    ] = None,
+    allow_commands: Annotated[
+        bool, typer.Option("--allow-commands", help="Let the recipe start programs (serving.command and the like).")
+    ] = False,
 ) -> None:
     """Run methods x LVLMs x datasets; continues where an interrupted run of the same recipe stopped."""
     from rvosbench.harness.pipeline.engine import Run
     from rvosbench.harness.recipes import load_recipe
     from rvosbench.harness.results.writer import RunFolder
+    from rvosbench.harness.trust import user_trust
 
-    if (recipe is None) == (resume is None):
-        raise PrerequisiteError("Give either a recipe or --resume RUN_DIR.", "Example: rvosbench run recipes/demo.yaml")
+    if recipe is None and resume is None:
+        raise PrerequisiteError("Give a recipe or --resume RUN_DIR.", "Example: rvosbench run recipes/demo.yaml")
+    if recipe is not None and resume is not None:
+        raise PrerequisiteError("Give a recipe or --resume RUN_DIR, not both.", "A run folder has its recipe in it.")
+    trust = user_trust().with_more(tuple(allow or ()), allow_commands)
     signal.signal(signal.SIGTERM, _interrupt)
     if resume is not None:
         if overrides:
@@ -107,8 +119,12 @@ def run(
     else:
         assert recipe is not None
         loaded = load_recipe(recipe, tuple(overrides or ()))
+        trust.require(loaded, tuple(overrides or ()))
         folder = RunFolder.create(loaded)
-    raise typer.Exit(Run(loaded, folder, out, reuse).execute())
+    with closing(folder):
+        trust.require(loaded, tuple(overrides or ()))
+        code = Run(loaded, folder, out, reuse).execute()
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -165,7 +181,7 @@ def score(
     from rvosbench.harness.results.schema import read_scores
     from rvosbench.harness.scoring.outputs import require_output_folder
     from rvosbench.harness.scoring.predictions import write_problems
-    from rvosbench.harness.scoring.report import note_lines, print_problems, print_reading, score_tables
+    from rvosbench.harness.scoring.report import print_problems, print_reading, score_tables
     from rvosbench.harness.scoring.score import score_predictions
 
     require_output_folder(target)
@@ -188,12 +204,14 @@ def score(
     complete = target / "problems.txt"
     write_problems(report.problems, complete)
     print_problems(report.problems, complete, err)
-    report.raise_if_refused()
-    scores = read_scores(target / "scores.json")
-    for table in score_tables(scores):
+    if not report.written:
+        raise PrerequisiteError(
+            f"{sum(report.problem_counts.values())} masks are missing, extra or unusable; nothing was scored.",
+            "Correct the predictions, or score with --lenient, which counts what is missing or unusable as 0; with "
+            "--absent empty a mask without a file is an empty one.",
+        )
+    for table in score_tables(read_scores(target / "scores.json")):
         out.print(table)
-    for line in note_lines(scores):
-        out.print(line, soft_wrap=True)
     say(f"Tables: {target}")
     raise typer.Exit(report.exit_code)
 
@@ -240,7 +258,8 @@ def export_submission(
         archive = export(masks, opened, target, strictness=strictness, absence=absent, progress=progress.update)
     problems = (*archive.problems, *surplus)
     complete = target.with_name(f"{target.name}.problems.txt")
-    write_problems(problems, complete)
+    if problems:
+        write_problems(problems, complete)
     print_problems(problems, complete, err)
     if not archive.files:
         raise PrerequisiteError(
@@ -249,9 +268,6 @@ def export_submission(
             "an empty one.",
         )
     print_submission(archive, out)
-    submit = opened.card.splits[opened.split].submit
-    if submit is not None:
-        say(f"Where to submit: {submit}")
     raise typer.Exit(archive.exit_code)
 
 
@@ -262,24 +278,14 @@ def compare(
     first: Annotated[str | None, typer.Option(help="Method of RUN_A; default: pairs of the same name.")] = None,
     second: Annotated[str | None, typer.Option(help="Method of RUN_B.")] = None,
 ) -> None:
-    """Paired difference RUN_B minus RUN_A, with an interval over videos.
-
-    Scores against different ground truth are printed without a difference, and the exit code is 2.
-    """
+    """Paired difference RUN_B minus RUN_A, with an interval over videos."""
     from rvosbench.harness.results.reader import read_run
     from rvosbench.harness.scoring.compare import compare as compare_runs
-    from rvosbench.harness.scoring.report import comparison_lines, note_lines
+    from rvosbench.harness.scoring.report import comparison_lines
 
     compared = compare_runs(read_run(run_a), read_run(run_b), first_label=first, second_label=second)
     for line in comparison_lines(compared):
         out.print(line, soft_wrap=True)
-    for line in note_lines([score for row in compared for score in (row.first, row.second)]):
-        out.print(line, soft_wrap=True)
-    if any(row.other_ground_truth for row in compared):
-        raise PrerequisiteError(
-            "The two runs were scored against different ground truth, so there is no difference to report.",
-            "Score both against the same data root; provenance in scores.json names each.",
-        )
 
 
 @app.command()
@@ -407,9 +413,9 @@ def _add_plugged_commands() -> None:
 
 
 def _stop(error: PrerequisiteError) -> NoReturn:
-    err.print(Text.assemble(("error: ", "bold red"), error.problem), soft_wrap=True)
+    err.print(Text.assemble(("error: ", "bold red"), redacted_text(error.problem)), soft_wrap=True)
     if error.fix:
-        err.print(Text(error.fix), soft_wrap=True)
+        err.print(Text(redacted_text(error.fix)), soft_wrap=True)
     sys.exit(2)
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path, PurePath
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.secrets import holds_hidden, redacted
 from rvosbench.harness.settings import Settings
+from rvosbench.harness.yaml_files import parse_yaml, read_yaml
 
 
 def _identity(default: Any = ..., **kwargs: Any) -> Any:
@@ -120,8 +122,9 @@ class ServingChoice(_Model):
 
     endpoints: tuple[str, ...] = _runtime(())
     """Base addresses of servers that run already, e.g. http://10.0.0.3:8000; none: servers are started."""
-    key_variable: str = _runtime("RVOSBENCH_SERVER_KEY")
-    """Environment variable that holds the endpoints' API key, if they want one."""
+    key_variable: str = _runtime("RVOSBENCH_SERVER_KEY", pattern=r"^RVOSBENCH_([A-Z0-9_]*_)?KEY([A-Z0-9_]*)$")
+    """Environment variable that holds the endpoints' API key, if they want one: ``RVOSBENCH_...KEY``, so that a recipe
+    cannot have other secrets of the user sent anywhere."""
     replicas: int | Literal["auto"] = _runtime("auto")
     """Servers to start; "auto": as many as the cluster's GPUs allow, one without GPUs."""
     gpus: int = _runtime(0, ge=0)
@@ -149,7 +152,7 @@ class ServingChoice(_Model):
     def _addresses(self) -> Self:
         for endpoint in self.endpoints:
             if not endpoint.startswith(("http://", "https://")):
-                raise ValueError(f"endpoints: '{endpoint}' does not begin with http:// or https://")
+                raise ValueError(f"endpoints: '{redacted(endpoint)}' does not begin with http:// or https://")
         if isinstance(self.replicas, int) and self.replicas < 1:
             raise ValueError("replicas must be at least 1, or auto")
         return self
@@ -223,8 +226,23 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise PrerequisiteError(f"{path}: {describe(error)}.", "Correct the recipe or the --set value.") from error
+    _require_secrets(recipe, path)
     methods = tuple(choice.model_copy(update={"method": _placed(choice.method, path)}) for choice in recipe.methods)
     return recipe.model_copy(update={"methods": methods})
+
+
+def _require_secrets(recipe: Recipe, path: Path) -> None:
+    """A recipe written into a run folder has no secrets: it can be resumed where it does not need them."""
+    serving, uri = recipe.serving, recipe.tracking.uri
+    for key, value in (
+        ("serving.endpoints", serving.endpoints),
+        ("serving.flags", serving.flags),
+        ("tracking.uri", uri),
+    ):
+        if holds_hidden(value):
+            raise PrerequisiteError(
+                f"{path}: {key} held a secret, which run folders do not keep.", "Run the recipe itself again."
+            )
 
 
 def _placed(method: str, recipe: Path) -> str:
@@ -258,17 +276,12 @@ def read_values(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """What a recipe file of any kind says, with overrides applied, not validated.
 
     Raises:
-        PrerequisiteError: missing file, YAML error, or an override that leads nowhere.
+        PrerequisiteError: missing file, YAML error (see ``read_yaml``), or an override that leads nowhere.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise PrerequisiteError(f"There is no recipe at {path}.", "See recipes/ for examples.") from error
-    except IsADirectoryError as error:
-        raise PrerequisiteError(f"{path} is a folder, not a recipe.", "Give a YAML file from recipes/.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PrerequisiteError(f"{path} is not valid YAML: {_one_line(error)}.", "Correct the file.") from error
-    if not isinstance(raw, dict):
+    if not path.exists():
+        raise PrerequisiteError(f"There is no recipe at {path}.", "See recipes/ for examples.")
+    raw = read_yaml(path)
+    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise PrerequisiteError(f"{path} holds no recipe (a mapping is expected).", "See recipes/ for examples.")
     for override in overrides:
         apply_override(raw, override)
@@ -276,14 +289,11 @@ def read_values(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML, every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The resolved recipe as YAML, every default written out; secrets are replaced (``harness.secrets``)."""
+    return yaml.safe_dump(redacted(recipe.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
 
-SettingsT = TypeVar("SettingsT", bound=Settings)
-
-
-def method_settings(settings_type: type[SettingsT], values: dict[str, Any], method: str) -> SettingsT:
+def method_settings(settings_type: type[Settings], values: dict[str, Any], method: str) -> Settings:
     """A method's settings from a recipe's mapping.
 
     Raises:
@@ -313,10 +323,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise PrerequisiteError(f"--set {override} is not key=value.", "Example: --set executor.kind=inprocess")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise PrerequisiteError(f"--set {override}: the value is not YAML.", "Quote it.") from error
+    value = parse_yaml(text, f"The value of --set {override}")
     *path, last = key.split(".")
     target: Any = raw
     for part in path:
@@ -332,7 +339,3 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         target[last] = value
     else:
         raise PrerequisiteError(f"--set {override}: '{last}' leads nowhere.", "Check the key in the recipe.")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

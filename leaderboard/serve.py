@@ -31,4 +31,4 @@ def command(runs_root: Path, port: int = 8501, address: str = "127.0.0.1") -> li
         **{f"theme.{name}": value for name, value in _THEME.items()},
     }
     flags = [part for name, value in options.items() for part in (f"--{name}", value)]
-    return [sys.executable, "-m", "streamlit", "run", str(APP), *flags, "--", "--runs", str(runs_root.resolve())]
+    return [sys.executable, "-P", "-m", "streamlit", "run", str(APP), *flags, "--", "--runs", str(runs_root.resolve())]

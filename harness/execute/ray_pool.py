@@ -128,6 +128,8 @@ class RayExecutor:
                 return
             ray.init(
                 num_cpus=self._local_cpus(),
+                # Nothing of a local cluster listens where other machines could reach it.
+                _node_ip_address="127.0.0.1",
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,

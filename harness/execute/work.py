@@ -58,6 +58,7 @@ class StageWorker:
         The time is split evenly: what expressions share cannot be told from what each took.
 
         Raises:
+            DamagedArtefactError: an artefact it reads is damaged and must be computed again first.
             PrerequisiteError: nothing further can succeed (the disk is full, say).
         """
         frames = DecodedFrames(item.video)
@@ -65,6 +66,11 @@ class StageWorker:
             Request(p.expression, {stage: self.store.read(stage, key) for stage, key in p.inputs}) for p in item.pending
         ]
         records: dict[int, Record] = {}
+
+        def ended() -> list[Record]:
+            each = (time.perf_counter() - started) / max(1, len(records))
+            return [replace(records[index], seconds=each) for index in sorted(records)]
+
         started = time.perf_counter()
         try:
             for index, outcome in self.stage.run(frames, requests):
@@ -74,14 +80,13 @@ class StageWorker:
         except Exception as error:  # noqa: BLE001 - any failure of a stage is a recorded sample failure
             left = [index for index in range(len(requests)) if index not in records]
             if len(left) > 1 and not isinstance(error, SampleError):
-                return [*records.values(), *self._one_at_a_time(item, left)]
+                return [*ended(), *self._one_at_a_time(item, left)]
             for index in left:
                 records[index] = _failure(item, index, error)
         for index in range(len(requests)):
             if index not in records:
                 records[index] = _failure(item, index, SampleError(f"stage {self.spec.name} gave no result"))
-        each = (time.perf_counter() - started) / len(requests)
-        return [replace(records[index], seconds=each) for index in sorted(records)]
+        return ended()
 
     def _one_at_a_time(self, item: WorkItem, left: Sequence[int]) -> Iterator[Record]:
         """An unforeseen error ended the whole call: find which expressions are really at fault."""

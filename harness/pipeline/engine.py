@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -20,7 +21,7 @@ from rvosbench.harness.data.digests import MediaIndex
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.execute.executor import Executor, InProcessExecutor, Report
 from rvosbench.harness.execute.work import WorkItem
-from rvosbench.harness.pipeline.collect import collect_results, recorded_items
+from rvosbench.harness.pipeline.collect import annotator_items, collect_results
 from rvosbench.harness.pipeline.plan import (
     Batch,
     ChosenDataset,
@@ -35,13 +36,11 @@ from rvosbench.harness.progress import RunProgress
 from rvosbench.harness.recipes import Recipe
 from rvosbench.harness.results.schema import FallbackUse, read_scores
 from rvosbench.harness.results.writer import RunFolder, now
-from rvosbench.harness.scoring.plausibility import require_plausible
-from rvosbench.harness.scoring.provenance import Origin
-from rvosbench.harness.scoring.report import note_lines, score_tables
+from rvosbench.harness.scoring.report import score_tables
 from rvosbench.harness.scoring.results import write_tables
 from rvosbench.harness.scoring.rows import fallback_uses
 from rvosbench.harness.stages import StageSpec
-from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.artefacts import ArtefactStore, DamagedArtefactError
 from rvosbench.harness.store.history import History
 from rvosbench.harness.store.keys import digest_of
 from rvosbench.harness.store.records import Record
@@ -77,6 +76,8 @@ class Run:
         self._history = History(self._store)
         self._reuse = reuse
         self._totals: dict[str, StageTotals] = {}
+        self._begun: set[int] = set()
+        """Batches that were begun: a second pass reuses what the first one did, which is no reuse of the run."""
         self._started = now()
 
     def execute(self) -> int:
@@ -87,18 +88,18 @@ class Run:
         """
         plan = make_plan(self._recipe, media_index(self._recipe), self._history if self._reuse == "force" else None)
         self._say(plan)
+        if self._folder.unlocked:
+            self._say_line(self._folder.unlocked)
         for line in code_lines(plan, self._store, self._history):
             self._say_line(line)
         record_code(plan, self._history)
         self._summarise(plan, "running", None)
         executor = self._executor()
         try:
-            with RunProgress(self._console) as progress:
-                for batch in plan.batches():
-                    self._run_batch(batch, executor, progress)
-        except PrerequisiteError:
+            exit_code = self._complete(plan, executor)
+        except Exception as error:
             with suppress(PrerequisiteError):  # the disk may be what failed; the first error is the one to show
-                self._summarise(plan, "interrupted", 2)
+                self._summarise(plan, "interrupted", 2 if isinstance(error, PrerequisiteError) else 1)
             raise
         except KeyboardInterrupt:
             self._summarise(plan, "interrupted", 130)
@@ -110,17 +111,41 @@ class Run:
             return 130
         finally:
             executor.close()
-        try:
-            exit_code = self._finish(plan)
-        except PrerequisiteError:
-            with suppress(PrerequisiteError):
-                self._summarise(plan, "interrupted", 2)
-            raise
         self._mirror()
         self._folder.close()
         return exit_code
 
-    def _run_batch(self, batch: Batch, executor: Executor, progress: RunProgress) -> None:
+    def _complete(self, plan: Plan, executor: Executor) -> int:
+        """Runs every batch and writes the tables; artefacts that turn out damaged are computed again."""
+        discarded: set[Path] = set()
+        while True:
+            try:
+                with RunProgress(self._console) as progress:
+                    for number, batch in enumerate(plan.batches()):
+                        self._run_batch(number, batch, executor, progress)
+                return self._finish(plan)
+            except DamagedArtefactError as error:
+                if error.path in discarded:
+                    raise PrerequisiteError(
+                        f"{error.path} is damaged again right after it was written ({error.why}).", "Check the disk."
+                    ) from error
+                discarded |= self._discard_damaged(plan, error)
+
+    def _discard_damaged(self, plan: Plan, first: DamagedArtefactError) -> set[Path]:
+        """Removes every damaged artefact of the stage whose first one was found, naming each."""
+        stage = first.path.parents[1].name
+        keys = {planned.keys[stage] for planned in plan.samples if stage in planned.keys}
+        found = {first.path: first}
+        for key in keys:
+            damage = self._store.damage(stage, key) if self._store.has(stage, key) else None
+            if damage is not None:
+                found[damage.path] = damage
+        for path, damage in sorted(found.items()):
+            self._say_line(f"{damage.problem} It is computed again.")
+            self._store.discard(path)
+        return set(found)
+
+    def _run_batch(self, number: int, batch: Batch, executor: Executor, progress: RunProgress) -> None:
         stage = batch.spec.name
         totals = self._totals.setdefault(stage, StageTotals())
         items = work_items(batch, self._store)
@@ -128,7 +153,9 @@ class Run:
         keys = {planned.keys[stage] for planned in batch.samples}
         reused = sum(self._store.has(stage, key) for key in keys)
         totals.items += len(items)
-        totals.reused += reused
+        if number not in self._begun:
+            totals.reused += reused
+        self._begun.add(number)
         variant = batch.samples[0].variant
         on = f" on {variant.lvlm}" if variant.lvlm else ""
         progress.begin(f"{variant.label}{on}: {stage}", pending, reused)
@@ -164,14 +191,11 @@ class Run:
 
     def _finish(self, plan: Plan) -> int:
         results = collect_results(plan, self._store, self._folder)
-        for chosen in plan.datasets:
-            require_plausible(chosen.dataset, [r for r in results if chosen.holds(r.sample)])
         write_tables(
             self._folder.path,
             results,
             [chosen.scored for chosen in plan.datasets],
-            items=recorded_items(plan, results, self._store),
-            origin=Origin(now()),
+            annotator_items=annotator_items(plan, results, self._store),
         )
         statuses: Counter[str] = Counter(result.status for result in results)
         exit_code = FAILED_SAMPLES if statuses["failed"] or statuses["missing"] else 0
@@ -180,8 +204,6 @@ class Run:
         whole = [score for score in read_scores(self._folder.path / "scores.json") if score.subset == "all"]
         for table in score_tables(whole):
             self._console.print(table)
-        for line in note_lines(whole):
-            self._console.print(line, soft_wrap=True)
         self._console.print(self._account(statuses), highlight=False, soft_wrap=True)
         for use in fallbacks:
             if use.used:

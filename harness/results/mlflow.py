@@ -37,6 +37,7 @@ from rvosbench.harness.results.reader import (
     run_folders,
     status_counts,
 )
+from rvosbench.harness.secrets import redacted, redacted_text
 
 EXPERIMENT = "rvosbench"
 ARTEFACT_FOLDER = "mlruns"
@@ -167,8 +168,9 @@ def score_metrics(scores: Sequence[Score]) -> dict[str, float]:
 
 
 def flat_params(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """The recipe's scalar values under dotted keys; at most 200, each cut at 500 characters."""
-    return dict(item for _, item in zip(range(_MAX_PARAMS), _leaves(recipe, "", 0), strict=False))
+    """The recipe's scalar values under dotted keys, without secrets; at most 200, each cut at 500 characters."""
+    leaves = _leaves(redacted(recipe), "", 0)
+    return dict(item for _, item in zip(range(_MAX_PARAMS), leaves, strict=False))
 
 
 def _mirror_locked(run: Run, uri: str) -> Mirrored:
@@ -332,7 +334,8 @@ def _lock(run_dir: Path, uri: str) -> Iterator[None]:
     database = _database(uri)
     path = run_dir / ".mirror.lock" if database is None else database.with_name(database.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    with os.fdopen(descriptor, "w") as handle:
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
@@ -379,7 +382,7 @@ def _reason(error: Exception, uri: str) -> str:
     text = " ".join(str(error).split()).replace(uri, _without_password(uri))
     if any(word in text for word in ("Max retries exceeded", "Connection refused", "timed out", "Failed to resolve")):
         return f"{_UNREACHABLE} at {_without_password(uri)}."
-    return f"{type(error).__name__}: {text[:_MAX_VALUE]}"
+    return redacted_text(f"{type(error).__name__}: {text[:_MAX_VALUE]}")
 
 
 def _without_password(uri: str) -> str:

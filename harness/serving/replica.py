@@ -24,7 +24,7 @@ _HEALTH_SECONDS = 10.0
 _TAIL_BYTES = 200_000
 _CAUSES, _TAIL_LINES, _LINE_CHARACTERS = 3, 5, 300
 _CAUSE = re.compile(r"\b\w*(?:Error|Exception): .{1,80}")
-_SUPERVISOR = (sys.executable, "-m", "rvosbench.harness.serving.supervisor")
+_SUPERVISOR = (sys.executable, "-P", "-m", "rvosbench.harness.serving.supervisor")
 
 State = Literal["starting", "healthy", "unwell", "dead"]
 """The process runs and does not answer yet; answers; no longer answers; has ended."""

@@ -19,10 +19,12 @@ from typing import Protocol
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import ServingChoice
+from rvosbench.harness.secrets import redacted_text
 from rvosbench.harness.servers import ModelServer, Servers
 from rvosbench.harness.serving.chat import serving_model
 from rvosbench.harness.serving.replica import Status
 from rvosbench.harness.serving.vllm import Launch, launch_of
+from rvosbench.harness.trust import host_of
 
 _TICK_SECONDS = 1.0
 _UNWELL_SECONDS = 60.0
@@ -111,8 +113,10 @@ def serving(
         endpoints = tuple(url.rstrip("/").removesuffix("/v1") for url in choice.endpoints)
         key = os.environ.get(choice.key_variable, "")
         given = replace(asked, endpoints=endpoints, key=key, patience_seconds=_GIVEN_PATIENCE_SECONDS)
+        if key:
+            say(f"Sending the key of {choice.key_variable} to {', '.join(dict.fromkeys(map(host_of, endpoints)))}")
         given = replace(given, endpoints=serving_model(given))
-        say(f"{need.served_name} is served at {', '.join(given.endpoints)}")
+        say(redacted_text(f"{need.served_name} is served at {', '.join(given.endpoints)}"))
         yield ServerPool(given)
         return
     key = secrets.token_hex(16)

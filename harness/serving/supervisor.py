@@ -1,4 +1,4 @@
-"""``python -m rvosbench.harness.serving.supervisor GRACE COMMAND...``: runs a server and leaves nothing of it behind.
+"""``python -P -m rvosbench.harness.serving.supervisor GRACE COMMAND...``: runs a server and leaves nothing behind.
 
 A server starts processes of its own (vLLM: an engine and workers that hold the GPU), and they survive when it is
 killed. Here two supervisors stand above it, one above the other. Each ends the whole tree below it when its standard

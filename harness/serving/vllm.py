@@ -16,6 +16,7 @@ from typing import Literal
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import ServingChoice
+from rvosbench.harness.secrets import holds_hidden
 from rvosbench.harness.servers import ModelServer
 
 _MODULE = "vllm.entrypoints.openai.api_server"
@@ -89,7 +90,7 @@ def launch_of(need: ModelServer, choice: ServingChoice, key: str) -> Launch:
         # -1: all frames that are sent; the server would keep 32.
         rate = {} if need.frame_rate is None else {"fps": need.frame_rate}
         options["--media-io-kwargs"] = json.dumps({"video": {"num_frames": -1, **rate}})
-    command = [*(choice.command or (sys.executable, "-m", _MODULE))]
+    command = [*(choice.command or (sys.executable, "-P", "-m", _MODULE))]
     for flag, value in options.items():
         command += [] if value is None else [flag, value]
     # Asked every second how it does, it would write nothing else, and the end of its output would say nothing.
@@ -98,7 +99,9 @@ def launch_of(need: ModelServer, choice: ServingChoice, key: str) -> Launch:
     offline = {"HF_HUB_OFFLINE": "1"} if Path(need.model).is_dir() else {}
     device = _GPU_ENVIRONMENT if choice.gpus else _CPU_ENVIRONMENT
     environment = {**_QUIET, **threads, **offline, **device, "VLLM_API_KEY": key}
-    return Launch((*command, *choice.flags), {**environment, **choice.environment})
+    # A secret that a run folder did not keep comes from the starter's own environment.
+    given = {name: value for name, value in choice.environment.items() if not holds_hidden(value)}
+    return Launch((*command, *choice.flags), {**environment, **given})
 
 
 def _require_build(need: ModelServer, gpus: int) -> None:

@@ -87,6 +87,7 @@ def run_all(jobs: Iterable[Job], console: Console) -> Outcome:
     """Runs what can be run, and fills the table's cells. An interrupt ends it; what was computed is kept."""
     from rvosbench.harness.pipeline.engine import Run
     from rvosbench.harness.results.writer import RunFolder
+    from rvosbench.harness.trust import user_trust
 
     results: dict[tuple[Line, str], Result] = {}
     why: dict[tuple[Line, str], str] = {}
@@ -101,6 +102,7 @@ def run_all(jobs: Iterable[Job], console: Console) -> Outcome:
             continue
         console.print(Text(f"{job.line.title}, {job.dataset}", "bold"))
         try:
+            user_trust().require(job.recipe)
             folder = RunFolder.create(job.recipe)
             try:
                 code = Run(job.recipe, folder, console).execute()

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.store.artefacts import Artefact, ArtefactStore, from_bytes, to_bytes, write_json
+from rvosbench.harness.store.artefacts import (
+    Artefact,
+    ArtefactStore,
+    DamagedArtefactError,
+    from_bytes,
+    to_bytes,
+    write_json,
+)
 
 ARTEFACT = Artefact(
     meta={"answer": "swän", "n": 3, "rles": ["a", None]},
@@ -70,6 +77,44 @@ def test_missing_and_damaged_artefacts_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(PrerequisiteError, match="is damaged"):
         store.read("ground", "ab12")
+
+
+def test_every_flipped_bit_and_every_truncation_is_found(tmp_path: Path) -> None:
+    store, key = ArtefactStore(tmp_path), "ab" * 32
+    store.write("ground", key, Artefact(meta={"size": [4, 6], "text": "x" * 40}, arrays={"v": np.arange(9)}))
+    path = store.path("ground", key)
+    good = path.read_bytes()
+    assert store.damage("ground", key) is None
+    meta = store.read_meta("ground", key)
+    for bit in range(0, len(good) * 8):
+        flipped = bytearray(good)
+        flipped[bit // 8] ^= 1 << (bit % 8)
+        with pytest.raises(ValueError, match="checksum"):
+            from_bytes(bytes(flipped))
+        if bit % 7 == 0:
+            path.write_bytes(bytes(flipped))
+            with pytest.raises(DamagedArtefactError):
+                store.read("ground", key)
+            try:
+                assert store.read_meta("ground", key) == meta, "a value that was not written"
+            except DamagedArtefactError:
+                continue
+    for length in range(0, len(good), 5):
+        path.write_bytes(good[:length])
+        for read in (store.read, store.read_meta):
+            with pytest.raises(DamagedArtefactError):
+                read("ground", key)
+        assert store.damage("ground", key) is not None
+
+
+def test_files_have_the_permissions_the_user_asks_for(tmp_path: Path) -> None:
+    for mask, mode in ((0o077, 0o600), (0o022, 0o644), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            write_json(tmp_path / "x.json", {})
+        finally:
+            os.umask(before)
+        assert (tmp_path / "x.json").stat().st_mode & 0o777 == mode
 
 
 def test_json_refuses_nan(tmp_path: Path) -> None:

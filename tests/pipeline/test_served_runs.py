@@ -63,7 +63,7 @@ def lines(path: Path) -> list[str]:
 
 def test_what_was_answered_is_never_asked_again(base: Path) -> None:
     folder = base / "twice"
-    code, stdout, stderr = rvosbench("run", write_recipe(folder), folder=folder)
+    code, stdout, stderr = rvosbench("run", "--allow-commands", write_recipe(folder), folder=folder)
     assert code == 0, stderr
     assert "Starting 1 server of small" in stdout
     assert len(lines(folder / "requests")) == SAMPLES and len(lines(folder / "starts")) == 1
@@ -71,7 +71,9 @@ def test_what_was_answered_is_never_asked_again(base: Path) -> None:
     found = [store.read("reason", path.stem) for path in (store.root / "reason").rglob("*.npz")]
     assert len(found) == SAMPLES
     assert all(artefact.meta["attributes"] == ["red", "on the left", "small"] for artefact in found)
-    code, stdout, stderr = rvosbench("run", "recipe.yaml", "--set", "methods.0.label=Again", folder=folder)
+    code, stdout, stderr = rvosbench(
+        "run", "--allow-commands", "recipe.yaml", "--set", "methods.0.label=Again", folder=folder
+    )
     assert code == 0, stderr
     assert "Starting" not in stdout
     assert len(lines(folder / "requests")) == SAMPLES and len(lines(folder / "starts")) == 1
@@ -83,7 +85,7 @@ def test_a_killed_driver_leaves_no_server_and_its_answers(base: Path) -> None:
     folder.mkdir()
     (folder / "delay").write_text("0.7")
     recipe = write_recipe(folder, kind="ray")
-    command = Command("run", recipe, folder=folder)
+    command = Command("run", "--allow-commands", recipe, folder=folder)
     wait_for_lines(folder / "requests", 4, command)
     committed = list((folder / "runs" / "artefacts" / "reason").rglob("*.npz"))
     assert any("fake_server" in line for line in command.tree().values())
@@ -97,7 +99,7 @@ def test_a_killed_driver_leaves_no_server_and_its_answers(base: Path) -> None:
     assert 0 < len(committed) < SAMPLES, "the kill came too early or too late to prove anything"
     asked = len(lines(folder / "requests"))
     (folder / "delay").unlink()
-    code, _, stderr = rvosbench("run", write_recipe(folder), folder=folder)
+    code, _, stderr = rvosbench("run", "--allow-commands", write_recipe(folder), folder=folder)
     assert code == 0, stderr
     finished = json.loads(next((folder / "runs").glob("served-*/run.json")).read_text())["stages"]["reason"]
     assert finished["reused"] >= len(committed) and finished["reused"] + finished["computed"] == SAMPLES
@@ -108,7 +110,7 @@ def test_an_interrupt_ends_the_server_first(base: Path) -> None:
     folder = base / "interrupted"
     folder.mkdir()
     (folder / "delay").write_text("0.7")
-    command = Command("run", write_recipe(folder), folder=folder)
+    command = Command("run", "--allow-commands", write_recipe(folder), folder=folder)
     wait_for_lines(folder / "requests", 1, command)
     command.process.send_signal(signal.SIGINT)
     code, stdout, stderr = command.finish()
@@ -120,7 +122,9 @@ def test_an_interrupt_ends_the_server_first(base: Path) -> None:
 def test_a_wrong_endpoint_stops_the_run_before_anything_is_asked(base: Path) -> None:
     folder = base / "wrong"
     with FakeServer(model="big") as server:
-        code, _, stderr = rvosbench("run", write_recipe(folder, serving={"endpoints": [server.url]}), folder=folder)
+        code, _, stderr = rvosbench(
+            "run", "--allow-commands", write_recipe(folder, serving={"endpoints": [server.url]}), folder=folder
+        )
         assert not server.bodies
     assert code == 2
     assert f"{server.url} serves big, not small." in stderr and "Traceback" not in stderr

@@ -106,7 +106,7 @@ def start_run(folder: Path, kind: str) -> Owner:
     serving = {"gpus": GPUS, "start_seconds": START_SECONDS, "concurrency": 1, "flags": ["--max-num-seqs", "4"]}
     values = {"max_new_tokens": 128, "structured": False}
     recipe = write_recipe(folder, kind=kind, serving=serving, hold=str(folder), **values)
-    return Owner(folder, Command("run", recipe, folder=folder))
+    return Owner(folder, Command("run", "--allow-commands", recipe, folder=folder))
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_a_run_on_a_given_endpoint_shares_the_clip_and_never_asks_again(base: Pa
     recipe = write_recipe(folder, kind="inprocess", serving={"endpoints": list(server.endpoints)}, max_new_tokens=24)
     key = {"RVOSBENCH_SERVER_KEY": server.key}
     before, hits = metric(server, "request_success_total"), metric(server, "prefix_cache_hits_total")
-    code, stdout, stderr = rvosbench("run", recipe, folder=folder, environment=key)
+    code, stdout, stderr = rvosbench("run", "--allow-commands", recipe, folder=folder, environment=key)
     assert code == 0, stderr
     assert "8 samples attempted: 8 scored" in stdout
     assert metric(server, "request_success_total") - before == 8
@@ -257,7 +257,9 @@ def test_another_model_is_refused(base: Path, server: Servers) -> None:
     recipe = write_recipe(
         folder, kind="inprocess", serving={"endpoints": list(server.endpoints)}, served_name="big", max_new_tokens=8
     )
-    code, _, stderr = rvosbench("run", recipe, folder=folder, environment={"RVOSBENCH_SERVER_KEY": server.key})
+    code, _, stderr = rvosbench(
+        "run", "--allow-commands", recipe, folder=folder, environment={"RVOSBENCH_SERVER_KEY": server.key}
+    )
     assert code == 2
     assert f"{server.endpoints[0]} serves small, not big." in stderr
 
