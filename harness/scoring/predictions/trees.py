@@ -12,6 +12,7 @@ import gzip
 import lzma
 import os
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -48,6 +49,10 @@ _DAMAGE = (
     RuntimeError,  # an encrypted member
     NotImplementedError,
     OverflowError,
+    IndexError,  # what zipfile and tarfile raise on damaged headers is not documented
+    KeyError,
+    TypeError,
+    struct.error,
     zlib.error,
     lzma.LZMAError,
     zipfile.BadZipFile,
@@ -219,7 +224,7 @@ def _zip(path: Path) -> FileTree:
         members = archive.infolist()
     found = []
     for info in members:
-        if info.is_dir():
+        if info.filename.endswith("/"):
             continue
         mode = info.external_attr >> 16
         regular = not mode or stat.S_ISREG(mode) or not stat.S_IFMT(mode)
