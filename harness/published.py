@@ -1,103 +1,105 @@
 """Published numbers: the table as printed, plus what is known about each row.
 
-Values stay as printed, in percent. Protocols are named only where the scoring code of whoever ran the number is known.
+Values stay as printed, in percent. ``published_results.md`` describes the columns; which protocol, flag and variant a
+row has is data of the table.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
 
 PATH = Path(__file__).with_name("published_results.csv")
 AS_PUBLISHED = "as published"
 MAIN_SOURCE = "SteerSeg project page, main table (seed document 1)"
 """The one table that compares the frozen-LVLM methods across LVLMs beside the trained ones."""
 
-SPLITS = {("Ref-DAVIS17", "val"): "valid", ("ReasonVOS", "test"): "valid", ("ReVOS", "val"): "valid"}
-"""Splits that papers name differently from the cards."""
-
 _BOARD_NAMES = {"jf": "J_and_F", "j": "J", "f": "F", "reproduced_by": "run_by"}
-_ROUNDING = 0.101
-"""Percent: three numbers rounded to one decimal may miss J&F = (J + F) / 2 by up to 0.1."""
-_SUSPECT = re.compile(
-    r"CHECK|LIKELY TYPO|SUSPICIOUS|INFERRED|suspicious|copy error|may be swapped"
-    r"|uncertain|inferred|approximately|conflicts with|MeViS triple equals"
-)
-_EXPR = {"VISA", "DecAF", "SteerSeg", "GLUS", "Sa2VA", "UniPixel", "VRS-HQ"}
-_ANNO4 = {"ReferFormer", "VideoLISA", "OnlineRefer", "InstructSeg"}
-_MEVIS_V1 = {"VideoLISA", "Sa2VA"}
+_DOUBT = ("", "copied", "suspect", "superseded")
+"""Flags, the least doubtful first."""
+_APART = 0.05
+"""Percent: values of two sources that differ by more are different numbers."""
+
+
+@dataclass(frozen=True)
+class PublishedNumber:
+    """A printed number of a method on an LVLM: percent, None where the source prints no such value."""
+
+    J_and_F: float | None
+    J: float | None
+    F: float | None
+    protocol: str
+    """A protocol id, or ``AS_PUBLISHED``."""
+    run_by: str
+    """Who ran it, where that is not the method's author."""
+    flag: str
+    """"suspect", "copied" or "superseded"; "" for none."""
+    note: str
+    elsewhere: str
+    """Other values that sources print for the same, with the sources; "" for none."""
 
 
 @cache
 def load_published() -> pd.DataFrame:
     """All rows with the board's columns: kind "published", or "starred" where others ran the method.
 
-    Adds ``protocol``, ``flag`` (see `flag_of`), ``variant`` (ablations and other non-default forms) and
-    ``main`` (rows of the main comparison). ``subset`` is "all" for a whole split.
+    ``flag`` is "superseded" where the source replaced the value, "suspect" where the value is doubted or J&F is not
+    the mean of J and F, "copied" where it stands in another paper too, so that who ran it is doubtful. ``variant``
+    marks ablations and other forms of a method that are not its default, ``main`` the rows of the main comparison.
     """
-    table = pd.read_csv(PATH, dtype={"note": str, "subset": str, "reproduced_by": str}, keep_default_na=True)
-    text = ["method", "venue", "lvlm", "training", "dataset", "split", "subset", "reproduced_by", "note"]
-    table[text] = table[text].fillna("")
+    table = pd.read_csv(PATH, keep_default_na=False, na_values={name: [""] for name in ("jf", "j", "f")})
     table = table.rename(columns=_BOARD_NAMES)
-    table["protocol"] = [
-        protocol_of(*row)
-        for row in zip(table["dataset"], table["split"], table["method"], table["run_by"], table["note"], strict=True)
-    ]
-    table["split"] = [
-        SPLITS.get((dataset, split), split) for dataset, split in zip(table["dataset"], table["split"], strict=True)
-    ]
-    table["subset"] = table["subset"].replace({"": "all", "overall": "all"})
+    table["variant"] = table["variant"] == "yes"
     table["kind"] = table["run_by"].map(lambda name: "starred" if name else "published")
-    table["flag"] = [flag_of(*row) for row in zip(table["note"], table["J_and_F"], table["J"], table["F"], strict=True)]
-    table["variant"] = [is_variant(method, note) for method, note in zip(table["method"], table["note"], strict=True)]
     table["main"] = table["source"] == MAIN_SOURCE
     return table
 
 
-def protocol_of(dataset: str, split: str, method: str, run_by: str, note: str) -> str:
-    """Our protocol id for a printed number, or "as published".
+def published_number(
+    method: str, lvlm: str, dataset: str, split: str, subset: str, protocol: str | None = None
+) -> PublishedNumber | None:
+    """The number to set a reproduction beside; None where none is printed.
 
-    Ref-DAVIS17: VISA, DecAF, SteerSeg, GLUS, Sa2VA, UniPixel and VRS-HQ score expressions one by one; ReferFormer,
-    VideoLISA, OnlineRefer and InstructSeg fuse objects and average four annotators. ReVOS: all use VISA's script.
-    ReasonVOS: DecAF and SteerSeg use the corrected files. Hidden splits are scored by their server.
+    One under ``protocol`` where there is one that still stands; else that of the main comparison, else the least
+    doubtful one.
+
+    Args:
+        method, lvlm: as the table spells them.
+        dataset: a card's title.
+        split: a split of that card.
+        subset: "all" for a whole split.
+        protocol: the id that the reproduction is scored under.
     """
-    runner = run_by.removesuffix(" authors") if run_by else method.partition(" (")[0].partition(" ablation")[0]
-    if (dataset, split) in {("MeViS", "valid"), ("Ref-YouTube-VOS", "valid")}:
-        return "server"
-    if dataset == "Ref-DAVIS17" and runner in _EXPR:
-        return "refdavis17/expr"
-    if dataset == "Ref-DAVIS17" and runner in _ANNO4:
-        return "refdavis17/anno4"
-    if dataset == "ReVOS" and not re.search(r"subset not stated|subset.*uncertain|labels 65 only", note):
-        return "revos/v1"
-    if dataset == "ReasonVOS" and runner in {"DecAF", "SteerSeg"}:
-        return "reasonvos/v2"
-    if (dataset, split) == ("MeViS", "valid_u") and runner in _MEVIS_V1:
-        return "mevis-v1/valid_u"
-    return AS_PUBLISHED
+    rows = _cells().get((method, lvlm, dataset, split, subset))
+    if rows is None:
+        return None
+    fits = (row for row in rows if row["protocol"] == protocol and row["flag"] != "superseded")
+    return _number(next(fits, rows[0]), rows)
 
 
-def flag_of(note: str, jf: float, j: float, f: float) -> str:
-    """What to beware of, or an empty string.
+def require_reference(method: str, lvlm: str | None) -> None:
+    """Refuses a line that the table does not have.
 
-    "superseded": the source replaced it. "suspect": the note doubts the value, or J&F is not the mean of J and F.
-    "copied": the value stands in another paper too, so who ran it is doubtful.
+    Args:
+        lvlm: None: any.
+
+    Raises:
+        PrerequisiteError: no row is of the method, or none of it on the LVLM; the nearest name is given.
     """
-    if note.startswith("superseded"):
-        return "superseded"
-    impossible = abs(jf - (j + f) / 2) > _ROUNDING  # False where a value is absent
-    if impossible or _SUSPECT.search(note):
-        return "suspect"
-    return "copied" if "most likely copied" in note else ""
-
-
-def is_variant(method: str, note: str) -> bool:
-    """Whether the row is an ablation or another non-default form of a method."""
-    form = r"ablation|\((attention mask only|prompt variant|one token|first 5|uniform 5|first-frame token)"
-    return bool(re.search(form, method) or re.search(r"ablation (model|table|value|baseline|with)", note))
+    lvlms = {line[1] for line in _lines() if line[0] == method}
+    if not lvlms:
+        methods = {line[0] for line in _lines()}
+        raise PrerequisiteError(f"No published number is of a method '{method}'.", nearest_name(method, methods))
+    if lvlm is not None and lvlm not in lvlms:
+        raise PrerequisiteError(f"No published number is of {method} on '{lvlm}'.", nearest_name(lvlm, lvlms))
 
 
 def source_link(reference: str) -> str | None:
@@ -139,3 +141,34 @@ def _published_methods() -> dict[str, str]:
 @cache
 def _published_lvlms() -> dict[str, str]:
     return {_folded(name): name for name in load_published()["lvlm"].unique() if not name.startswith("none")}
+
+
+@cache
+def _lines() -> frozenset[tuple[str, str]]:
+    rows = load_published()
+    return frozenset(zip(rows["method"], rows["lvlm"], strict=True))
+
+
+@cache
+def _cells() -> Mapping[tuple[str, ...], list[Mapping[Hashable, Any]]]:
+    """The rows of each method, LVLM, dataset, split and subset, the one to show first."""
+    rows = load_published()
+    rows = rows.assign(doubt=rows["flag"].map(_DOUBT.index))
+    rows = rows.sort_values(["main", "variant", "doubt"], ascending=[False, True, True], kind="stable")
+    cells: dict[tuple[str, ...], list[Mapping[Hashable, Any]]] = {}
+    for row in rows.to_dict("records"):
+        cell = tuple(str(row[name]) for name in ("method", "lvlm", "dataset", "split", "subset"))
+        cells.setdefault(cell, []).append(row)
+    return cells
+
+
+def _number(shown: Mapping[Hashable, Any], rows: Iterable[Mapping[Hashable, Any]]) -> PublishedNumber:
+    elsewhere: dict[float, str] = {}
+    for other in rows:
+        # The comparison is false where a source prints no J&F.
+        if other["variant"] == shown["variant"] and abs(other["J_and_F"] - shown["J_and_F"]) > _APART:
+            elsewhere.setdefault(other["J_and_F"], other["source"])
+    J_and_F, J, F = (None if pd.isna(shown[name]) else float(shown[name]) for name in ("J_and_F", "J", "F"))
+    protocol, run_by, flag, note = (str(shown[name]) for name in ("protocol", "run_by", "flag", "note"))
+    text = "; ".join(f"{jf:.1f} ({source})" for jf, source in elsewhere.items())
+    return PublishedNumber(J_and_F, J, F, protocol, run_by, flag, note, text)

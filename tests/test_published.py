@@ -6,15 +6,15 @@ import pandas as pd
 import pytest
 
 from rvosbench.harness.data.cards import load_card, titles
+from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.published import (
     AS_PUBLISHED,
     PATH,
     display_lvlm,
     display_method,
-    flag_of,
-    is_variant,
     load_published,
-    protocol_of,
+    published_number,
+    require_reference,
     source_link,
 )
 
@@ -63,47 +63,94 @@ def test_every_named_protocol_is_one_of_the_cards() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "split", "method", "run_by", "expected"),
+    ("method", "lvlm", "run_by", "dataset", "split", "J_and_F", "protocol", "flag", "variant"),
     [
-        ("Ref-DAVIS17", "val", "DecAF", "", "refdavis17/expr"),
-        ("Ref-DAVIS17", "val", "DecAF", "SteerSeg authors", "refdavis17/expr"),
-        ("Ref-DAVIS17", "val", "LISA", "VISA authors", "refdavis17/expr"),
-        ("Ref-DAVIS17", "val", "LISA", "VideoLISA authors", "refdavis17/anno4"),
-        ("Ref-DAVIS17", "val", "VideoLISA", "", "refdavis17/anno4"),
-        ("Ref-DAVIS17", "val", "Veason-R1", "", AS_PUBLISHED),
-        ("ReasonVOS", "test", "SteerSeg", "", "reasonvos/v2"),
-        ("ReasonVOS", "test", "VideoLISA", "", AS_PUBLISHED),
-        ("ReVOS", "val", "VISA", "", "revos/v1"),
-        ("MeViS", "valid", "VISA", "", "server"),
-        ("MeViS", "valid_u", "Sa2VA", "", "mevis-v1/valid_u"),
-        ("MeViS", "valid_u", "EMC", "", AS_PUBLISHED),
-        ("Ref-YouTube-VOS", "valid", "VISA", "", "server"),
+        # Whose code scored the number decides its protocol.
+        ("DecAF", "Qwen2.5VL-7B", "", "Ref-DAVIS17", "valid", 75.2, "refdavis17/expr", "", False),
+        ("DecAF", "Qwen2.5VL-7B", "SteerSeg authors", "Ref-DAVIS17", "valid", 75.2, "refdavis17/expr", "copied", False),
+        ("LISA", "LLaVA-7B", "VISA authors", "Ref-DAVIS17", "valid", 64.8, "refdavis17/expr", "", False),
+        ("LISA", "LLaVA-7B", "VideoLISA authors", "Ref-DAVIS17", "valid", 58.4, "refdavis17/anno4", "", False),
+        ("LISA", "LLaVA-13B", "VISA authors", "Ref-DAVIS17", "valid", 66.9, "refdavis17/expr", "suspect", False),
+        ("LISA", "LLaVA-7B", "VideoLISA authors", "ReasonVOS", "valid", 31.1, AS_PUBLISHED, "suspect", False),
+        ("VideoLISA", "LLaVA-Phi-3-V", "", "Ref-DAVIS17", "valid", 68.8, "refdavis17/anno4", "", False),
+        ("VideoLISA", "LLaVA-Phi-3-V", "", "ReasonVOS", "valid", 47.5, AS_PUBLISHED, "", False),
+        ("VideoLISA", "LLaVA-Phi-3-V", "", "MeViS", "valid_u", 54.5, "mevis-v1/valid_u", "", True),
+        ("VISA", "ChatUniVi-7B", "", "MeViS", "valid", 44.5, "server", "suspect", False),
+        ("SteerSeg", "Qwen2.5VL-7B", "", "ReasonVOS", "valid", 65.9, "reasonvos/v2", "", False),
+        ("SteerSeg", "LLaVA-OV-7B", "", "ReVOS", "valid", 49.2, "revos/v1", "suspect", False),
+        ("X2SAM", "not recorded", "", "ReVOS", "valid", 69.9, AS_PUBLISHED, "", False),
+        ("DecAF", "LLaVA-OV-7B", "SteerSeg authors", "ReVOS", "valid", 37.0, "revos/v1", "superseded", False),
+        ("DecAF (attention mask only)", "Qwen2.5VL-7B", "", "Ref-DAVIS17", "valid", 25.3, "refdavis17/expr", "", True),
+        ("CoT-RVS (online)", "LLaVA1.5-7B", "", "ReVOS", "valid", 46.2, "revos/v1", "", False),
     ],
-)
-def test_protocols_follow_whoever_ran_the_number(
-    dataset: str, split: str, method: str, run_by: str, expected: str
+)  # fmt: skip
+def test_what_is_known_of_a_row(
+    method: str,
+    lvlm: str,
+    run_by: str,
+    dataset: str,
+    split: str,
+    J_and_F: float,
+    protocol: str,
+    flag: str,
+    variant: bool,
 ) -> None:
-    assert protocol_of(dataset, split, method, run_by, "") == expected
+    rows = load_published()
+    for name, value in {
+        "method": method, "lvlm": lvlm, "run_by": run_by, "dataset": dataset, "split": split, "J_and_F": J_and_F
+    }.items():  # fmt: skip
+        rows = rows[rows[name] == value]
+    found = rows[rows["subset"] == "all"][["protocol", "flag", "variant"]].itertuples(index=False, name=None)
+    assert (protocol, flag, variant) in set(found)
 
 
-def test_a_row_whose_subset_is_uncertain_has_no_protocol() -> None:
-    note = "secondary source; so the subset of this value is uncertain"
-    assert protocol_of("ReVOS", "val", "X", "", note) == AS_PUBLISHED
+def test_protocols_flags_and_variants_are_counted() -> None:
+    rows = load_published()
+    assert rows.groupby("flag").size().to_dict() == {"": 568, "copied": 30, "superseded": 35, "suspect": 35}
+    assert rows.groupby("protocol").size().to_dict() == {
+        AS_PUBLISHED: 131,
+        "mevis-v1/valid_u": 15,
+        "reasonvos/v2": 56,
+        "refdavis17/anno4": 9,
+        "refdavis17/expr": 80,
+        "revos/v1": 226,
+        "server": 151,
+    }
+    assert rows["variant"].sum() == 58
 
 
-def test_flags() -> None:
-    nan = float("nan")
-    assert flag_of("", 50.0, 49.0, 51.0) == ""
-    assert flag_of("", 50.0, 49.0, 51.3) == "suspect"
-    assert flag_of("J&F only", 50.0, nan, nan) == ""
-    assert flag_of("quoted; LIKELY TYPO: really 3", 50.0, nan, nan) == "suspect"
-    assert flag_of("superseded on 15 May 2026", 50.0, 50.0, 50.0) == "superseded"
-    assert flag_of("so this one is most likely copied", 50.0, 50.0, 50.0) == "copied"
+def test_a_reproduction_is_set_beside_the_main_comparison_or_the_number_under_its_protocol() -> None:
+    line = ("LISA", "LLaVA-7B", "Ref-DAVIS17", "valid", "all")
+    main = published_number(*line)
+    assert main is not None and (main.J_and_F, main.protocol) == (64.8, "refdavis17/expr")
+    assert published_number(*line, "refdavis17/expr") == published_number(*line, "another/protocol") == main
+    four = published_number(*line, "refdavis17/anno4")
+    assert four is not None and (four.J_and_F, four.run_by) == (58.4, "VideoLISA authors")
+    assert "64.8" in four.elsewhere and "58.4" in main.elsewhere
+    assert published_number("LISA", "LLaVA-7B", "Ref-DAVIS17", "train", "all") is None
 
 
-def test_variants_are_told_apart() -> None:
-    assert is_variant("DecAF ablation (rollout: Max)", "") and is_variant("TAM (attention mask only)", "")
-    assert not is_variant("CoT-RVS (online)", "") and not is_variant("DecAF", "quoted")
+def test_a_number_that_was_replaced_is_shown_only_where_there_is_no_other() -> None:
+    found = published_number("DecAF", "LLaVA-OV-7B", "Ref-DAVIS17", "valid", "all", "refdavis17/expr")
+    assert found is not None and (found.J_and_F, found.flag) == (59.4, "copied") and "59.6" in found.elsewhere
+
+
+def test_the_authors_of_a_method_print_two_numbers() -> None:
+    found = published_number("SteerSeg", "Qwen2.5VL-7B", "Ref-DAVIS17", "valid", "all")
+    assert found is not None and (found.J_and_F, found.J, found.F) == (81.4, 78.0, 84.8)
+    assert found.elsewhere == "80.3 (SteerSeg code repository README)"
+
+
+@pytest.mark.parametrize(
+    ("method", "lvlm", "nearest"),
+    [("Decaf", None, "DecAF"), ("DecAF", "Qwen2.5-VL-7B", "Qwen2.5VL-7B"), ("SteerSeg", "LLaVA-13B", "LLaVA-OV-7B")],
+)
+def test_a_reference_that_no_source_prints_is_refused(method: str, lvlm: str | None, nearest: str) -> None:
+    with pytest.raises(PrerequisiteError) as caught:
+        require_reference(method, lvlm)
+    assert nearest in caught.value.fix
+    require_reference("DecAF", None)
+    require_reference("DecAF", "Qwen2.5VL-7B")
 
 
 def test_names_of_runs_are_spelt_as_in_papers() -> None:
