@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pages import DOCS, blocks, write_files
 from processes import rvosbench
-
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    language: str
-    title: str
-    """The file it shows; "" for others."""
-    text: str
-
-
-def blocks(page: Path) -> list[Block]:
-    pattern = r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$'
-    found = re.findall(pattern, page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [Block(*parts) for parts in found]
-
 
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if any(block.language == "sh" for block in blocks(page))]
 
@@ -60,9 +40,7 @@ def run(line: str, folder: Path) -> None:
 
 
 def test_the_method_has_forty_lines_and_its_second_plan_reuses_everything(tmp_path: Path) -> None:
-    files = {block.title: block.text for block in blocks(DOCS / "first_method.md") if block.title}
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
+    files = write_files(DOCS / "first_method.md", tmp_path)
     code = [line for line in files["moving.py"].splitlines() if line.strip()]
     assert len(code) <= 40
     run("rvosbench datasets shapes --data-root data --videos 1", tmp_path)
