@@ -37,7 +37,8 @@ from rvosbench.harness.scoring.hota import TrackedFrame, hota, mask_similarity
 from rvosbench.harness.scoring.kernel import CountsT6, GroundTruthFrame, f, frame_counts, j
 from rvosbench.harness.scoring.matching import fuse, match
 from rvosbench.harness.scoring.points import Appearances, Point, PointScore, score_points, summarise_points
-from rvosbench.harness.scoring.protocols import Counted, average, require_protocol
+from rvosbench.harness.scoring.protocols import require_protocol
+from rvosbench.harness.scoring.rules import SampleCounts, average
 from rvosbench.harness.scoring.statistics import mean_of_groups
 
 SHIFT = 6
@@ -100,7 +101,7 @@ def compared(
 def protocol(name: str, queries: Sequence[Query]) -> Result | None:
     """A protocol of the package. What has no ground truth is not scored; opening the dataset left it out."""
     rule = require_protocol(name)
-    samples = [Counted(query.video, query.name, None, query.counts_T6) for query in queries if query.truth_known]
+    samples = [SampleCounts(query.video, query.name, None, query.counts_T6) for query in queries if query.truth_known]
     items = average(rule, samples).items
     j_ = mean_of_groups([item.J for item in items], [item.group for item in items], rule.groups)
     f_ = mean_of_groups([item.F for item in items], [item.group for item in items], rule.groups)

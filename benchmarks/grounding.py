@@ -37,8 +37,7 @@ from rvosbench.harness.data.types import Expression, FrameHW3, Video
 from rvosbench.harness.stages import Request
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.attention.spec import RolloutSpec
-from rvosbench.methods.decaf.reading import Ground
-from rvosbench.methods.decaf.settings import GroundSettings
+from rvosbench.methods.ground.rollouts import ContrastSettings, Rollouts, contrast_prompts
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.models.lvlm.model import Lvlm
@@ -124,7 +123,7 @@ def requests(count: int) -> list[Request]:
     return made
 
 
-def measure(stage: Ground, meter: Meter, video: Noise, asked: Sequence[Request]) -> tuple[Cost, list[Artefact]]:
+def measure(stage: Rollouts, meter: Meter, video: Noise, asked: Sequence[Request]) -> tuple[Cost, list[Artefact]]:
     """One run of the stage; the cost, and the artefacts in order."""
     meter.cost = Cost()
     started = time.process_time()
@@ -156,9 +155,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_small("qwen2_5_vl", Path(folder), seed=0)
         lvlm = load_lvlm(LvlmSettings(checkpoint=folder, digest="", dtype="float32", device="cpu"))
-    settings = GroundSettings(lvlm.settings, KEYFRAMES, "v0", "v0", RolloutSpec(), "separate")
+    settings = ContrastSettings(lvlm.settings, KEYFRAMES, RolloutSpec(), "separate", "v0", "v0")
     shared = replace(settings, prefix="shared")
-    stages = {"separate": Ground(settings, lvlm), "shared": Ground(shared, lvlm)}
+    stages = {
+        name: Rollouts(how, lvlm, contrast_prompts(how)) for name, how in (("separate", settings), ("shared", shared))
+    }
     meter = Meter(lvlm, settings.rollout)
     video = Noise(arguments.height, arguments.width)
     for stage in stages.values():

@@ -34,7 +34,9 @@ from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
 from rvosbench.methods.models.sam2.model import load
 from rvosbench.methods.models.sam2.stock import StockVideo, stock_predictor
 from rvosbench.methods.models.sam2.tracking import Sam2Video
-from rvosbench.methods.segment.from_points import Segmentation, TrackletSettings, segment_from_points
+from rvosbench.methods.segment.from_points import Segmentation, segment_tracklets, tracklets_from_points
+from rvosbench.methods.segment.ranking import by_consistency
+from rvosbench.methods.segment.settings import PromptSettings
 
 SIZE = (120, 214)
 GRID = (14, 26)
@@ -94,15 +96,18 @@ def make_question(seed: int, keyframes: int) -> Question:
 def measure(
     questions: Sequence[Question],
     keyframes: Sequence[int],
-    settings: TrackletSettings,
+    settings: PromptSettings,
     videos: Sequence[StockVideo | Sam2Video],
 ) -> Measured:
     """Answers every question with its own video: one opened for it alone, or one shared by all."""
     cpu, clock = time.process_time(), time.perf_counter()
-    results = [
-        segment_from_points(video, keyframes, question.map, question.points, settings)
-        for question, video in zip(questions, videos, strict=True)
-    ]
+    results = []
+    for question, video in zip(questions, videos, strict=True):
+        tracklets = tracklets_from_points(
+            video, keyframes, question.points, nms_iou=settings.nms_iou, deletion=settings.nms_deletion
+        )
+        rank = by_consistency(question.map, settings.keep)
+        results.append(segment_tracklets(video, keyframes, tracklets, rank))
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
     calls = sum(
         video.encoder_calls if isinstance(video, StockVideo) else video.features.encoder_calls
@@ -147,7 +152,7 @@ def main() -> None:
     count = min(arguments.keyframes, arguments.frames)
     keyframes = np.linspace(0, arguments.frames - 1, count).astype(int).tolist()
     questions = [make_question(seed, count) for seed in range(arguments.expressions)]
-    settings = TrackletSettings()
+    settings = PromptSettings()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = arguments.checkpoint or str(write_small(Path(folder), seed=3, overrides=TINY))
         model = load(Sam2Settings(checkpoint=checkpoint))

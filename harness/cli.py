@@ -181,7 +181,7 @@ def score(
     from rvosbench.harness.results.schema import read_scores
     from rvosbench.harness.scoring.outputs import require_output_folder
     from rvosbench.harness.scoring.predictions import write_problems
-    from rvosbench.harness.scoring.report import print_problems, print_reading, score_tables
+    from rvosbench.harness.scoring.report import note_lines, print_problems, print_reading, score_tables
     from rvosbench.harness.scoring.score import score_predictions
 
     require_output_folder(target)
@@ -204,14 +204,12 @@ def score(
     complete = target / "problems.txt"
     write_problems(report.problems, complete)
     print_problems(report.problems, complete, err)
-    if not report.written:
-        raise PrerequisiteError(
-            f"{sum(report.problem_counts.values())} masks are missing, extra or unusable; nothing was scored.",
-            "Correct the predictions, or score with --lenient, which counts what is missing or unusable as 0; with "
-            "--absent empty a mask without a file is an empty one.",
-        )
-    for table in score_tables(read_scores(target / "scores.json")):
+    report.raise_if_refused()
+    scores = read_scores(target / "scores.json")
+    for table in score_tables(scores):
         out.print(table)
+    for line in note_lines(scores):
+        out.print(line, soft_wrap=True)
     say(f"Tables: {target}")
     raise typer.Exit(report.exit_code)
 
@@ -258,8 +256,7 @@ def export_submission(
         archive = export(masks, opened, target, strictness=strictness, absence=absent, progress=progress.update)
     problems = (*archive.problems, *surplus)
     complete = target.with_name(f"{target.name}.problems.txt")
-    if problems:
-        write_problems(problems, complete)
+    write_problems(problems, complete)
     print_problems(problems, complete, err)
     if not archive.files:
         raise PrerequisiteError(
@@ -268,6 +265,9 @@ def export_submission(
             "an empty one.",
         )
     print_submission(archive, out)
+    submit = opened.card.splits[opened.split].submit
+    if submit is not None:
+        say(f"Where to submit: {submit}")
     raise typer.Exit(archive.exit_code)
 
 
@@ -278,14 +278,24 @@ def compare(
     first: Annotated[str | None, typer.Option(help="Method of RUN_A; default: pairs of the same name.")] = None,
     second: Annotated[str | None, typer.Option(help="Method of RUN_B.")] = None,
 ) -> None:
-    """Paired difference RUN_B minus RUN_A, with an interval over videos."""
+    """Paired difference RUN_B minus RUN_A, with an interval over videos.
+
+    Scores against different ground truth are printed without a difference, and the exit code is 2.
+    """
     from rvosbench.harness.results.reader import read_run
     from rvosbench.harness.scoring.compare import compare as compare_runs
-    from rvosbench.harness.scoring.report import comparison_lines
+    from rvosbench.harness.scoring.report import comparison_lines, note_lines
 
     compared = compare_runs(read_run(run_a), read_run(run_b), first_label=first, second_label=second)
     for line in comparison_lines(compared):
         out.print(line, soft_wrap=True)
+    for line in note_lines([score for row in compared for score in (row.first, row.second)]):
+        out.print(line, soft_wrap=True)
+    if any(row.other_ground_truth for row in compared):
+        raise PrerequisiteError(
+            "The two runs were scored against different ground truth, so there is no difference to report.",
+            "Score both against the same data root; provenance in scores.json names each.",
+        )
 
 
 @app.command()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path, PurePath
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -293,7 +293,10 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(redacted(recipe.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
 
-def method_settings(settings_type: type[Settings], values: dict[str, Any], method: str) -> Settings:
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def method_settings(settings_type: type[SettingsT], values: dict[str, Any], method: str) -> SettingsT:
     """A method's settings from a recipe's mapping.
 
     Raises:

@@ -46,7 +46,7 @@ def method_file(name: str) -> Path | None:
     return Path(path) if colon and path.endswith(".py") else None
 
 
-def load_method(name: str) -> Method:
+def load_method(name: str) -> Method[Any]:
     """The method called ``name``.
 
     Args:
@@ -110,17 +110,17 @@ def _attribute(module: object, name: str) -> object:
     return found
 
 
-def _checked(found: object, name: str) -> Method:
+def _checked(found: object, name: str) -> Method[Any]:
     absent = [part for part in _PARTS if not hasattr(found, part)]
     if absent or isinstance(found, type):
         what = f"it lacks {', '.join(absent)}" if absent else "it is a class; give an instance of it"
         raise PrerequisiteError(f"'{name}' is not a method: {what}.", "See Method in rvosbench.harness.stages.")
-    settings_type: Any = cast(Method, found).settings_type
+    settings_type: Any = cast(Method[Any], found).settings_type
     if not (isinstance(settings_type, type) and issubclass(settings_type, Settings)):
         raise PrerequisiteError(
             f"The settings_type of '{name}' is not a Settings class.", "See Settings in rvosbench.harness.settings."
         )
-    return cast(Method, found)
+    return cast(Method[Any], found)
 
 
 def _missing_package(name: str, error: ModuleNotFoundError) -> PrerequisiteError:

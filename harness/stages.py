@@ -11,10 +11,10 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rvosbench.harness.data.types import Expression, FrameHW3, Video
-from rvosbench.harness.errors import SampleError
+from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.plugins import load_file, module_name
 from rvosbench.harness.servers import ModelServer, Servers
 from rvosbench.harness.settings import Json, Settings, identity_of, uses_of
@@ -130,17 +130,20 @@ def _unpickled(file: Path | None, values: bytes) -> StageSpec:
     return StageSpec(**pickle.loads(values))
 
 
-class Method(Protocol):
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+class Method(Protocol[SettingsT]):
     """A registered method: turns validated settings into stages."""
 
     name: str
     title: str
     """As printed in tables, e.g. "DecAF"."""
     paper: str
-    settings_type: type[Settings]
+    settings_type: type[SettingsT]
     needs_lvlm: bool
 
-    def stages(self, settings: Settings, lvlm: str | None) -> tuple[StageSpec, ...]:
+    def stages(self, settings: SettingsT, lvlm: str | None) -> tuple[StageSpec, ...]:
         """The method's stages in order; the last one writes mask tracks (see ``segment_artefact``).
 
         ``lvlm`` is a hub name (``owner/name`` or ``owner/name@revision``) or a local folder.
@@ -150,13 +153,24 @@ class Method(Protocol):
         """
         ...
 
-    def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
+    def memory(self, settings: SettingsT, lvlm: str | None, size: tuple[int, int]) -> str:
         """What a worker needs for frames of ``size`` (H, W), in one sentence, from configurations alone; "" if nothing.
 
         Raises:
             PrerequisiteError: the model's configuration is not to be had.
         """
         ...
+
+
+def required_lvlm(lvlm: str | None, title: str) -> str:
+    """The model that a method with ``needs_lvlm`` was given.
+
+    Raises:
+        PrerequisiteError: none was.
+    """
+    if lvlm is None:
+        raise PrerequisiteError(f"{title} needs a vision-language model.", "Name one under lvlms in the recipe.")
+    return lvlm
 
 
 def one_by_one(requests: Sequence[Request], function: Callable[[Request], Artefact]) -> Iterator[tuple[int, Outcome]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.recipes import MethodChoice, Recipe, identity_values, method_settings
@@ -66,7 +67,7 @@ def run_name(recipe: Recipe) -> str:
     return f"{recipe.name}-{digest_of(values)[:8]}"
 
 
-def resolve(choice: MethodChoice, recipe_lvlms: Sequence[str]) -> tuple[Method, Settings, Sequence[str | None]]:
+def resolve(choice: MethodChoice, recipe_lvlms: Sequence[str]) -> tuple[Method[Any], Settings, Sequence[str | None]]:
     """The method, its settings, and the LVLMs to run it on; one None where it needs none.
 
     Raises:

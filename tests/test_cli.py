@@ -207,6 +207,49 @@ def test_score_is_strict_by_default_and_lenient_on_request(folder: Path, run: Ru
     assert (folder / "lenient/scores.json").is_file()
 
 
+def test_score_says_how_it_read_and_what_absent_masks_mean(folder: Path, run: Run) -> None:
+    masks = write_predictions(folder)
+    (folder / "work").mkdir()
+    masks.rename(folder / "work/Annotations")
+    score = ("score", "work", "--dataset", "shapes", "--data-root", "data", "--out", "work/scores")
+    for _ in range(2):  # the second time its own tables lie beside the masks
+        ended = run(*score)
+        assert ended.code == 0
+        assert "Read as <video>/<expression>/<frame>.png below Annotations/." in ended.out.replace("\n", " ")
+    (folder / "work/Annotations/a/0/00001.png").unlink()
+    options: list[tuple[str, ...]] = [
+        (),
+        ("--absent", "refuse", "--lenient"),
+        ("--absent", "maybe"),
+        ("--absent", "empty"),
+        ("--absent", "zero"),
+        ("--lenient",),
+    ]
+    assert [run(*score, *option).code for option in options] == [2, 2, 2, 0, 3, 3]
+    table = pd.read_parquet(folder / "work/scores/samples.parquet").set_index(["video", "expression"])
+    assert table.loc[("a", "0"), "J"] == 0.75
+    assert "a/0/00001.png" in (folder / "work/scores/problems.txt").read_text()
+    run(*score, "--absent", "empty")
+    assert not (folder / "work/scores/problems.txt").exists(), "the list of an earlier command is gone"
+
+
+@pytest.mark.parametrize("lenient", [(), ("--lenient",)])
+def test_a_score_of_nothing_that_was_given_is_refused(folder: Path, run: Run, lenient: tuple[str, ...]) -> None:
+    masks = write_predictions(folder)
+    for video in ("a", "b"):
+        (masks / video).rename(masks / f"other-{video}")
+    ended = run("score", "masks", "--dataset", "shapes", "--data-root", "data", "--out", "out", *lenient)
+    assert ended.code == 2 and "None of the" in ended.err
+    assert not (folder / "out").exists()
+
+
+def test_a_score_that_cannot_be_written_is_refused_before_the_work(folder: Path, run: Run) -> None:
+    (folder / "file").write_text("x")
+    for out in ("file", "file/out"):
+        ended = run("score", "nowhere", "--dataset", "shapes", "--data-root", "data", "--out", out)
+        assert ended.code == 2 and "file" in ended.err and "--out" in ended.err.replace("\n", " ")
+
+
 def test_compare_two_runs(folder: Path, run: Run) -> None:
     run("run", write_recipe(folder))
     run("run", write_recipe(folder, methods=[{"method": "bright", "settings": {"offset": 60.0}}]))

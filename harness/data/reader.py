@@ -31,6 +31,8 @@ class Dataset:
     """The data root that was given, made absolute: workers may run elsewhere."""
     layout: str
     """Name of the layout found there."""
+    metadata: Path
+    """The file that lists videos and expressions."""
     videos: tuple[Video, ...]
     ground_truth: DiskGroundTruth | None
     """None where no masks are there, or nothing says which of them belong to an expression."""
@@ -99,7 +101,8 @@ def open_dataset(name: str, data_root: Path, split: str | None = None, *, needs:
         notes.add(unnamed(listing.unnamed_masks, located.metadata))
     notes.counts(videos)
     expected = facts.expected.videos if facts.expected else None
-    return Dataset(card, split, data_root, located.layout.name, videos, listing.ground_truth, expected, notes.lines)
+    layout, metadata = located.layout.name, located.metadata
+    return Dataset(card, split, data_root, layout, metadata, videos, listing.ground_truth, expected, notes.lines)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from rvosbench.harness.data.types import MaskTrack, Video
+from rvosbench.harness.data.types import MaskTrack, Sample
 from rvosbench.harness.pipeline.plan import Plan, PlannedSample
 from rvosbench.harness.pipeline.score import scored_result
 from rvosbench.harness.results.writer import RunFolder
-from rvosbench.harness.scoring.matching import AnnotatorItems, items_from_tracks
+from rvosbench.harness.scoring.protocols import require_protocol
+from rvosbench.harness.scoring.rows import ItemsKey, RecordedItems
 from rvosbench.harness.scoring.sample import SampleResult
 from rvosbench.harness.scoring.statistics import Item
+from rvosbench.harness.scoring.tracks import masks_of_tracks
+from rvosbench.harness.scoring.video import score_video
 from rvosbench.harness.store.artefacts import ArtefactStore
 from rvosbench.harness.store.records import Record
 from rvosbench.harness.store.tracks import mask_track
@@ -26,25 +29,38 @@ def collect_results(plan: Plan, store: ArtefactStore, folder: RunFolder) -> list
     return [_result(planned, store, records) for planned in plan.samples]
 
 
-def annotator_items(plan: Plan, results: Sequence[SampleResult], store: ArtefactStore) -> AnnotatorItems:
-    """Scores videos under ``refdavis17/anno4`` from the run's mask tracks, which are read only when asked for."""
-
-    def track(result: SampleResult) -> MaskTrack | None:
-        key = result.keys.get("segment")
-        return mask_track(store.read("segment", key)) if key and store.has("segment", key) else None
-
-    by_dataset: dict[tuple[str, str], AnnotatorItems] = {}
+def recorded_items(plan: Plan, results: Sequence[SampleResult], store: ArtefactStore) -> RecordedItems:
+    """Scores whole videos again, from the run's mask tracks, under the protocols that need all masks of a video."""
+    samples: dict[tuple[str, str | None, str, str], list[SampleResult]] = {}
+    for result in results:
+        video = result.sample.video
+        samples.setdefault((result.method, result.lvlm, video.dataset, video.split), []).append(result)
+    items: dict[ItemsKey, dict[str, tuple[Item, ...]]] = {}
     for chosen in plan.datasets:
         dataset = chosen.dataset
-        if dataset.ground_truth is not None:
-            name = (dataset.card.name, dataset.split)
-            mine = [result for result in results if (result.sample.video.dataset, result.sample.video.split) == name]
-            by_dataset[name] = items_from_tracks(mine, dataset.ground_truth, track)
-
-    def items(method: str, lvlm: str | None, video: Video) -> Sequence[Item]:
-        return by_dataset[video.dataset, video.split](method, lvlm, video)
-
+        rules = [require_protocol(name, dataset.card) for name in chosen.scored.protocols]
+        rules = [rule for rule in rules if rule.records == "videos"]
+        if dataset.ground_truth is None or not rules:
+            continue
+        for variant in plan.variants:
+            place = (variant.label, variant.lvlm, dataset.card.name, dataset.split)
+            masks_of = masks_of_tracks(_tracks(samples.get(place, ()), store))
+            for video in dataset.videos:
+                scores = score_video(video, dataset.ground_truth, masks_of(video), rules)
+                for rule in rules:
+                    items.setdefault(ItemsKey(*place, rule.id), {})[video.name] = scores.items.get(rule.id, ())
     return items
+
+
+def _tracks(results: Sequence[SampleResult], store: ArtefactStore) -> Callable[[Sample], MaskTrack | None]:
+    """The mask tracks of the samples that were scored."""
+    keys = {result.sample.id: result.keys["segment"] for result in results if result.status == "scored"}
+
+    def track(sample: Sample) -> MaskTrack | None:
+        key = keys.get(sample.id)
+        return mask_track(store.read("segment", key)) if key is not None else None
+
+    return track
 
 
 def _result(planned: PlannedSample, store: ArtefactStore, records: Records) -> SampleResult:
@@ -58,6 +74,7 @@ def _result(planned: PlannedSample, store: ArtefactStore, records: Records) -> S
         status="missing",
         seconds=seconds,
         keys=planned.keys,
+        ground_truth=planned.ground_truth,
     )
     result = replace(result, fallbacks=_fallbacks(planned, store))
     absent = next((stage for stage in stages if not store.has(stage, planned.keys[stage])), None)

@@ -21,7 +21,7 @@ from rvosbench.harness.data.digests import MediaIndex
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.execute.executor import Executor, InProcessExecutor, Report
 from rvosbench.harness.execute.work import WorkItem
-from rvosbench.harness.pipeline.collect import annotator_items, collect_results
+from rvosbench.harness.pipeline.collect import collect_results, recorded_items
 from rvosbench.harness.pipeline.plan import (
     Batch,
     ChosenDataset,
@@ -36,7 +36,9 @@ from rvosbench.harness.progress import RunProgress
 from rvosbench.harness.recipes import Recipe
 from rvosbench.harness.results.schema import FallbackUse, read_scores
 from rvosbench.harness.results.writer import RunFolder, now
-from rvosbench.harness.scoring.report import score_tables
+from rvosbench.harness.scoring.plausibility import require_plausible
+from rvosbench.harness.scoring.provenance import Origin
+from rvosbench.harness.scoring.report import note_lines, score_tables
 from rvosbench.harness.scoring.results import write_tables
 from rvosbench.harness.scoring.rows import fallback_uses
 from rvosbench.harness.stages import StageSpec
@@ -191,11 +193,14 @@ class Run:
 
     def _finish(self, plan: Plan) -> int:
         results = collect_results(plan, self._store, self._folder)
+        for chosen in plan.datasets:
+            require_plausible(chosen.dataset, [r for r in results if chosen.holds(r.sample)])
         write_tables(
             self._folder.path,
             results,
             [chosen.scored for chosen in plan.datasets],
-            annotator_items=annotator_items(plan, results, self._store),
+            items=recorded_items(plan, results, self._store),
+            origin=Origin(now()),
         )
         statuses: Counter[str] = Counter(result.status for result in results)
         exit_code = FAILED_SAMPLES if statuses["failed"] or statuses["missing"] else 0
@@ -204,6 +209,8 @@ class Run:
         whole = [score for score in read_scores(self._folder.path / "scores.json") if score.subset == "all"]
         for table in score_tables(whole):
             self._console.print(table)
+        for line in note_lines(whole):
+            self._console.print(line, soft_wrap=True)
         self._console.print(self._account(statuses), highlight=False, soft_wrap=True)
         for use in fallbacks:
             if use.used:

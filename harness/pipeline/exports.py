@@ -8,7 +8,7 @@ from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.data.types import MaskTrack, Sample
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.results.reader import read_run, read_samples
-from rvosbench.harness.scoring.submission import MasksOfVideo, masks_of_tracks
+from rvosbench.harness.scoring.tracks import MasksOfVideo, masks_of_tracks
 from rvosbench.harness.store.artefacts import ArtefactStore
 from rvosbench.harness.store.tracks import mask_track
 

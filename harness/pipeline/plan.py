@@ -12,12 +12,13 @@ from pathlib import Path
 
 from rvosbench.harness.data.digests import MediaIndex
 from rvosbench.harness.data.reader import Dataset, open_dataset
-from rvosbench.harness.data.types import GroundTruth, Sample, Video
+from rvosbench.harness.data.types import Sample, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.execute.work import PendingExpression, WorkItem
-from rvosbench.harness.pipeline.score import score_spec
+from rvosbench.harness.pipeline.score import ground_truth_key, score_spec
 from rvosbench.harness.recipes import DatasetChoice, Recipe
 from rvosbench.harness.scoring.protocols import require_protocol
+from rvosbench.harness.scoring.provenance import ground_truth_digest
 from rvosbench.harness.scoring.sample import ScoredDataset
 from rvosbench.harness.stages import StageSpec
 from rvosbench.harness.store.artefacts import ArtefactStore
@@ -42,6 +43,10 @@ class ChosenDataset:
         """The split as it lies on disk."""
         return self.scored.dataset
 
+    def holds(self, sample: Sample) -> bool:
+        """Whether a sample is of this split."""
+        return (sample.video.dataset, sample.video.split) == (self.dataset.card.name, self.dataset.split)
+
 
 @dataclass(frozen=True)
 class PlannedSample:
@@ -51,6 +56,8 @@ class PlannedSample:
     sample: Sample
     keys: dict[str, str]
     """By stage name, in flow order; no "score" where the ground truth is hidden."""
+    ground_truth: str | None
+    """Digest of the sample's ground truth; None where it is hidden."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +83,11 @@ class Plan:
             for spec in variant.stages:
                 yield Batch(spec, mine)
             for chosen in self.datasets:
-                dataset = chosen.dataset
                 of_dataset = tuple(
-                    planned
-                    for planned in mine
-                    if SCORE in planned.keys and _from_dataset(planned.sample.video, dataset)
+                    planned for planned in mine if SCORE in planned.keys and chosen.holds(planned.sample)
                 )
                 if of_dataset:
-                    yield Batch(score_spec(dataset), of_dataset)
+                    yield Batch(score_spec(chosen.scored), of_dataset)
 
 
 def make_plan(recipe: Recipe, index: MediaIndex, older: History | None = None) -> Plan:
@@ -102,7 +106,7 @@ def make_plan(recipe: Recipe, index: MediaIndex, older: History | None = None) -
     if len(set(names)) < len(names):
         raise PrerequisiteError("The recipe lists a dataset split twice.", "Keep one entry per dataset and split.")
     samples = [
-        PlannedSample(variant, sample, _keys(variant, sample, chosen, older))
+        PlannedSample(variant, sample, _keys(variant, sample, chosen, older), _truth_digest(sample, chosen))
         for variant in variants
         for chosen in datasets
         for sample in chosen.dataset.samples()
@@ -162,10 +166,6 @@ def work_items(batch: Batch, store: ArtefactStore) -> list[WorkItem]:
     return [WorkItem(video, tuple(pending.values())) for video, pending in by_video.values()]
 
 
-def _from_dataset(video: Video, dataset: Dataset) -> bool:
-    return video.dataset == dataset.card.name and video.split == dataset.split
-
-
 def _choose(choice: DatasetChoice, data_root: Path, index: MediaIndex) -> ChosenDataset:
     dataset = open_dataset(choice.source, data_root, choice.split)
     if choice.limit_videos is not None:
@@ -173,7 +173,7 @@ def _choose(choice: DatasetChoice, data_root: Path, index: MediaIndex) -> Chosen
         dataset = replace(dataset, videos=dataset.videos[: choice.limit_videos], expected_videos=whole)
     protocols = choice.protocols or dataset.protocols
     for protocol in protocols:
-        require_protocol(protocol, dataset.card)
+        require_protocol(protocol, dataset.card).require_fit(dataset.card)
     return ChosenDataset(
         ScoredDataset(dataset, protocols), {video.name: _media_digest(video, index) for video in dataset.videos}
     )
@@ -187,12 +187,9 @@ def _media_digest(video: Video, index: MediaIndex) -> str:
         return digest_of({"unreadable": str(error)})
 
 
-def _mask_digest(ground_truth: GroundTruth, sample: Sample) -> str:
-    """Like ``_media_digest``: masks that cannot be read are met and recorded when the sample is scored."""
-    try:
-        return ground_truth.digest(sample.video, sample.expression)
-    except SampleError as error:
-        return digest_of({"unreadable": str(error)})
+def _truth_digest(sample: Sample, chosen: ChosenDataset) -> str | None:
+    ground_truth = chosen.dataset.ground_truth
+    return None if ground_truth is None else ground_truth_digest(ground_truth, sample.video, sample.expression)
 
 
 def _keys(variant: Variant, sample: Sample, chosen: ChosenDataset, older: History | None) -> dict[str, str]:
@@ -208,6 +205,5 @@ def _keys(variant: Variant, sample: Sample, chosen: ChosenDataset, older: Histor
     for spec in variant.stages:
         add(spec)
     if chosen.dataset.ground_truth is not None:
-        masks = _mask_digest(chosen.dataset.ground_truth, sample)
-        add(score_spec(chosen.dataset), digest_of({"masks": masks, "frames": list(sample.video.frames)}))
+        add(score_spec(chosen.scored), ground_truth_key(chosen.scored, chosen.dataset.ground_truth, sample))
     return keys

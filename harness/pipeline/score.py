@@ -1,6 +1,6 @@
-"""The "score" stage: a mask track and the ground truth in, the six integers per frame out.
+"""The "score" stage: mask tracks and the ground truth in, the six integers per frame out.
 
-Shape legend: T frames, H W pixels.
+Shape legend: T frames.
 """
 
 from __future__ import annotations
@@ -12,16 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
-from rvosbench.harness.data.masks import decode
-from rvosbench.harness.data.reader import Dataset, no_ground_truth, open_dataset
-from rvosbench.harness.data.types import Expression, GroundTruth, MaskTrack, Video
+from rvosbench.harness.data.reader import no_ground_truth, open_dataset
+from rvosbench.harness.data.types import GroundTruth, Sample
 from rvosbench.harness.errors import SampleError
-from rvosbench.harness.scoring.kernel import Counts, GroundTruthFrame
-from rvosbench.harness.scoring.sample import SampleResult
+from rvosbench.harness.scoring.protocols import require_protocol
+from rvosbench.harness.scoring.provenance import ground_truth_digest
+from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
+from rvosbench.harness.scoring.tracks import TrackMasks
+from rvosbench.harness.scoring.video import ExpressionScores, first_problem, score_video
 from rvosbench.harness.settings import Settings, identity, runtime
 from rvosbench.harness.stages import Outcome, Request, StageSpec, VideoFrames
 from rvosbench.harness.store.artefacts import Artefact
+from rvosbench.harness.store.keys import digest_of
 from rvosbench.harness.store.tracks import mask_track
+
+_RECORDED = "recorded_"
+"""Precedes the names of recorded arrays in an artefact."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +38,36 @@ class ScoreSettings(Settings):
     """The card's name."""
     split: str = identity()
     """A split of the card."""
+    recorded: tuple[str, ...] = identity()
+    """Protocols for which more than the six integers per frame is recorded."""
     card: str = runtime()
     """What the card is found by: its name, or the path of its file."""
     data_root: str = runtime()
     """Where the ground truth lies on this machine; its content enters the key by its digest."""
 
 
-def score_spec(dataset: Dataset) -> StageSpec:
+def score_spec(scored: ScoredDataset) -> StageSpec:
     """The stage that scores mask tracks on an opened dataset."""
-    settings = ScoreSettings(dataset.card.name, dataset.split, dataset.card.source, str(dataset.root.resolve()))
+    dataset = scored.dataset
+    root = str(dataset.root.resolve())
+    settings = ScoreSettings(dataset.card.name, dataset.split, _recorded(scored), dataset.card.source, root)
     return StageSpec("score", "rvosbench.harness.pipeline.score:build", settings, consumes=("segment",))
+
+
+def ground_truth_key(scored: ScoredDataset, ground_truth: GroundTruth, sample: Sample) -> str:
+    """What a score artefact depends on beside masks and settings: all ground truth that enters it."""
+    video = sample.video
+    masks = ground_truth_digest(ground_truth, video, sample.expression)
+    key: dict[str, str | list[str]] = {"masks": masks, "frames": list(video.frames)}
+    if _recorded(scored):
+        # Areas are measured against everything that any expression of the video refers to.
+        key["video"] = [ground_truth_digest(ground_truth, video, expression) for expression in video.expressions]
+    return digest_of(key)
+
+
+def _recorded(scored: ScoredDataset) -> tuple[str, ...]:
+    rules = (require_protocol(name, scored.dataset.card) for name in scored.protocols)
+    return tuple(sorted(rule.id for rule in rules if rule.records == "expressions"))
 
 
 def build(settings: ScoreSettings) -> ScoreStage:
@@ -50,39 +76,46 @@ def build(settings: ScoreSettings) -> ScoreStage:
 
 
 def scored_result(result: SampleResult, artefact: Artefact | None) -> SampleResult:
-    """``result`` as scored, with the integers of its score artefact; None where ground truth is hidden."""
+    """``result`` as scored, with what its score artefact holds; None where ground truth is hidden."""
     if artefact is None:
         return replace(result, status="scored")
-    frames, evaluated = artefact.meta["frames"], artefact.meta["evaluated"]
-    assert isinstance(frames, list)
+    frames, oddities = artefact.meta["frames"], artefact.meta["oddities"]
+    assert isinstance(frames, list) and isinstance(oddities, dict)
     return replace(
         result,
         status="scored",
         frames=tuple(str(name) for name in frames),
         counts_T6=np.asarray(artefact.arrays["counts"], dtype=np.int64),
-        evaluated="all" if evaluated == "all" else "keyframes",
+        evaluated="all" if artefact.meta["evaluated"] == "all" else "keyframes",
+        recorded={
+            name.removeprefix(_RECORDED): np.asarray(array, dtype=np.int64)
+            for name, array in artefact.arrays.items()
+            if name.startswith(_RECORDED)
+        },
+        oddities={str(kind): int(count) for kind, count in oddities.items()},
+        masks=str(artefact.meta["masks"]),
     )
 
 
 class ScoreStage:
-    """Scores the mask tracks of one video at a time; expressions with the same targets share the ground truth."""
+    """Scores the mask tracks of one video at a time."""
 
     def __init__(self, settings: ScoreSettings) -> None:
         self._settings = settings
+        self._rules = [require_protocol(name) for name in settings.recorded]
 
     def run(self, video: VideoFrames, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
         """Counts are ``arrays["counts"]``, (T, 6) int64, of the frames named in ``meta["frames"]``.
 
-        A track that covers only some of the frames with ground truth is scored on those ("evaluated": "keyframes").
+        A track that covers only some of the frames with ground truth is scored on those ("evaluated": "keyframes"). A
+        track with a mask that cannot be used fails as a whole.
         """
-        truths: dict[tuple[str, ...], _Truth] = {}
-        for index, request in enumerate(requests):
-            expression = request.expression
-            truth = truths.setdefault(expression.targets, _Truth(self._ground_truth, video.video, expression))
-            try:
-                yield index, _score(truth, mask_track(request.inputs["segment"]))
-            except SampleError as error:
-                yield index, error
+        tracks = {request.expression.id: mask_track(request.inputs["segment"]) for request in requests}
+        masks = TrackMasks(video.video, lambda expression: tracks[expression.id])
+        expressions = [request.expression for request in requests]
+        scores = score_video(video.video, self._ground_truth, masks, self._rules, expressions)
+        for index, ended in enumerate(scores.expressions):
+            yield index, _outcome(ended)
 
     @cached_property
     def _ground_truth(self) -> GroundTruth:
@@ -93,48 +126,18 @@ class ScoreStage:
         return dataset.ground_truth
 
 
-class _Truth:
-    """The ground truth of one target set in one video, prepared frame by frame and kept for the next expression."""
-
-    def __init__(self, ground_truth: GroundTruth, video: Video, expression: Expression) -> None:
-        self._ground_truth = ground_truth
-        self.video = video
-        self._expression = expression
-        self._prepared: dict[int, GroundTruthFrame] = {}
-
-    def frames(self) -> Sequence[int]:
-        return self._ground_truth.scored_frames(self.video, self._expression)
-
-    def frame(self, index: int) -> GroundTruthFrame:
-        if index not in self._prepared:
-            mask_HW = self._ground_truth.mask(self.video, self._expression, index)
-            self._prepared[index] = GroundTruthFrame(mask_HW)
-        return self._prepared[index]
-
-
-def _score(truth: _Truth, track: MaskTrack) -> Artefact:
-    predicted = dict(zip(track.frames, track.rles, strict=True))
-    names = truth.video.frames
-    if predicted and max(predicted) >= len(names):
-        raise SampleError(f"the mask track names frame {max(predicted)} of a video with {len(names)} frames")
-    wanted = truth.frames()
-    frames = [index for index in wanted if index in predicted]
-    if not frames:
-        raise SampleError("the mask track covers no frame that has ground truth")
-    counts: list[Counts] = []
-    for index in frames:
-        gt = truth.frame(index)
-        if gt.shape != (track.height, track.width):
-            height, width = gt.shape
-            raise SampleError(
-                f"masks are {track.height}x{track.width} (HxW), but the ground truth of frame "
-                f"{names[index]} is {height}x{width}"
-            )
-        counts.append(gt.counts(decode(predicted[index], track.height, track.width)))
+def _outcome(ended: ExpressionScores) -> Outcome:
+    problem = first_problem(ended.problems)
+    if problem is not None:
+        return SampleError(problem)
+    if ended.counts_T6 is None or not len(ended.counts_T6):
+        return SampleError("the mask track covers no frame that has ground truth")
     return Artefact(
         meta={
-            "frames": [names[index] for index in frames],
-            "evaluated": "all" if len(frames) == len(wanted) else "keyframes",
+            "frames": list(ended.frames),
+            "evaluated": ended.evaluated,
+            "masks": ended.masks,
+            "oddities": dict(ended.oddities),
         },
-        arrays={"counts": np.array(counts, dtype=np.int64)},
+        arrays={"counts": ended.counts_T6} | {_RECORDED + name: array for name, array in ended.recorded.items()},
     )

@@ -22,11 +22,11 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.results.schema import (
     SCHEMA,
     ConfidenceInterval,
-    Counts,
     DatasetUse,
     RunInfo,
     Score,
     StageTime,
+    StatusCounts,
     read_info,
     read_scores,
     unreadable,
@@ -37,13 +37,13 @@ __all__ = [
     "SCHEMA",
     "BrokenRun",
     "ConfidenceInterval",
-    "Counts",
     "DatasetUse",
     "Run",
     "RunInfo",
     "RunList",
     "Score",
     "StageTime",
+    "StatusCounts",
     "find_runs",
     "read_frames",
     "read_run",
@@ -193,7 +193,7 @@ def read_frames(run: Run, **match: str | None) -> pd.DataFrame:
     return _read_table(run.folder / FRAMES, _FRAME_COLUMNS, match)
 
 
-def status_counts(run: Run) -> Counts:
+def status_counts(run: Run) -> StatusCounts:
     """Attempted, scored, failed and missing samples of the whole run, counted in samples.parquet.
 
     Raises:
@@ -201,10 +201,10 @@ def status_counts(run: Run) -> Counts:
     """
     path = run.folder / SAMPLES
     if not path.is_file():
-        return Counts(0, 0, 0, 0)
+        return StatusCounts(0, 0, 0, 0)
     column = _open_table(path, {}, ["status"]).column("status").to_pylist()
     ended = Counter(column)
-    return Counts(len(column), ended["scored"], ended["failed"], ended["missing"])
+    return StatusCounts(len(column), ended["scored"], ended["failed"], ended["missing"])
 
 
 def _folders(folder: Path, depth: int) -> Iterator[Path]:

@@ -27,7 +27,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class StatusCounts:
     """How every attempted sample ended; ``attempted`` is the denominator of the means."""
 
     attempted: Count
@@ -51,6 +51,29 @@ class ConfidenceInterval:
 
 
 @dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a number comes from. Digests are SHA-256, hexadecimal."""
+
+    data_root: str
+    layout: str
+    """Name of the layout found there."""
+    metadata: str
+    """Digest of the file that lists videos and expressions."""
+    ground_truth: str
+    """Digest of the ground truth of all samples."""
+    predictions: str | None
+    """Path of the folder, archive or file the masks were read from; None for a run's own masks."""
+    read_as: str | None
+    """The layout the predictions were read in."""
+    masks: str
+    """Digest of the pixels of all scored masks: equal masks have equal digests, in whatever form they were given."""
+    rvosbench: str
+    """Version that computed the number."""
+    date: str | None = None
+    """UTC, ISO 8601."""
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """One row of scores.json: a method on a subset of a dataset under one protocol. Fractions in [0, 1]."""
 
@@ -59,7 +82,7 @@ class Score:
     split: str
     subset: str
     protocol: str
-    counts: Counts
+    counts: StatusCounts
     lvlm: str | None = None
     J: Fraction | None = None
     F: Fraction | None = None
@@ -69,6 +92,8 @@ class Score:
     """"5 of 30 videos"."""
     extra: dict[str, FiniteFloat | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    """What a reader must know of the number; one that begins with "Warning: " puts it in doubt."""
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True, slots=True)

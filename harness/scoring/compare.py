@@ -13,8 +13,9 @@ from rvosbench.harness.data.cards import kept_card
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.results.reader import Run, read_frames, read_samples
 from rvosbench.harness.results.schema import Score
-from rvosbench.harness.scoring.kernel import Counts
-from rvosbench.harness.scoring.protocols import KEYFRAMES, Counted, average, require_protocol
+from rvosbench.harness.scoring.kernel import PixelCounts
+from rvosbench.harness.scoring.protocols import require_protocol
+from rvosbench.harness.scoring.rules import KEYFRAMES, SampleCounts, average
 from rvosbench.harness.scoring.statistics import Difference, Item, difference
 
 
@@ -25,10 +26,13 @@ class Comparison:
     first: Score
     second: Score
     difference: Difference | None
-    """None: the protocol needs what the tables do not hold (masks, or which keyframes are the first and the last), or
-    no sample is in both."""
+    """None: see ``why``."""
     only_in_one: int
     """Samples that one of the two did not attempt; they are left out of the difference."""
+    why: str | None = None
+    """Why there is no difference."""
+    other_ground_truth: bool = False
+    """The two were scored against different ground truth, so that a difference would mean nothing."""
 
 
 def compare(
@@ -72,29 +76,55 @@ def _pairs(first: Sequence[Score], second: Sequence[Score]) -> Iterator[tuple[Sc
 
 def _compared(first: Run, a: Score, second: Run, b: Score) -> Comparison:
     rule = require_protocol(a.protocol.removesuffix(KEYFRAMES), kept_card(first.folder, a.dataset))
+    mine, theirs = _samples(first, a), _samples(second, b)
+    differing, common = _differing(mine, theirs)
+    if differing:
+        why = f"scored against different ground truth: {differing} of {common} common samples"
+        return Comparison(a, b, None, 0, why, other_ground_truth=True)
     ends_unknown = rule.drops_ends and a.protocol.endswith(KEYFRAMES)
-    if rule.matches_objects or not rule.scored_here or ends_unknown:
-        return Comparison(a, b, None, 0)
-    mine, theirs = _items(first, a), _items(second, b)
-    names = {(item.video, item.name) for item in mine} ^ {(item.video, item.name) for item in theirs}
-    paired = difference(mine, theirs, rule.groups)
-    return Comparison(a, b, paired, len(names))
+    if rule.records == "videos" or not rule.scored_here or ends_unknown:
+        return Comparison(a, b, None, 0, "the tables do not hold what this protocol or these frames need")
+    items, others = _items(first, a, mine), _items(second, b, theirs)
+    names = {(item.video, item.name) for item in items} ^ {(item.video, item.name) for item in others}
+    paired = difference(items, others, rule.groups)
+    return Comparison(a, b, paired, len(names), "no sample is in both" if paired is None else None)
 
 
-def _items(run: Run, score: Score) -> list[Item]:
+def _differing(first: pd.DataFrame, second: pd.DataFrame) -> tuple[int, int]:
+    """How many of the common samples have other ground truth, and how many are common.
+
+    Tables of before digests were recorded do not differ.
+    """
+    names = ["video", "expression"]
+    both = first.merge(second, on=names, suffixes=("_a", "_b"))
+    if "digest_ground_truth_a" not in both:
+        return 0, len(both)
+    a, b = both["digest_ground_truth_a"], both["digest_ground_truth_b"]
+    return int((a.notna() & b.notna() & (a != b)).sum()), len(both)
+
+
+def _samples(run: Run, score: Score) -> pd.DataFrame:
+    """The rows of samples.parquet behind a score."""
+    samples = read_samples(run)
+    for column, value in _where(score).items():
+        samples = samples[samples[column].isna() if value is None else samples[column] == value]
+    return samples
+
+
+def _where(score: Score) -> dict[str, str | None]:
+    return {"method": score.method, "lvlm": score.lvlm, "dataset": score.dataset, "split": score.split}
+
+
+def _items(run: Run, score: Score, samples: pd.DataFrame) -> list[Item]:
     """The items behind a row, from the integers in the tables."""
-    where = {"method": score.method, "lvlm": score.lvlm, "dataset": score.dataset, "split": score.split}
-    frames = read_frames(run, **where)
+    frames = read_frames(run, **_where(score))
     counts = {
-        key: group[list(Counts._fields)].to_numpy(dtype=np.int64)
+        key: group[list(PixelCounts._fields)].to_numpy(dtype=np.int64)
         for key, group in frames.groupby(["video", "expression"], sort=False)
     }
-    samples = read_samples(run)
-    for column, value in where.items():
-        samples = samples[samples[column].isna() if value is None else samples[column] == value]
     rows = zip(samples["video"], samples["expression"], samples["subset"], strict=True)
     counted = [
-        Counted(video, expression, None if pd.isna(subset) else subset, counts.get((video, expression)))
+        SampleCounts(video, expression, None if pd.isna(subset) else subset, counts.get((video, expression)))
         for video, expression, subset in rows
     ]
     rule = require_protocol(score.protocol.removesuffix(KEYFRAMES), kept_card(run.folder, score.dataset))

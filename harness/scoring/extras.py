@@ -1,47 +1,25 @@
-"""Numbers beside a score: on visible frames, of an empty prediction, DAVIS recall and decay, ReVOS robustness."""
+"""DAVIS recall and decay, numbers beside a semi-supervised score.
+
+Shape legend: T frames.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rvosbench.harness.scoring.kernel import f, j
-from rvosbench.harness.scoring.protocols import (
-    Counted,
-    Rule,
-    average,
-    counted,
-    decay,
-    on_visible_frames,
-    recall,
-    with_empty_predictions,
-)
-from rvosbench.harness.scoring.sample import SampleResult
-from rvosbench.harness.scoring.statistics import Item, mean_of_groups
-
-NO_TARGET = "no_target"
-"""The subset of expressions that refer to nothing."""
-
-Extra = dict[str, float | None]
+from rvosbench.harness.scoring.rules import Extra, Rule, SampleCounts, select_frames
 
 
-def hard_frames(rule: Rule, samples: Sequence[Counted], groups: Sequence[str]) -> Extra:
-    """J&F on frames where the target is visible, and J&F of predicting nothing at all.
-
-    Frames without the target are free points for a prediction that is empty there; these two numbers show how many.
-    """
-    visible = on_visible_frames(rule, samples)
-    nothing = average(rule, with_empty_predictions(samples)).items
-    return {"J_and_F_visible": _j_and_f(visible, groups), "J_and_F_all_empty": _j_and_f(nothing, groups)}
-
-
-def davis_extras(rule: Rule, samples: Sequence[Counted], notes: list[str]) -> Extra:
+def davis_extras(rule: Rule, samples: Sequence[SampleCounts], notes: list[str]) -> Extra:
     """Recall and decay of J and F, averaged over objects; a sample without integers has recall and decay 0."""
     recalls: dict[str, list[float]] = {"J": [], "F": []}
     decays: dict[str, list[float | None]] = {"J": [], "F": []}
     for sample in samples:
-        counts_T6 = counted(rule, sample) if sample.counts_T6 is not None else None
+        counts_T6 = select_frames(rule, sample) if sample.counts_T6 is not None else None
         if counts_T6 is not None and not len(counts_T6):
             continue
         for name, value in (("J", j), ("F", f)):
@@ -57,40 +35,19 @@ def davis_extras(rule: Rule, samples: Sequence[Counted], notes: list[str]) -> Ex
     return out
 
 
-def robustness(results: Sequence[SampleResult], groups: Sequence[str]) -> Extra:
-    """ReVOS: R_bool on expressions with and without a target, and how often nothing was predicted for the latter.
+def recall(values_T: NDArray[np.float64]) -> float:
+    """DAVIS recall: the fraction of frames above 0.5."""
+    return float((values_T > 0.5).mean())
 
-    R_bool needs ``areas_T2``; a sample without a result has R 0. Values that cannot be computed are left out.
+
+def decay(values_T: NDArray[np.float64]) -> float | None:
+    """DAVIS decay: mean of the first quarter of the frames minus mean of the last one.
+
+    Returns:
+        None beyond 256 frames, where the reference's 8-bit bin edges overflow and its value means nothing.
     """
-    without = [result for result in results if result.sample.expression.subset == NO_TARGET]
-    out: Extra = {}
-    if without:
-        silent = [r.counts_T6 is not None and not r.missing_frames and not r.counts_T6[:, 1].any() for r in without]
-        out["empty_predictions_type2"] = float(np.mean(silent))
-    for name, wanted, mine in (
-        ("R_bool_types01", groups, [r for r in results if r.sample.expression.subset in groups]),
-        ("R_bool_type2", (NO_TARGET,), without),
-    ):
-        if mine and all(result.areas_T2 is not None or result.counts_T6 is None for result in mine):
-            subsets = [result.sample.expression.subset or "" for result in mine]
-            mean = mean_of_groups([r_bool(result) for result in mine], subsets, wanted)
-            if mean is not None:
-                out[name] = mean
-    return out
-
-
-def r_bool(result: SampleResult) -> float:
-    """Mean over frames of max(0, 1 - false positive pixels / foreground pixels); 0 for a sample without a result.
-
-    A frame without foreground scores 1 when nothing is predicted, else 0. A missing mask scores 0.
-    """
-    if result.counts_T6 is None or result.areas_T2 is None or result.status != "scored":
-        return 0.0
-    wrong_T = result.counts_T6[:, 1] - result.areas_T2[:, 0]
-    foreground_T = result.areas_T2[:, 1]
-    share_T = np.where(foreground_T > 0, wrong_T / np.maximum(foreground_T, 1), wrong_T > 0)
-    return float(np.maximum(0.0, 1.0 - share_T).mean())
-
-
-def _j_and_f(items: Sequence[Item], groups: Sequence[str]) -> float | None:
-    return mean_of_groups([item.J_and_F for item in items], [item.group for item in items], groups)
+    if len(values_T) > 256:
+        return None
+    # The reference adds 1e-10 so that halves round up.
+    edges = np.round(np.linspace(1, len(values_T), 5) + 1e-10).astype(int) - 1
+    return float(values_T[edges[0] : edges[1] + 1].mean() - values_T[edges[3] : edges[4] + 1].mean())

@@ -31,13 +31,13 @@ from rvosbench.harness.data.types import BoolHW
 
 WordsRK = NDArray[np.uint64]
 CountsT6 = NDArray[np.int64]
-"""The six integers of T frames, (T, 6) int64, columns as in ``Counts``."""
+"""The six integers of T frames, (T, 6) int64, columns as in ``PixelCounts``."""
 
 WORD = 64
 ONE = np.uint64(1)
 
 
-class Counts(NamedTuple):
+class PixelCounts(NamedTuple):
     """What is kept of a pair of masks; every protocol is an aggregation of these."""
 
     I: int  # noqa: E741  the name of the score tables' column
@@ -85,7 +85,7 @@ def gt_present(counts_T6: CountsT6) -> NDArray[np.bool_]:
     return (counts_T6[:, 2] > 0) | (counts_T6[:, 0] > 0)
 
 
-def frame_counts(gt_HW: BoolHW, pred_HW: BoolHW, void_HW: BoolHW | None = None) -> Counts:
+def frame_counts(gt_HW: BoolHW, pred_HW: BoolHW, void_HW: BoolHW | None = None) -> PixelCounts:
     """The six integers of one pair of boolean masks of equal shape.
 
     Args:
@@ -131,7 +131,7 @@ class GroundTruthFrame:
         """Boundary pixels."""
         return self._as_packed(_is_column_major(self.mask_HW)).boundary_size
 
-    def counts(self, pred_HW: BoolHW) -> Counts:
+    def counts(self, pred_HW: BoolHW) -> PixelCounts:
         """The six integers against a boolean prediction of the same shape.
 
         Raises:
@@ -144,7 +144,7 @@ class GroundTruthFrame:
         gt = self._as_packed(column_major)
         pred = _Packed(pred_HW.T if column_major else pred_HW, self._radius)
         intersection = gt.overlap(pred)
-        return Counts(
+        return PixelCounts(
             intersection,
             gt.area + pred.area - intersection,
             gt.boundary_size,

@@ -5,84 +5,108 @@ Shape legend: T frames, H W pixels, O objects, P predictions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rvosbench.harness.data.ground_truth import VOID, PaletteGroundTruth
-from rvosbench.harness.data.masks import decode
-from rvosbench.harness.data.types import BoolHW, Expression, GroundTruth, MaskTrack, Video
-from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.scoring.kernel import GroundTruthFrame, f, j
-from rvosbench.harness.scoring.sample import SampleResult
+from rvosbench.harness.data.types import BoolHW, Expression, Video
+from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.scoring.kernel import f, j
+from rvosbench.harness.scoring.rules import Recorded, ScoredMask
 from rvosbench.harness.scoring.statistics import Item
-
-FloatOPT = NDArray[np.float64]
-AnnotatorItems = Callable[[str, str | None, Video], Sequence[Item]]
-"""(method, lvlm, video) -> the video's items under ``refdavis17/anno4``."""
-TrackLoader = Callable[[SampleResult], MaskTrack | None]
-"""The mask track of a sample; None when it has none."""
+from rvosbench.harness.scoring.truths import FrameTruths
 
 _ZERO = (0, 1, 0, 1, 0, 0)
 """One wrong pixel: J and F are 0."""
+_LISTED = 5
+"""Objects named in a note."""
 
 
 class ObjectMatcher:
-    """Scores one video frame by frame, then matches.
+    """Compares, frame by frame, every object of a video with every prediction of an annotator, then matches them.
 
-    Args:
-        frames: how many frames will be added.
+    The objects are those that any annotator's expression names. An object whose ground truth cannot be read on a frame
+    scores 0. Masks that exist on keyframes only are compared on the frames that all of them cover.
 
     Raises:
         PrerequisiteError: an expression has no annotator.
     """
 
-    def __init__(self, video: Video, ground_truth: GroundTruth, frames: int) -> None:
+    def __init__(self, video: Video) -> None:
         self._video = video
-        self._ground_truth = ground_truth
-        self._objects = _by_annotator(video)
-        self._counts_OPT6 = {
-            annotator: np.zeros((len(objects), len(objects), frames, 6), dtype=np.int64)
-            for annotator, objects in self._objects.items()
+        self._predictions = _by_annotator(video)
+        named = {expression.targets: expression for expression in video.expressions}
+        self._objects = sorted(named.values(), key=_object_order)
+        self._rows_OP: dict[int, list[list[list[tuple[int, ...]]]]] = {
+            annotator: [[[] for _ in mine] for _ in self._objects] for annotator, mine in self._predictions.items()
         }
-        self._added = 0
+        self._unreadable: set[tuple[str, ...]] = set()
+        self._frames = 0
 
-    def add(self, frame: int, masks: Mapping[str, BoolHW | None]) -> None:
-        """Compares every object with every prediction of its annotator on the next frame.
+    def add(self, truths: FrameTruths, scored: Mapping[str, ScoredMask]) -> None:
+        """The next frame; one that only some of the expressions are scored on is not compared."""
+        prepared = {}
+        for expression in self._objects:
+            truth = truths.without_void(expression)
+            if isinstance(truth, SampleError):
+                self._unreadable.add(expression.targets)
+            else:
+                prepared[expression.targets] = truth
+        wanted = {expression.id for expression in self._video.expressions if expression.targets in prepared}
+        if not wanted or not wanted <= scored.keys():
+            return
+        for annotator, mine in self._predictions.items():
+            masks = [scored[expression.id].mask_HW if expression.id in scored else None for expression in mine]
+            for p, mask in enumerate(fuse(masks)):
+                for o, expression in enumerate(self._objects):
+                    known = mask is not None and expression.targets in prepared
+                    row = prepared[expression.targets].counts(mask) if mask is not None and known else _ZERO
+                    self._rows_OP[annotator][o][p].append(tuple(row))
+        self._frames += 1
 
-        Args:
-            frame: index into the video's frames.
-            masks: by expression id, of the ground truth's size; None scores 0 against every object.
-
-        Raises:
-            SampleError: a ground-truth mask cannot be read.
-        """
-        void_HW = _void(self._ground_truth, self._video, frame)
-        truths: dict[tuple[str, ...], GroundTruthFrame] = {}
-        for annotator, objects in self._objects.items():
-            for expression in objects:
-                if expression.targets not in truths:
-                    mask_HW = self._ground_truth.mask(self._video, expression, frame)
-                    truths[expression.targets] = GroundTruthFrame(mask_HW, void_HW)
-            for p, mask in enumerate(fuse([masks.get(expression.id) for expression in objects])):
-                for o, expression in enumerate(objects):
-                    row = _ZERO if mask is None else truths[expression.targets].counts(mask)
-                    self._counts_OPT6[annotator][o, p, self._added] = row
-        self._added += 1
-
-    def items(self) -> list[Item]:
-        """One item per annotator and object; none when the video has no scored frame."""
+    def result(self) -> Recorded:
+        """One item per annotator and object; 0 where no frame could be compared."""
         items = []
-        for annotator, objects in self._objects.items():
-            counts_OPT6 = self._counts_OPT6[annotator][:, :, : self._added]
-            if not self._added:
-                continue
-            for expression, j_T, f_T in zip(objects, *match(counts_OPT6), strict=True):
-                name = "+".join(expression.targets)
-                items.append(Item(self._video.name, name, str(annotator), float(j_T.mean()), float(f_T.mean())))
-        return items
+        for annotator in self._predictions:
+            j_O = f_O = np.zeros(len(self._objects))
+            if self._frames:
+                j_OT, f_OT = match(np.array(self._rows_OP[annotator], dtype=np.int64))
+                j_O, f_O = j_OT.mean(axis=1), f_OT.mean(axis=1)
+            for expression, j_, f_ in zip(self._objects, j_O, f_O, strict=True):
+                known = expression.targets not in self._unreadable
+                score = (float(j_), float(f_)) if known else (0.0, 0.0)
+                items.append(Item(self._video.name, _name(expression), str(annotator), *score))
+        return Recorded(items=tuple(items))
+
+
+def annotated_objects(
+    videos: Sequence[Video], by_video: Mapping[str, Sequence[Item]]
+) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+    """All items of all videos, and what a reader must know of them.
+
+    An annotator of other videos who has no expression at all in one gets a 0 for each of its objects.
+    """
+    annotators = sorted({str(expression.annotator) for video in videos for expression in video.expressions})
+    items: list[Item] = []
+    lacking: list[str] = []
+    for video in videos:
+        mine = by_video.get(video.name, ())
+        items += mine
+        described = {(str(expression.annotator), _name(expression)) for expression in video.expressions}
+        present = {item.group for item in mine}
+        for name in dict.fromkeys(_name(expression) for expression in video.expressions):
+            for annotator in annotators:
+                if (annotator, name) not in described:
+                    lacking.append(f"object {name} of {video.name} (annotator {annotator})")
+                if annotator not in present:
+                    items.append(Item(video.name, name, annotator, 0.0, 0.0))
+    notes = []
+    if lacking:
+        more = f" and {len(lacking) - _LISTED} more" if len(lacking) > _LISTED else ""
+        listed = ", ".join(lacking[:_LISTED]) + more
+        notes.append(f"{len(lacking)} objects have no expression of an annotator and count as 0 for it: {listed}.")
+    return tuple(items), tuple(notes)
 
 
 def fuse(masks: Sequence[BoolHW | None]) -> list[BoolHW | None]:
@@ -101,10 +125,11 @@ def fuse(masks: Sequence[BoolHW | None]) -> list[BoolHW | None]:
 def match(counts_OPT6: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """J and F of each object against the prediction assigned to it, both (O, T).
 
-    The assignment is one to one and maximises the mean of (J + F) / 2 over frames.
+    The assignment is one to one and maximises the mean of (J + F) / 2 over frames. An object that is left over because
+    there are fewer predictions has 0 on every frame.
 
     Args:
-        counts_OPT6: the six integers of every pair; as many predictions as objects.
+        counts_OPT6: the six integers of every pair of object and prediction.
     """
     # Half of the package's import time, and only this protocol needs it.
     from scipy.optimize import linear_sum_assignment
@@ -114,43 +139,9 @@ def match(counts_OPT6: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[
     j_OPT, f_OPT = (value(flat_N6).reshape(objects, predictions, frames) for value in (j, f))
     mean_OP = (j_OPT.mean(axis=2) + f_OPT.mean(axis=2)) / 2
     rows, columns = linear_sum_assignment(mean_OP, maximize=True)
-    return j_OPT[rows, columns], f_OPT[rows, columns]
-
-
-def items_from_tracks(
-    results: Sequence[SampleResult], ground_truth: GroundTruth, tracks: TrackLoader
-) -> AnnotatorItems:
-    """Matches the mask tracks of a run. Tracks on keyframes only are compared on the frames that all of them cover."""
-    by_video: dict[tuple[str, str | None, str], list[SampleResult]] = {}
-    for result in results:
-        by_video.setdefault((result.method, result.lvlm, result.sample.video.name), []).append(result)
-
-    def items(method: str, lvlm: str | None, video: Video) -> list[Item]:
-        loaded: dict[str, _Track] = {}
-        for result in by_video.get((method, lvlm, video.name), []):
-            track = tracks(result) if result.status == "scored" else None
-            if track is not None:
-                masks = dict(zip(track.frames, track.rles, strict=True))
-                loaded[result.sample.expression.id] = _Track(track.height, track.width, masks)
-        scored = annotated_frames(video, ground_truth)
-        covered = [frame for frame in scored if all(frame in track.rles for track in loaded.values())]
-        matcher = ObjectMatcher(video, ground_truth, len(covered))
-        for frame in covered:
-            matcher.add(frame, {name: decode(t.rles[frame], t.height, t.width) for name, t in loaded.items()})
-        return matcher.items()
-
-    return items
-
-
-def annotated_frames(video: Video, ground_truth: GroundTruth) -> list[int]:
-    """Indices of the frames on which any expression of the video has ground truth, ascending."""
-    return sorted({index for e in video.expressions for index in ground_truth.scored_frames(video, e)})
-
-
-class _Track(NamedTuple):
-    height: int
-    width: int
-    rles: dict[int, str | None]
+    j_OT, f_OT = np.zeros((objects, frames)), np.zeros((objects, frames))
+    j_OT[rows], f_OT[rows] = j_OPT[rows, columns], f_OPT[rows, columns]
+    return j_OT, f_OT
 
 
 def _by_annotator(video: Video) -> dict[int, list[Expression]]:
@@ -164,12 +155,14 @@ def _by_annotator(video: Video) -> dict[int, list[Expression]]:
             )
         out.setdefault(expression.annotator, []).append(expression)
     for objects in out.values():
-        objects.sort(key=lambda expression: [(len(target), target) for target in expression.targets])
+        objects.sort(key=_object_order)
     return dict(sorted(out.items()))
 
 
-def _void(ground_truth: GroundTruth, video: Video, frame: int) -> BoolHW | None:
-    if not isinstance(ground_truth, PaletteGroundTruth):
-        return None
-    void_HW: BoolHW = ground_truth.labels(video, frame) == VOID
-    return void_HW if void_HW.any() else None
+def _object_order(expression: Expression) -> list[tuple[int, str]]:
+    """Sorts ids as numbers."""
+    return [(len(target), target) for target in expression.targets]
+
+
+def _name(expression: Expression) -> str:
+    return "+".join(expression.targets)

@@ -15,65 +15,26 @@ Shape legend: T frames.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
 import numpy as np
-from numpy.typing import NDArray
 
 from rvosbench.harness.data.cards import Card, CardProtocol, card_names, load_card
+from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
-from rvosbench.harness.scoring.kernel import CountsT6, f, gt_present, j
-from rvosbench.harness.scoring.statistics import Item
-
-KEYFRAMES = "@keyframes"
-"""Suffix of a protocol's id for methods whose masks exist on keyframes only; never mixed with the full protocol."""
-
-BoolT = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What a protocol needs of a sample."""
-
-    video: str
-    expression: str
-    subset: str | None
-    counts_T6: CountsT6 | None
-    """None: the sample failed, and scores 0."""
-    ends_T: BoolT | None = None
-    """Which of the frames are the first or the last one with ground truth; None: the first and last row."""
-
-
-class Rule:
-    """A protocol. Subclasses say in their docstrings what is averaged, in which order, and what is left out."""
-
-    id: str = ""
-    groups: tuple[str, ...] = ("",)
-    """The groups whose means are averaged; one group means a plain mean over samples."""
-    matches_objects: bool = False
-    """Objects of a video are matched to predictions, which needs the masks and not only the integers."""
-    scored_here: bool = True
-    drops_ends: bool = False
-    """The first and the last frame with ground truth do not count."""
-    davis_extras: bool = False
-    """Report recall and decay."""
-    robustness: bool = False
-    """Report robustness to expressions without a target."""
-
-    @property
-    def text(self) -> str:
-        """The protocol in words."""
-        return inspect.cleandoc(type(self).__doc__ or "")
-
-    def group(self, subset: str | None) -> str | None:
-        """The group of a sample, by its subset; None: the protocol leaves it out."""
-        return ""
-
-    def counted_frames(self, counts_T6: CountsT6, ends_T: BoolT) -> BoolT:
-        """The frames that enter the sample's mean, (T,) bool; none: the protocol leaves the sample out."""
-        return np.ones(len(counts_T6), dtype=bool)
+from rvosbench.harness.scoring.extras import davis_extras
+from rvosbench.harness.scoring.kernel import CountsT6, gt_present
+from rvosbench.harness.scoring.matching import ObjectMatcher, annotated_objects
+from rvosbench.harness.scoring.robustness import AreaRecorder, robustness
+from rvosbench.harness.scoring.rules import (
+    KEYFRAMES,
+    WHOLE,
+    BoolT,
+    Extra,
+    Part,
+    ProtocolScore,
+    Recorder,
+    Records,
+    Rule,
+)
 
 
 class RefDavisAnnotators(Rule):
@@ -88,12 +49,30 @@ class RefDavisAnnotators(Rule):
     ReferFormer fuses soft masks (values under 0.5 are dropped, the background is 0.1, the highest wins); masks here
     are binary, so overlaps can differ from its tables, as VideoLISA's do. A failed or missing expression brings no
     mask to match, and the object left over scores 0, where the DAVIS tool would add an empty mask, which scores 1 on
-    frames without the object.
+    frames without the object. The objects of a video are those that any annotator names: one that an annotator has no
+    expression for is left over in the same way, and a note names it.
     """
 
     id = "refdavis17/anno4"
     groups = ("0", "1", "2", "3")
-    matches_objects = True
+    records: Records = "videos"
+
+    def require_fit(self, card: Card) -> None:
+        if card.annotators is None:
+            raise PrerequisiteError(
+                f"Protocol '{self.id}' needs expressions by annotator, and {card.title} has none.",
+                "Use a protocol of the benchmark: see its card.",
+            )
+
+    def recorder(self, video: Video) -> Recorder:
+        return ObjectMatcher(video)
+
+    def score(self, part: Part) -> ProtocolScore:
+        if part.video_items is None:
+            note = "No score: matching objects needs the masks, which were not given."
+            return ProtocolScore((), self.groups, notes=(note,))
+        items, notes = annotated_objects(part.videos, part.video_items)
+        return ProtocolScore(items, self.groups, notes=notes)
 
 
 class RevosTwoTypes(Rule):
@@ -112,7 +91,13 @@ class RevosTwoTypes(Rule):
 
     id = "revos/v1"
     groups = ("referring", "reasoning")
-    robustness = True
+    records: Records = "expressions"
+
+    def recorder(self, video: Video) -> Recorder:
+        return AreaRecorder(video)
+
+    def extras(self, part: Part, notes: list[str]) -> Extra:
+        return robustness(part.samples, self.groups, notes) if part.subset == WHOLE else {}
 
     def group(self, subset: str | None) -> str | None:
         return subset if subset in self.groups else None
@@ -122,16 +107,18 @@ class DavisSemiSupervised(Rule):
     """DAVIS 2017 semi-supervised: mean over frames without the first and the last, then over all objects.
 
     The first frame is given to the method, the last is left out for historical reasons. Objects keep their ids and
-    void is not applied. Each expression counts as an object. Recall is the share of frames above 0.5; decay is the
+    void is not applied. Each expression counts as an object. Recall is the fraction of frames above 0.5; decay is the
     mean of the first quarter of the frames minus that of the last one, quarters sharing their end frames.
     """
 
     id = "davis17/semi"
     drops_ends = True
-    davis_extras = True
 
-    def counted_frames(self, counts_T6: CountsT6, ends_T: BoolT) -> BoolT:
+    def frame_mask(self, counts_T6: CountsT6, ends_T: BoolT) -> BoolT:
         return ~ends_T
+
+    def extras(self, part: Part, notes: list[str]) -> Extra:
+        return davis_extras(self, part.samples, notes)
 
 
 class VosBenchmark(Rule):
@@ -145,7 +132,7 @@ class VosBenchmark(Rule):
     id = "vosbench"
     drops_ends = True
 
-    def counted_frames(self, counts_T6: CountsT6, ends_T: BoolT) -> BoolT:
+    def frame_mask(self, counts_T6: CountsT6, ends_T: BoolT) -> BoolT:
         inner_T: BoolT = ~ends_T
         if not (gt_present(counts_T6) & inner_T).any():
             return np.zeros(len(counts_T6), dtype=bool)
@@ -225,92 +212,3 @@ def require_protocol(name: str, card: Card | None = None) -> Rule:
 
 def _rules_of(card: Card) -> dict[str, Rule]:
     return {name: CardRule(name, protocol) for name, protocol in card.protocols.items()}
-
-
-@dataclass(frozen=True)
-class Averaged:
-    """What a rule makes of samples."""
-
-    items: tuple[Item, ...]
-    left_out: tuple[Counted, ...]
-    """Samples whose group the protocol does not average, or of which no frame counts."""
-
-
-def average(rule: Rule, samples: Sequence[Counted]) -> Averaged:
-    """One item per sample that counts."""
-    items, left_out = [], []
-    for sample in samples:
-        group = rule.group(sample.subset)
-        if group is None:
-            left_out.append(sample)
-            continue
-        if sample.counts_T6 is None:
-            items.append(Item(sample.video, sample.expression, group, 0.0, 0.0))
-            continue
-        counts_T6 = counted(rule, sample)
-        if not len(counts_T6):
-            left_out.append(sample)
-            continue
-        items.append(
-            Item(sample.video, sample.expression, group, float(j(counts_T6).mean()), float(f(counts_T6).mean()))
-        )
-    return Averaged(tuple(items), tuple(left_out))
-
-
-def counted(rule: Rule, sample: Counted) -> CountsT6:
-    """The rows of a sample's integers that enter its mean; the sample must have integers."""
-    assert sample.counts_T6 is not None
-    ends_T = sample.ends_T
-    if ends_T is None:
-        ends_T = np.zeros(len(sample.counts_T6), dtype=bool)
-        ends_T[:1] = ends_T[-1:] = True
-    return sample.counts_T6[rule.counted_frames(sample.counts_T6, ends_T)]
-
-
-def on_visible_frames(rule: Rule, samples: Sequence[Counted]) -> list[Item]:
-    """The protocol on the frames whose ground truth is not empty; samples without one are left out."""
-    items = []
-    for sample in samples:
-        group = rule.group(sample.subset)
-        if group is None:
-            continue
-        if sample.counts_T6 is None:
-            items.append(Item(sample.video, sample.expression, group, 0.0, 0.0))
-            continue
-        counts_T6 = counted(rule, sample)
-        counts_T6 = counts_T6[gt_present(counts_T6)]
-        if len(counts_T6):
-            j_, f_ = float(j(counts_T6).mean()), float(f(counts_T6).mean())
-            items.append(Item(sample.video, sample.expression, group, j_, f_))
-    return items
-
-
-def with_empty_predictions(samples: Sequence[Counted]) -> list[Counted]:
-    """The same samples as if nothing had been predicted; samples without integers are left out."""
-    out = []
-    for sample in samples:
-        if sample.counts_T6 is not None:
-            counts_T6 = np.zeros_like(sample.counts_T6)
-            # The area itself is not known, and only whether it is zero matters.
-            counts_T6[:, 1] = gt_present(sample.counts_T6)
-            counts_T6[:, 2] = sample.counts_T6[:, 2]
-            out.append(replace(sample, counts_T6=counts_T6))
-    return out
-
-
-def recall(values_T: NDArray[np.float64]) -> float:
-    """DAVIS recall: the share of frames above 0.5."""
-    return float((values_T > 0.5).mean())
-
-
-def decay(values_T: NDArray[np.float64]) -> float | None:
-    """DAVIS decay: mean of the first quarter of the frames minus mean of the last one.
-
-    Returns:
-        None beyond 256 frames, where the reference's 8-bit bin edges overflow and its value means nothing.
-    """
-    if len(values_T) > 256:
-        return None
-    # The reference adds 1e-10 so that halves round up.
-    edges = np.round(np.linspace(1, len(values_T), 5) + 1e-10).astype(int) - 1
-    return float(values_T[edges[0] : edges[1] + 1].mean() - values_T[edges[3] : edges[4] + 1].mean())

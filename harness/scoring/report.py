@@ -12,6 +12,7 @@ from rich.text import Text
 
 from rvosbench.harness.results.schema import ConfidenceInterval, Score
 from rvosbench.harness.scoring.compare import Comparison
+from rvosbench.harness.scoring.oddities import WARNING
 from rvosbench.harness.scoring.predictions import Problem, Reading, summary_lines
 from rvosbench.harness.scoring.submission import Submission
 
@@ -47,6 +48,19 @@ def score_tables(scores: Sequence[Score]) -> Iterator[Table]:
         yield table
 
 
+def note_lines(scores: Sequence[Score]) -> Iterator[Text]:
+    """What a reader must know of the scores, each note once with the rows it is of; warnings in red, first."""
+    rows: dict[str, list[Score]] = {}
+    for score in scores:
+        for note in score.notes:
+            rows.setdefault(note, []).append(score)
+    several = len(scores) > 1
+    for note, of in sorted(rows.items(), key=lambda entry: not entry[0].startswith(WARNING)):
+        places = dict.fromkeys(f"{_name(score)}, {score.dataset}/{score.split} {score.protocol}" for score in of)
+        where = f" ({'; '.join(places)})" if several and len(of) < len(scores) else ""
+        yield Text(note + where, "bold red" if note.startswith(WARNING) else "")
+
+
 def comparison_lines(comparisons: Sequence[Comparison]) -> Iterator[Text]:
     """Second minus first, in points: two lines per dataset and protocol."""
     for row in comparisons:
@@ -55,7 +69,8 @@ def comparison_lines(comparisons: Sequence[Comparison]) -> Iterator[Text]:
         yield Text.assemble((_name(a), "bold"), " -> ", (_name(b), "bold"), place)
         both = f"  J&F {_percent(a.J_and_F)} -> {_percent(b.J_and_F)}"
         if gain is None:
-            yield Text(f"{both}; not paired: the tables do not hold what this protocol or these frames need")
+            style = "bold red" if row.other_ground_truth else ""
+            yield Text.assemble(f"{both}; no difference: ", (row.why or "", style))
             continue
         interval = "(no interval)" if gain.interval is None else _interval(gain.interval)
         yield Text(

@@ -22,8 +22,8 @@ from rvosbench.harness.data.cards import KEPT, Card
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.results.schema import SCHEMA
 from rvosbench.harness.scoring.kernel import f, j
-from rvosbench.harness.scoring.matching import AnnotatorItems
-from rvosbench.harness.scoring.rows import score_rows
+from rvosbench.harness.scoring.provenance import Origin
+from rvosbench.harness.scoring.rows import RecordedItems, score_rows
 from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
 from rvosbench.harness.store.artefacts import atomic_write, write_json
 
@@ -50,21 +50,23 @@ def write_tables(
     results: Sequence[SampleResult],
     datasets: Sequence[ScoredDataset],
     *,
-    annotator_items: AnnotatorItems | None = None,
+    items: RecordedItems | None = None,
+    origin: Origin | None = None,
 ) -> list[dict[str, Any]]:
     """Writes the three tables, each complete or not at all, ``scores.json`` last. Returns the rows of the latter.
 
     Args:
         results: of any number of methods on any of the datasets; rows keep this order.
-        annotator_items: scores a video under ``refdavis17/anno4``, which matches masks to objects and so needs more
-            than the integers. Without it such a row has no score and a note says why.
+        items: of the protocols that need all masks of a video at once (``refdavis17/anno4``). A row without them has
+            no score and a note that gives the reason.
+        origin: when, and from which predictions; default: not recorded.
 
     Raises:
         PrerequisiteError: the folder cannot be written.
     """
     hidden = {(d.dataset.card.name, d.dataset.split) for d in datasets if d.dataset.ground_truth is None}
     rows = []
-    for score in score_rows(results, datasets, annotator_items):
+    for score in score_rows(results, datasets, items or {}, origin or Origin()):
         row = asdict(score)
         row["notes"] = list(score.notes)
         rows.append(row)
@@ -95,7 +97,7 @@ def _sample_schema(stages: Sequence[str]) -> pa.Schema:
         _SAMPLE_FIELDS
         + [(f"seconds_{stage}", pa.float64()) for stage in stages]
         + [(f"key_{stage}", pa.string()) for stage in stages]
-        + [("error", pa.string()), ("fallback", pa.string())]
+        + [(name, pa.string()) for name in ("error", "fallback", "digest_ground_truth", "digest_masks")]
     )
 
 
@@ -117,6 +119,8 @@ def _sample_rows(
             "num_frames": len(result.frames) or len(video.frames),
             "error": result.error,
             "fallback": "; ".join(f"{stage}: {why}" for stage, why in result.fallbacks.items() if why) or None,
+            "digest_ground_truth": result.ground_truth,
+            "digest_masks": result.masks,
         }
         if (video.dataset, video.split) not in hidden:
             mean_j, mean_f = result.mean_j_and_f()

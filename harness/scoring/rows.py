@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from rvosbench.harness.results.schema import Counts, FallbackUse, Score
-from rvosbench.harness.scoring.extras import davis_extras, hard_frames, robustness
+from rvosbench.harness.results.schema import FallbackUse, Provenance, Score, StatusCounts
 from rvosbench.harness.scoring.kernel import gt_present
-from rvosbench.harness.scoring.matching import AnnotatorItems
-from rvosbench.harness.scoring.protocols import KEYFRAMES, BoolT, Counted, Rule, average, require_protocol
+from rvosbench.harness.scoring.oddities import WARNING, both_wrong, oddity_notes
+from rvosbench.harness.scoring.protocols import require_protocol
+from rvosbench.harness.scoring.provenance import Origin, provenance
+from rvosbench.harness.scoring.rules import KEYFRAMES, WHOLE, BoolT, Part, ProtocolScore, Rule, SampleCounts
 from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
 from rvosbench.harness.scoring.statistics import NO_INTERVAL, Item, mean_of_groups, score_interval
 
@@ -20,20 +22,36 @@ _LISTED = 20
 """Names in one note."""
 
 
+class ItemsKey(NamedTuple):
+    """A method on a dataset split under a protocol."""
+
+    method: str
+    lvlm: str | None
+    dataset: str
+    split: str
+    protocol: str
+
+
+RecordedItems = Mapping[ItemsKey, Mapping[str, Sequence[Item]]]
+"""Items by video, of the protocols that record whole videos."""
+
+
 @dataclass(frozen=True)
-class _Part:
+class _Group:
     """The samples of one method on one dataset, or on a subset of it."""
 
     scored: ScoredDataset
     subset: str
     results: tuple[SampleResult, ...]
     keyframes: bool
+    provenance: Provenance
 
 
 def score_rows(
     results: Sequence[SampleResult],
     datasets: Sequence[ScoredDataset],
-    annotator_items: AnnotatorItems | None,
+    items: RecordedItems,
+    origin: Origin,
 ) -> tuple[Score, ...]:
     """Every row, methods in the order of ``results``, then datasets, protocols and subsets ("all" first)."""
     methods = dict.fromkeys((result.method, result.lvlm) for result in results)
@@ -50,25 +68,32 @@ def score_rows(
             if not mine:
                 continue
             keyframes = any(result.evaluated == "keyframes" for result in mine)
+            whence = provenance(
+                dataset, origin, [r.ground_truth or "none" for r in mine], [r.masks or "none" for r in mine]
+            )
+            whole = _Group(scored, WHOLE, mine, keyframes, whence)
             for name in scored.protocols:
                 rule = require_protocol(name, dataset.card)
-                for part in _parts(scored, rule, mine, keyframes):
-                    rows.append(_row(rule, part, method, lvlm, annotator_items))
+                key = ItemsKey(method, lvlm, dataset.card.name, dataset.split, rule.id)
+                for group in _groups(rule, whole):
+                    rows.append(_row(rule, group, method, lvlm, items.get(key)))
     return tuple(rows)
 
 
-def counted_samples(results: Sequence[SampleResult], scored: ScoredDataset) -> list[Counted]:
+def sample_counts(results: Sequence[SampleResult], scored: ScoredDataset) -> tuple[SampleCounts, ...]:
     """What protocols need of results."""
-    return [
-        Counted(
+    return tuple(
+        SampleCounts(
             result.sample.video.name,
             result.sample.expression.id,
             result.sample.expression.subset,
             result.counts_T6,
             _ends(result, scored),
+            result.missing_frames,
+            result.recorded,
         )
         for result in results
-    ]
+    )
 
 
 def fallback_uses(results: Sequence[SampleResult]) -> tuple[FallbackUse, ...]:
@@ -80,60 +105,46 @@ def fallback_uses(results: Sequence[SampleResult]) -> tuple[FallbackUse, ...]:
     return tuple(FallbackUse(*name, sum(used), len(used)) for name, used in counted.items())
 
 
-def _parts(scored: ScoredDataset, rule: Rule, results: tuple[SampleResult, ...], keyframes: bool) -> Iterator[_Part]:
-    yield _Part(scored, "all", results, keyframes)
-    subsets = [name for name in scored.dataset.card.subsets if rule.group(name) is not None]
-    parts = {name: tuple(result for result in results if result.sample.expression.subset == name) for name in subsets}
-    if not rule.matches_objects:
-        yield from (_Part(scored, name, mine, keyframes) for name, mine in parts.items() if mine)
+def _groups(rule: Rule, whole: _Group) -> Iterator[_Group]:
+    yield whole
+    if rule.records == "videos":
+        return
+    for name in whole.scored.dataset.card.subsets:
+        mine = tuple(result for result in whole.results if result.sample.expression.subset == name)
+        if mine and rule.group(name) is not None:
+            yield _Group(whole.scored, name, mine, whole.keyframes, whole.provenance)
 
 
 def _row(
     rule: Rule,
-    part: _Part,
+    group: _Group,
     method: str,
     lvlm: str | None,
-    annotator_items: AnnotatorItems | None,
+    items: Mapping[str, Sequence[Item]] | None,
 ) -> Score:
-    dataset = part.scored.dataset
-    notes: list[str] = []
-    extra: dict[str, float | None] = {}
-    counts = _counts(part.results)
-    items: Sequence[Item] = ()
-    groups = rule.groups
+    dataset = group.scored.dataset
     if dataset.ground_truth is None or not rule.scored_here:
-        notes.append("Ground truth is hidden: export a submission archive and record what the server says.")
-    elif rule.matches_objects:
-        items = _matched(part, method, lvlm, annotator_items, notes)
+        note = "Ground truth is hidden: export a submission archive and record what the server states."
+        scored = ProtocolScore((), rule.groups, notes=(note,))
     else:
-        samples = counted_samples(part.results, part.scored)
-        averaged = average(rule, samples)
-        items = averaged.items
-        out = {(sample.video, sample.expression) for sample in averaged.left_out}
-        counts = _counts([r for r in part.results if (r.sample.video.name, r.sample.expression.id) not in out])
-        if part.subset != "all":
-            groups = tuple(group for group in groups if group == rule.group(part.subset))
-        if out:
-            notes.append(f"{len(out)} samples enter no mean of this protocol.")
-        extra |= hard_frames(rule, samples, groups)
-        if rule.davis_extras:
-            extra |= davis_extras(rule, samples, notes)
-        if rule.robustness and part.subset == "all":
-            extra |= robustness(part.results, groups)
-    notes += _remarks(part, counts)
-    j = mean_of_groups([item.J for item in items], [item.group for item in items], groups)
-    f = mean_of_groups([item.F for item in items], [item.group for item in items], groups)
-    interval = None
-    if j is not None:
-        interval = score_interval(items, groups)
-        if interval is None:
-            notes.append(NO_INTERVAL)
-    elif items:
-        empty = [group for group in groups if not any(item.group == group for item in items)]
-        notes.append(f"No score: this protocol averages {' and '.join(groups)}, and here is none of {_listed(empty)}.")
-    elif rule.scored_here and dataset.ground_truth is not None and not rule.matches_objects:
-        notes.append("No score: no sample enters this protocol.")
-    missing_frames = sum(result.missing_frames for result in part.results)
+        videos = {result.sample.video.name: result.sample.video for result in group.results}
+        samples = sample_counts(group.results, group.scored)
+        scored = rule.score(Part(group.subset, samples, tuple(videos.values()), items))
+    out = {(sample.video, sample.expression) for sample in scored.left_out}
+    counts = _counts([r for r in group.results if (r.sample.video.name, r.sample.expression.id) not in out])
+    notes = [*scored.notes, *_remarks(group, counts)]
+    in_groups = [item.group for item in scored.items]
+    j = mean_of_groups([item.J for item in scored.items], in_groups, scored.groups)
+    f = mean_of_groups([item.F for item in scored.items], in_groups, scored.groups)
+    if j is None and scored.items:
+        empty = [name for name in scored.groups if name not in in_groups]
+        averaged = " and ".join(scored.groups)
+        notes.append(f"No score: this protocol averages {averaged}, and here is none of {_listed(empty)}.")
+    interval = score_interval(scored.items, scored.groups) if j is not None else None
+    if j is not None and interval is None:
+        notes.append(NO_INTERVAL)
+    extra = dict(scored.extra)
+    missing_frames = sum(result.missing_frames for result in group.results)
     if missing_frames:
         extra["missing_frames"] = float(missing_frames)
     return Score(
@@ -141,8 +152,8 @@ def _row(
         lvlm=lvlm,
         dataset=dataset.card.name,
         split=dataset.split,
-        subset=part.subset,
-        protocol=rule.id + (KEYFRAMES if part.keyframes else ""),
+        subset=group.subset,
+        protocol=rule.id + (KEYFRAMES if group.keyframes else ""),
         J=j,
         F=f,
         J_and_F=None if j is None or f is None else (j + f) / 2,
@@ -151,35 +162,26 @@ def _row(
         coverage=dataset.coverage,
         extra=extra,
         notes=tuple(notes),
+        provenance=group.provenance,
     )
 
 
-def _matched(
-    part: _Part, method: str, lvlm: str | None, annotator_items: AnnotatorItems | None, notes: list[str]
-) -> list[Item]:
-    if annotator_items is None:
-        notes.append("No score: matching objects needs the masks, which were not given.")
-        return []
-    videos = {result.sample.video.name: result.sample.video for result in part.results}
-    return [item for video in videos.values() for item in annotator_items(method, lvlm, video)]
-
-
-def _remarks(part: _Part, counts: Counts) -> Iterator[str]:
-    if part.keyframes:
+def _remarks(group: _Group, counts: StatusCounts) -> Iterator[str]:
+    if group.keyframes:
         yield "Masks exist on keyframes only; other frames are not scored."
     if counts.failed or counts.missing:
         yield f"{counts.failed} failed and {counts.missing} missing samples count as 0."
-    for use in fallback_uses(part.results):
+    for use in fallback_uses(group.results):
         if use.used:
             yield f"{use.used} of {use.of} samples used the fallback of {use.stage}."
-    partly = [r for r in part.results if r.status == "scored" and r.missing_frames]
+    partly = [r for r in group.results if r.status == "scored" and r.missing_frames]
     if partly:
         frames = sum(result.missing_frames for result in partly)
         yield f"{frames} frames of {len(partly)} more samples have no usable mask and count as 0."
-    yield from _known_defects(part)
+    yield from _known_defects(group)
     never = [
         f"{result.sample.video.name}/{result.sample.expression.id}"
-        for result in part.results
+        for result in group.results
         if result.evaluated == "all"
         and result.sample.expression.targets
         and result.counts_T6 is not None
@@ -187,20 +189,32 @@ def _remarks(part: _Part, counts: Counts) -> Iterator[str]:
     ]
     if never:
         yield f"The target of {len(never)} expressions is in no frame; only empty masks score: {_listed(never)}."
+    yield from _warnings(group.results)
 
 
-def _known_defects(part: _Part) -> Iterator[str]:
+def _known_defects(group: _Group) -> Iterator[str]:
     """What is known to be wrong with the data that the samples are scored on."""
-    dataset = part.scored.dataset
-    names = [result.sample.video.name for result in part.results]
+    dataset = group.scored.dataset
+    names = [result.sample.video.name for result in group.results]
     for defect, count in dataset.card.defects(dataset.split, names):
         if defect.touches_scores:
             yield f"Known defect of the data ({count} of {len(names)} samples): {defect.text}"
 
 
-def _counts(results: Sequence[SampleResult]) -> Counts:
+def _warnings(results: Sequence[SampleResult]) -> Iterator[str]:
+    """What puts the numbers in doubt."""
+    found: Counter[str] = Counter()
+    for result in results:
+        found.update(result.oddities)
+    yield from oddity_notes(found)
+    swapped = sum(result.counts_T6 is not None and both_wrong(*result.mean_j_and_f()) for result in results)
+    if swapped:
+        yield f"{WARNING}J is 0 and F is 100 in {swapped} samples, as for masks with object and background swapped."
+
+
+def _counts(results: Sequence[SampleResult]) -> StatusCounts:
     ended = Counter(result.status for result in results)
-    return Counts(len(results), ended["scored"], ended["failed"], ended["missing"])
+    return StatusCounts(len(results), ended["scored"], ended["failed"], ended["missing"])
 
 
 def _ends(result: SampleResult, scored: ScoredDataset) -> BoolT | None:

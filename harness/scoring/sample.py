@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.data.types import Sample
-from rvosbench.harness.scoring.kernel import Counts, CountsT6, GroundTruthFrame, f, j
+from rvosbench.harness.scoring.kernel import CountsT6, GroundTruthFrame, PixelCounts, f, j
 
 Status = Literal["scored", "failed", "missing"]
 Evaluated = Literal["all", "keyframes"]
@@ -35,8 +35,14 @@ class SampleResult:
     """"keyframes": the masks do not cover every frame that has ground truth."""
     missing_frames: int = 0
     """How many of ``frames`` have no usable mask."""
-    areas_T2: NDArray[np.int64] | None = None
-    """Pixels of the ground truth and of the video's foreground by frame, where a protocol reports robustness."""
+    recorded: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    """What protocols record beside the integers, by name; see ``rvosbench.harness.scoring.rules.Recorder``."""
+    oddities: Mapping[str, int] = field(default_factory=dict)
+    """Masks that look as if they were something else, by kind; see ``rvosbench.harness.scoring.oddities``."""
+    ground_truth: str | None = None
+    """Digest of the sample's ground truth; None where it is hidden."""
+    masks: str | None = None
+    """Digest of the sample's masks; None where there are none, or nothing was scored."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By stage."""
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -67,9 +73,9 @@ class ScoredDataset:
     """Ids; see ``rvosbench.harness.scoring.protocols``."""
 
 
-def missing_frame(truth: GroundTruthFrame) -> Counts:
+def missing_frame(truth: GroundTruthFrame) -> PixelCounts:
     """The integers of a frame whose mask is missing: J and F are 0, whether the target is visible or not.
 
     They are those of a prediction that misses the target entirely and has one wrong boundary pixel.
     """
-    return Counts(0, max(truth.area, 1), truth.boundary_size, 1, 0, 0)
+    return PixelCounts(0, max(truth.area, 1), truth.boundary_size, 1, 0, 0)

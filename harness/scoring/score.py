@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rvosbench.harness.data.ground_truth import DiskGroundTruth
 from rvosbench.harness.data.reader import Dataset, no_ground_truth
 from rvosbench.harness.data.types import Sample, Video
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.scoring.plausibility import require_plausible
 from rvosbench.harness.scoring.predictions import (
     KINDS,
     Absence,
@@ -24,15 +27,17 @@ from rvosbench.harness.scoring.predictions import (
     Reading,
     Strictness,
     Tolerance,
+    VideoMasks,
     open_predictions,
 )
 from rvosbench.harness.scoring.predictions.rle_files import RLE_SUFFIXES
 from rvosbench.harness.scoring.predictions.trees import ARCHIVE_SUFFIXES
-from rvosbench.harness.scoring.protocols import Rule, protocol_names, require_protocol
-from rvosbench.harness.scoring.results import write_tables
+from rvosbench.harness.scoring.protocols import protocol_names, require_protocol
+from rvosbench.harness.scoring.provenance import Origin, ground_truth_digest
+from rvosbench.harness.scoring.rows import ItemsKey, RecordedItems
+from rvosbench.harness.scoring.rules import Rule
 from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
-from rvosbench.harness.scoring.statistics import Item
-from rvosbench.harness.scoring.videos import ExpressionOutcome, VideoOutcome, VideoTask, score_video
+from rvosbench.harness.scoring.video import ExpressionScores, VideoScores, first_problem, score_video
 
 Progress = Callable[[int, int], None]
 """(samples done, samples in all)."""
@@ -45,7 +50,7 @@ class ScoreReport:
     rows: list[dict[str, Any]]
     """As in scores.json; empty when nothing was written."""
     problems: tuple[Problem, ...]
-    """Everything wrong with the predictions, in the dataset's order."""
+    """Everything wrong with the predictions and the ground truth, in the dataset's order."""
     written: bool
     """Whether the tables were written. Strict scoring writes nothing when there is a problem."""
     coverage: str
@@ -56,6 +61,9 @@ class ScoreReport:
     """Samples by status."""
     reading: Reading
     """How the predictions were read."""
+    dataset: str
+    """The card's name."""
+    data_root: Path
 
     @property
     def problem_counts(self) -> dict[Kind, int]:
@@ -72,6 +80,52 @@ class ScoreReport:
         if not self.written:
             return 2
         return 3 if any(problem.kind != "extra" for problem in self.problems) else 0
+
+    def raise_if_refused(self) -> None:
+        """Charges a refusal to what caused it: the ground truth first, because no predictions can make up for it.
+
+        Raises:
+            PrerequisiteError: nothing was written.
+        """
+        if self.written:
+            return
+        counts = self.problem_counts
+        samples = counts.pop("ground truth", 0)
+        masks = sum(counts.values())
+        if samples:
+            also = f" Besides, {masks} predicted masks are missing, extra or unusable." if masks else ""
+            raise PrerequisiteError(
+                f"The ground truth of {samples} samples cannot be used; nothing was scored.{also}",
+                f"Check it with rvosbench datasets verify {self.dataset} --data-root {self.data_root} --full, or score "
+                "with --lenient, which counts these samples as 0.",
+            )
+        raise PrerequisiteError(
+            f"{masks} masks are missing, extra or unusable; nothing was scored.",
+            "Correct the predictions, or score with --lenient, which counts what is missing or unusable as 0; with "
+            "--absent empty a mask without a file is an empty one.",
+        )
+
+
+@dataclass(frozen=True)
+class _VideoTask:
+    """What a worker gets."""
+
+    index: int
+    """The video's place in the dataset."""
+    video: Video
+    masks: VideoMasks
+    ground_truth: DiskGroundTruth
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True)
+class _VideoOutcome:
+    """What a worker returns."""
+
+    index: int
+    scores: VideoScores
+    ground_truth: tuple[str, ...]
+    """Digests, parallel to the video's expressions."""
 
 
 def score_predictions(
@@ -98,8 +152,8 @@ def score_predictions(
         progress: called after each video.
 
     Raises:
-        PrerequisiteError: the ground truth is hidden or absent, a protocol is unknown or does not fit, the predictions
-            cannot be read or none of them fits the dataset, or the output cannot be written.
+        PrerequisiteError: the ground truth is hidden, absent or cannot be right, a protocol is unknown or does not fit,
+            the predictions cannot be read or none of them fits the dataset, or the output cannot be written.
     """
     chosen = _protocols(dataset, protocols)
     tolerance = Tolerance.of(strictness, absence)
@@ -108,43 +162,35 @@ def score_predictions(
     ground_truth = dataset.ground_truth
     assert ground_truth is not None
     tasks = [
-        VideoTask(
-            index,
-            video,
-            source.of_video(video),
-            ground_truth,
-            match_objects=any(rule.matches_objects for rule in chosen),
-            robustness=any(rule.robustness for rule in chosen),
-        )
+        _VideoTask(index, video, source.of_video(video), ground_truth, tuple(chosen))
         for index, video in enumerate(dataset.videos)
     ]
-    outcomes: list[VideoOutcome] = []
+    outcomes: list[_VideoOutcome] = []
     total = sum(len(video.expressions) for video in dataset.videos)
     done = 0
     for outcome in _outcomes(tasks, workers):
         outcomes.append(outcome)
-        done += len(outcome.expressions)
+        done += len(outcome.scores.expressions)
         if progress is not None:
             progress(done, total)
     outcomes.sort(key=lambda outcome: outcome.index)
     method = label or _default_label(predictions)
     results = [
-        _result(method, Sample(video, expression), ended)
+        _result(method, Sample(video, expression), ended, digest)
         for video, outcome in zip(dataset.videos, outcomes, strict=True)
-        for expression, ended in zip(video.expressions, outcome.expressions, strict=True)
+        for expression, ended, digest in zip(
+            video.expressions, outcome.scores.expressions, outcome.ground_truth, strict=True
+        )
     ]
-    problems = [problem for outcome in outcomes for ended in outcome.expressions for problem in ended.problems]
+    problems = [problem for outcome in outcomes for ended in outcome.scores.expressions for problem in ended.problems]
     problems += source.surplus()
-    matched = {video.name: outcome.matched for video, outcome in zip(dataset.videos, outcomes, strict=True)}
-
-    def annotator_items(method: str, lvlm: str | None, video: Video) -> Sequence[Item]:
-        return matched[video.name]
-
     refused = tolerance.refuses(problems)
     rows: list[dict[str, Any]] = []
     if not refused:
-        scored = ScoredDataset(dataset, tuple(rule.id for rule in chosen))
-        rows = write_tables(out, results, [scored], annotator_items=annotator_items)
+        require_plausible(dataset, results)
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        origin = Origin(date, predictions.absolute(), source.reading.layout)
+        rows = _write(out, dataset, chosen, results, outcomes, origin)
     return ScoreReport(
         rows=rows,
         problems=tuple(problems),
@@ -153,6 +199,37 @@ def score_predictions(
         notes=dataset.notes,
         statuses=dict(Counter(result.status for result in results)),
         reading=source.reading,
+        dataset=dataset.card.name,
+        data_root=dataset.root,
+    )
+
+
+def _write(
+    out: Path,
+    dataset: Dataset,
+    rules: Sequence[Rule],
+    results: Sequence[SampleResult],
+    outcomes: Sequence[_VideoOutcome],
+    origin: Origin,
+) -> list[dict[str, Any]]:
+    # Here, so that scoring processes are started without pyarrow in their memory.
+    from rvosbench.harness.scoring.results import write_tables
+
+    method = results[0].method if results else ""
+    items: RecordedItems = {
+        ItemsKey(method, None, dataset.card.name, dataset.split, rule.id): {
+            video.name: outcome.scores.items.get(rule.id, ())
+            for video, outcome in zip(dataset.videos, outcomes, strict=True)
+        }
+        for rule in rules
+        if rule.records == "videos"
+    }
+    return write_tables(
+        out,
+        results,
+        [ScoredDataset(dataset, tuple(rule.id for rule in rules))],
+        items=items,
+        origin=origin,
     )
 
 
@@ -168,11 +245,7 @@ def _protocols(dataset: Dataset, names: Sequence[str]) -> list[Rule]:
             raise PrerequisiteError(
                 f"Protocol '{rule.id}' is scored by a server, not here.", "Use rvosbench export-submission."
             )
-        if rule.matches_objects and dataset.card.annotators is None:
-            raise PrerequisiteError(
-                f"Protocol '{rule.id}' needs expressions by annotator, and {dataset.card.title} has none.",
-                f"Its protocols: {', '.join(dataset.protocols) or 'none'}.",
-            )
+        rule.require_fit(dataset.card)
     return chosen
 
 
@@ -188,17 +261,17 @@ def _readable(rules: list[Rule], reading: Reading, *, asked: bool) -> list[Rule]
     return fitting
 
 
-def _outcomes(tasks: Sequence[VideoTask], workers: int | None) -> Iterator[VideoOutcome]:
+def _outcomes(tasks: Sequence[_VideoTask], workers: int | None) -> Iterator[_VideoOutcome]:
     """Longest videos first, so that no core ends up alone with one."""
     tasks = sorted(tasks, key=lambda task: -len(task.video.frames) * len(task.video.expressions))
     processes = min(workers or available_cores(), len(tasks))
     if processes <= 1:
-        yield from map(score_video, tasks)
+        yield from map(_score, tasks)
         return
     # A forked worker shares mask dictionaries that are loaded already; workers start no threads of their own.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        futures = [pool.submit(score_video, task) for task in tasks]
+        futures = [pool.submit(_score, task) for task in tasks]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -208,6 +281,13 @@ def _outcomes(tasks: Sequence[VideoTask], workers: int | None) -> Iterator[Video
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _score(task: _VideoTask) -> _VideoOutcome:
+    video, ground_truth = task.video, task.ground_truth
+    scores = score_video(video, ground_truth, task.masks, task.rules)
+    digests = tuple(ground_truth_digest(ground_truth, video, expression) for expression in video.expressions)
+    return _VideoOutcome(task.index, scores, digests)
 
 
 def available_cores() -> int:
@@ -225,7 +305,7 @@ def _default_label(predictions: Path) -> str:
     return name
 
 
-def _result(method: str, sample: Sample, ended: ExpressionOutcome) -> SampleResult:
+def _result(method: str, sample: Sample, ended: ExpressionScores, ground_truth: str) -> SampleResult:
     return SampleResult(
         method=method,
         lvlm=None,
@@ -233,14 +313,11 @@ def _result(method: str, sample: Sample, ended: ExpressionOutcome) -> SampleResu
         status=ended.status,
         frames=ended.frames,
         counts_T6=ended.counts_T6,
+        evaluated=ended.evaluated,
         missing_frames=ended.missing_frames,
-        areas_T2=ended.areas_T2,
-        error=_error(ended.problems),
+        recorded=ended.recorded,
+        oddities=ended.oddities,
+        ground_truth=ground_truth,
+        masks=ended.masks,
+        error=first_problem(ended.problems),
     )
-
-
-def _error(problems: Sequence[Problem]) -> str | None:
-    if not problems:
-        return None
-    more = len(problems) - 1
-    return str(problems[0]) + (f" and {more} more" if more else "")

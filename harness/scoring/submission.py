@@ -15,7 +15,7 @@ import io
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,21 +24,19 @@ from PIL import Image
 
 from rvosbench.harness.data.cards import card_names, load_card
 from rvosbench.harness.data.images import image_size
-from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.reader import Dataset
-from rvosbench.harness.data.types import BoolHW, Expression, MaskTrack, Sample, Video
+from rvosbench.harness.data.types import BoolHW, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError, nearest_name
 from rvosbench.harness.scoring.outputs import require_output_file
-from rvosbench.harness.scoring.predictions import Absence, Problem, Strictness, Tolerance, VideoMasks, summed_up
+from rvosbench.harness.scoring.predictions import Absence, Problem, Strictness, Tolerance, summed_up
 from rvosbench.harness.scoring.predictions.opening import videos_not_on_disk
 from rvosbench.harness.scoring.predictions.sources import EmptyWhereAbsent
 from rvosbench.harness.scoring.score import Progress
+from rvosbench.harness.scoring.tracks import MasksOfVideo
 from rvosbench.harness.store.artefacts import atomic_write
 
 _DATE = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 1 << 20
-
-MasksOfVideo = Callable[[Video], VideoMasks]
 
 
 @dataclass(frozen=True)
@@ -173,15 +171,6 @@ def validate_submission(path: Path, dataset: Dataset) -> list[Problem]:
         return list(_check(archive, root, dataset))
 
 
-def masks_of_tracks(tracks: Callable[[Sample], MaskTrack | None]) -> MasksOfVideo:
-    """Masks of a run.
-
-    Args:
-        tracks: the mask track of a sample, or None when the run has none.
-    """
-    return lambda video: _TrackMasks(video, tracks)
-
-
 def sha256_of(path: Path) -> str:
     """Hex digest of a file."""
     whole = hashlib.sha256()
@@ -189,36 +178,6 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             whole.update(chunk)
     return whole.hexdigest()
-
-
-class _TrackMasks:
-    """Keeps the track of one expression at a time."""
-
-    def __init__(self, video: Video, tracks: Callable[[Sample], MaskTrack | None]) -> None:
-        self._video = video
-        self._tracks = tracks
-        self._held: tuple[str, MaskTrack | None] | None = None
-
-    def oddities(self, expression: Expression) -> Mapping[str, int]:
-        """None: tracks are binary masks."""
-        return {}
-
-    def read(self, expression: Expression, frame: int, shape: tuple[int, int]) -> BoolHW | Problem:
-        if self._held is None or self._held[0] != expression.id:
-            self._held = expression.id, self._tracks(Sample(self._video, expression))
-        track = self._held[1]
-        where = f"{self._video.name}/{expression.id}/{self._video.frames[frame]}.png"
-        if track is None:
-            return Problem("missing", where, "the run has no masks of this sample")
-        if (track.height, track.width) != shape:
-            detail = f"{track.height}x{track.width} (HxW), the frame is {shape[0]}x{shape[1]}"
-            return Problem("wrong size", where, detail)
-        if frame not in track.frames:
-            return Problem("missing", where, "the run's masks exist on keyframes only")
-        try:
-            return decode(track.rles[track.frames.index(frame)], *shape)
-        except SampleError as error:
-            return Problem("unreadable", where, str(error))
 
 
 def _filled(masks: MasksOfVideo) -> MasksOfVideo:

@@ -11,17 +11,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
 
-from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.settings import Settings, identity
 
 Views = Literal["both", "clip", "frame"]
 Float32 = NDArray[np.float32]
+
+
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise ValueError("a kernel has an odd number of cells")
+    return size
+
+
+Sigma = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""Standard deviation of a Gaussian, in cells."""
+KernelSize = Annotated[int, Field(ge=1), AfterValidator(_odd)]
+"""Cells of a kernel's side; odd."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +44,12 @@ class FusionSettings(Settings):
     """"both" averages them on the frame maps' grid; "clip" or "frame" uses one alone, on its own grid."""
     subtract_background: bool = identity(True)
     """False fuses the smoothed object maps as they are (the paper's "Obj only" row)."""
-    sigma: float = identity(1.0)
-    """Of the Gaussian, in cells."""
-    clip_kernel: int = identity(3)
+    sigma: Sigma = identity(1.0)
+    """Standard deviation of the Gaussian, in cells."""
+    clip_kernel: KernelSize = identity(3)
     """Size of the Gaussian on clip maps; odd."""
-    frame_kernel: int = identity(7)
+    frame_kernel: KernelSize = identity(7)
     """Size of the Gaussian on frame maps; odd."""
-
-    def __post_init__(self) -> None:
-        if self.views not in ("both", "clip", "frame"):
-            raise PrerequisiteError(f"fusion.views is '{self.views}'.", "Use both, clip or frame.")
-        if not self.sigma > 0:
-            raise PrerequisiteError(f"fusion.sigma is {self.sigma}.", "Give a positive number of cells.")
-        for name in ("clip_kernel", "frame_kernel"):
-            size = getattr(self, name)
-            if size < 1 or size % 2 == 0:
-                raise PrerequisiteError(f"fusion.{name} is {size}.", "Give an odd number of cells, 1 or more.")
 
 
 @dataclass(frozen=True)

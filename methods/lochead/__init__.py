@@ -41,26 +41,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.settings import Settings
-from rvosbench.harness.stages import Method, Stage, StageSpec
+from rvosbench.harness.stages import Method, Stage, StageSpec, required_lvlm
 from rvosbench.methods.attention.spec import RolloutSpec
-from rvosbench.methods.lochead.grounding import Ground
+from rvosbench.methods.lochead.grounding import Ground, summed_map
 from rvosbench.methods.lochead.heads import find_heads
-from rvosbench.methods.lochead.masking import AttentionMasks, SamMasks
-from rvosbench.methods.lochead.settings import (
-    AttentionSettings,
-    GroundSettings,
-    LocHeadSettings,
-    SamSettings,
-    resolved_prompt,
-)
+from rvosbench.methods.lochead.settings import GroundSettings, LocHeadSettings, MapSettings, resolved_prompt
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import config_of, family_of, lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.models.sam2.checkpoints import with_digest
-from rvosbench.methods.segment.artefacts import open_sam2
-from rvosbench.methods.segment.from_points import TrackletSettings
+from rvosbench.methods.segment.from_map import SampleMaps, map_stage, stage
+from rvosbench.methods.segment.settings import SegmentSettings
 
 
 def build_ground(settings: GroundSettings) -> Stage:
@@ -68,14 +58,9 @@ def build_ground(settings: GroundSettings) -> Stage:
     return Ground(settings, load_lvlm(settings.lvlm))
 
 
-def build_segment(settings: SamSettings) -> Stage:
-    """The stage that prompts and tracks; loads SAM2."""
-    return SamMasks(settings, open_sam2(settings.sam2))
-
-
-def build_attention_masks(settings: AttentionSettings) -> Stage:
-    """The stage that cuts masks out of the map; loads nothing."""
-    return AttentionMasks(settings)
+def build_segment(settings: SegmentSettings[MapSettings]) -> Stage:
+    """The stage that makes masks of the heads' map; loads SAM2 where it makes them."""
+    return stage(settings.masks, lambda ground: SampleMaps(*summed_map(ground, settings.map)))
 
 
 class LocHead:
@@ -84,37 +69,39 @@ class LocHead:
     name = "lochead"
     title = "Loc-Head"
     paper = "arXiv 2503.06287"
-    settings_type: type[Settings] = LocHeadSettings
+    settings_type = LocHeadSettings
     needs_lvlm = True
 
-    def stages(self, settings: Settings, lvlm: str | None) -> tuple[StageSpec, ...]:
+    def stages(self, settings: LocHeadSettings, lvlm: str | None) -> tuple[StageSpec, ...]:
         """``ground``, ``segment``.
 
         Raises:
             PrerequisiteError: no model is named, its heads are not known or of another checkpoint, or a checkpoint is
                 missing or unsupported.
         """
-        assert isinstance(settings, LocHeadSettings)
-        if lvlm is None:
-            raise PrerequisiteError("Loc-Head needs a vision-language model.", "Name one under lvlms in the recipe.")
+        name = required_lvlm(lvlm, self.title)
         # Nothing is generated, so the longest answer must not enter the key.
-        model = replace(lvlm_settings(lvlm, **vars(settings.lvlm)), max_new_tokens=1)
+        model = replace(lvlm_settings(name, **vars(settings.lvlm)), max_new_tokens=1)
         ground = GroundSettings(
             model,
             settings.keyframes,
             find_heads(settings.heads, model),
-            resolved_prompt(settings.prompt, family_of(lvlm)),
+            resolved_prompt(settings.prompt, family_of(name)),
             settings.query,
         )
-        return StageSpec("ground", "rvosbench.methods.lochead:build_ground", ground), self._segment(settings)
+        segment = SegmentSettings(settings.map, settings.mask_rule(settings.threshold))
+        return (
+            StageSpec("ground", "rvosbench.methods.lochead:build_ground", ground),
+            map_stage(segment, "rvosbench.methods.lochead:build_segment"),
+        )
 
-    def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
+    def memory(self, settings: LocHeadSettings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for a batch of frames, in one sentence; imports torch."""
         from rvosbench.methods.models.lvlm.estimate import estimate, in_words
 
-        assert isinstance(settings, LocHeadSettings) and lvlm is not None
-        config = config_of(lvlm)
-        model = LvlmSettings(checkpoint=lvlm, digest="", **vars(settings.lvlm))
+        name = required_lvlm(lvlm, self.title)
+        config = config_of(name)
+        model = LvlmSettings(checkpoint=name, digest="", **vars(settings.lvlm))
         batch = min(settings.keyframes, model.frame_batch)
         # Every fixed head may lie in a layer of its own; of each such layer all heads are captured.
         layers = RolloutSpec(start_layer=0, end_layer=3)
@@ -122,21 +109,11 @@ class LocHead:
         # Nothing is generated, so no keys and values are kept.
         total = need.total_bytes - need.kv_bytes
         return (
-            f"{lvlm}: {need.parameters / 1e6:,.0f} M parameters, {in_words(need.weight_bytes)} of weights in "
+            f"{name}: {need.parameters / 1e6:,.0f} M parameters, {in_words(need.weight_bytes)} of weights in "
             f"{model.dtype}. {batch} frames of {size[1]}x{size[0]} at a time (L {need.frame_length}): "
             f"{in_words(need.captured_bytes)} captured, {in_words(need.working_bytes)} temporaries, about "
             f"{in_words(total)} in all."
         )
 
-    def _segment(self, settings: LocHeadSettings) -> StageSpec:
-        if settings.masks == "attention":
-            attention = AttentionSettings(settings.map, settings.threshold)
-            return StageSpec("segment", "rvosbench.methods.lochead:build_attention_masks", attention, ("ground",))
-        tracklets = TrackletSettings(
-            nms_iou=settings.nms_iou, keep_score=settings.tau_track, deletion=settings.nms_deletion
-        )
-        sam = SamSettings(settings.map, settings.tau_point, tracklets, with_digest(settings.sam2))
-        return StageSpec("segment", "rvosbench.methods.lochead:build_segment", sam, ("ground",))
 
-
-METHOD: Method = LocHead()
+METHOD: Method[LocHeadSettings] = LocHead()

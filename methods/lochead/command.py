@@ -76,9 +76,7 @@ def read_settings(
         values["lvlm"]["frame_scale"] = 1
     for override in overrides:
         apply_override(values, override)
-    settings = method_settings(CalibrateSettings, values, "lochead")
-    assert isinstance(settings, CalibrateSettings)
-    return settings
+    return method_settings(CalibrateSettings, values, "lochead")
 
 
 def report(found: HeadFile) -> list[str]:
@@ -107,7 +105,8 @@ def _source(dataset: str | None, data_root: Path, split: str | None, pairs: Path
 
     if pairs is not None:
         return ListedPairs(pairs)
-    assert dataset is not None
+    if dataset is None:
+        raise PrerequisiteError("Neither pairs nor a dataset are given.", "Give --pairs FILE or --dataset NAME.")
     opened = open_dataset(dataset, data_root, split)
     for note in opened.notes:
         typer.echo(note)

@@ -12,9 +12,10 @@ import numpy as np
 
 from rvosbench.harness.stages import Outcome, Request, VideoFrames, one_by_one
 from rvosbench.harness.store.artefacts import Artefact
-from rvosbench.methods.ground.keyframes import keyframe_indices
+from rvosbench.methods.ground.fusion import Float32
 from rvosbench.methods.lochead.heads import check_sizes
-from rvosbench.methods.lochead.settings import GroundSettings
+from rvosbench.methods.lochead.settings import GroundSettings, MapSettings
+from rvosbench.methods.models.lvlm.keyframes import keyframe_indices
 
 if TYPE_CHECKING:
     from rvosbench.methods.models.lvlm.model import Lvlm
@@ -66,3 +67,11 @@ class Ground:
             },
             arrays={"heads": np.ascontiguousarray(maps_TKhw.swapaxes(0, 1))},
         )
+
+
+def summed_map(ground: Artefact, settings: MapSettings) -> tuple[tuple[int, ...], Float32]:
+    """The keyframes of a ground artefact and the heads' map, (T, h, w) in [0, 1]."""
+    keyframes = ground.meta["keyframes"]
+    assert isinstance(keyframes, list)
+    maps_KThw = np.asarray(ground.arrays["heads"], dtype=np.float32)
+    return tuple(int(index) for index in keyframes), settings.fuse(maps_KThw)

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from pydantic import Field
+
+from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.settings import Settings, identity, runtime
-from rvosbench.methods.ground.fusion import Float32, normalise_clip, normalise_frames, smooth
+from rvosbench.methods.ground.fusion import Float32, KernelSize, Sigma, normalise_clip, normalise_frames, smooth
 from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
 from rvosbench.methods.models.lvlm.family import Edge, Family
-from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
-from rvosbench.methods.segment.from_points import TrackletSettings
-from rvosbench.methods.segment.nms import DeletionRule
+from rvosbench.methods.models.lvlm.keyframes import Keyframes
+from rvosbench.methods.segment.settings import MaskSettings
+from rvosbench.methods.segment.settings import Threshold as Cut
 
 Head = tuple[int, int]
 """Layer and head, from 0."""
 Prompt = Literal["auto", "expression", "role_free", "object"]
 Query = Literal["last_expression_token", "last_prefill_token"]
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Threshold = Literal["mean_sums", "each_sample", "head_index"]
 
 
@@ -40,46 +45,29 @@ def resolved_prompt(prompt: Prompt, family: Family) -> Prompt:
     return prompt
 
 
-def check_choice(settings: Settings, name: str, choices: tuple[str, ...]) -> None:
-    """Refuses a value of a setting that is not one of ``choices``.
-
-    Raises:
-        PrerequisiteError: the nearest choice is named.
-    """
-    value = getattr(settings, name)
-    if value not in choices:
-        raise PrerequisiteError(f"{name} is '{value}'.", nearest_name(str(value), choices))
-
-
-def check_asking(settings: Settings) -> None:
-    """Refuses an unknown prompt or query."""
-    check_choice(settings, "prompt", get_args(Prompt))
-    check_choice(settings, "query", get_args(Query))
-
-
 @dataclass(frozen=True)
 class CalibrationSettings(Settings):
     """How localization heads are found. The defaults are the paper's; ``VARIANTS`` has the released code's."""
 
-    samples: int = identity(1000)
+    samples: Positive = identity(1000)
     """Pairs of image and expression in a trial; all there are, where there are fewer."""
-    trials: int = identity(5)
+    trials: Positive = identity(5)
     """Selection frequencies are averaged over this many draws."""
-    seed: int = identity(0)
-    keep: int = identity(3)
+    seed: Natural = identity(0)
+    keep: Positive = identity(3)
     """Fixed heads: the most frequently selected ones."""
-    top: int = identity(10)
+    top: Positive = identity(10)
     """Heads selected on each pair; a published fork of the code takes 5."""
-    first_layer: int = identity(2)
+    first_layer: Natural = identity(2)
     """Layers before it are excluded."""
     threshold: Threshold = identity("mean_sums")
     """What a head's attention sum is held against. "mean_sums": heads whose sum, averaged over the trial's pairs, is at
     or above the elbow of all such means. "each_sample": the same with each pair's own sums (the code's second version).
     "head_index": on each pair, heads that are counted at or after the head at the elbow, whatever their sums (the
     code's first version)."""
-    over_mean: float = identity(1.0)
+    over_mean: NotNegative = identity(1.0)
     """Spatial entropy looks at what exceeds this many times the map's mean."""
-    cut: float = identity(0.0)
+    cut: NotNegative = identity(0.0)
     """And by more than this."""
     weight: Literal["area", "mass"] = identity("area")
     """A component's probability: its cells over the cells of all components, or its attention over all that exceeds,
@@ -90,22 +78,8 @@ class CalibrationSettings(Settings):
     sink_edges: tuple[Edge, ...] | None = identity(None)
     """A head with a cell above ``sink_above`` on one of these edges is not selected on that pair. None: the family's
     (``Family.sink_edges``)."""
-    sink_above: float = identity(0.05)
+    sink_above: NotNegative = identity(0.05)
     """Attention of one cell; the value is the released code's."""
-
-    def __post_init__(self) -> None:
-        for name in ("samples", "trials", "keep", "top"):
-            if getattr(self, name) < 1:
-                raise PrerequisiteError(f"{name} is {getattr(self, name)}.", "Choose at least 1.")
-        for name in ("first_layer", "seed", "cut", "over_mean", "sink_above"):
-            if not getattr(self, name) >= 0:
-                raise PrerequisiteError(f"{name} is {getattr(self, name)}.", "Choose 0 or more.")
-        check_choice(self, "threshold", get_args(Threshold))
-        check_choice(self, "weight", ("area", "mass"))
-        check_choice(self, "ties", ("sum", "order"))
-        for edge in self.sink_edges or ():
-            if edge not in get_args(Edge):
-                raise PrerequisiteError(f"sink_edges has '{edge}'.", nearest_name(edge, get_args(Edge)))
 
     def edges(self, family: Family) -> tuple[Edge, ...]:
         """The edges on which sinks are looked for in a model of a family."""
@@ -136,9 +110,6 @@ class CalibrateSettings(Settings):
     lvlm: LvlmOptions = identity(LvlmOptions())
     calibration: CalibrationSettings = identity(CalibrationSettings())
 
-    def __post_init__(self) -> None:
-        check_asking(self)
-
 
 @dataclass(frozen=True)
 class GroundSettings(Settings):
@@ -157,19 +128,12 @@ class GroundSettings(Settings):
 class MapSettings(Settings):
     """How the heads' maps become one map."""
 
-    sigma: float = identity(1.0)
-    """Of the Gaussian on every head's map, in cells."""
-    kernel: int = identity(7)
+    sigma: Sigma = identity(1.0)
+    """Standard deviation of the Gaussian on every head's map, in cells."""
+    kernel: KernelSize = identity(7)
     """Its size; odd. Outside the map counts as zero, as in DecAF."""
     normalise: Literal["frame", "clip"] = identity("frame")
     """Min-max of the summed map before points are taken at ``tau_point``: each frame alone, or over the clip."""
-
-    def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise PrerequisiteError(f"map.sigma is {self.sigma}.", "Give a positive number of cells.")
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise PrerequisiteError(f"map.kernel is {self.kernel}.", "Give an odd number of cells, 1 or more.")
-        check_choice(self, "normalise", ("frame", "clip"))
 
     def fuse(self, maps_KThw: Float32) -> Float32:
         """The heads' maps, smoothed, summed and normalised: (T, h, w) in [0, 1]."""
@@ -180,28 +144,10 @@ class MapSettings(Settings):
 
 
 @dataclass(frozen=True)
-class AttentionSettings(Settings):
-    """Of the stage that cuts masks out of the map itself."""
-
-    map: MapSettings = identity()
-    threshold: Literal["otsu", "mean"] = identity()
-
-
-@dataclass(frozen=True)
-class SamSettings(Settings):
-    """Of the stage that prompts SAM2 with the map's highest cells."""
-
-    map: MapSettings = identity()
-    tau_point: float = identity()
-    tracklets: TrackletSettings = identity()
-    sam2: Sam2Settings = identity()
-
-
-@dataclass(frozen=True)
-class LocHeadSettings(Settings):
+class LocHeadSettings(MaskSettings):
     """Loc-Head on videos, as DecAF's authors describe their reproduction."""
 
-    keyframes: int = identity(16)
+    keyframes: Keyframes = identity(16)
     """Frames that the model sees one by one, spread evenly; a shorter video is seen whole."""
     heads: str = runtime("known")
     """Which heads are read. "known": those published for the model. A file that ``rvosbench calibrate lochead`` wrote,
@@ -217,27 +163,7 @@ class LocHeadSettings(Settings):
     lvlm: LvlmOptions = identity(LvlmOptions())
     """How the model sees images; its name stands in the recipe. Frames are shown as DecAF shows them."""
     map: MapSettings = identity(MapSettings())
-    masks: Literal["sam2", "attention"] = identity("sam2")
-    """"sam2": DecAF's point-to-tracklet stage on every frame. "attention": the map cut at ``threshold``, on keyframes
-    only; the settings below ``threshold`` are then without effect."""
-    threshold: Literal["otsu", "mean"] = identity("otsu")
-    """Of attention masks, on each frame: Otsu's (what DecAF says of attention masks in general), or the frame's mean
-    (Loc-Head's own binarisation)."""
-    tau_point: float = identity(0.8)
-    """Cells of the map at or above this prompt SAM2."""
-    nms_iou: float = identity(0.7)
-    nms_deletion: DeletionRule = identity("by_kept")
-    tau_track: float = identity(0.8)
-    """This and the two above as in DecAF."""
-    sam2: Sam2Settings = identity(Sam2Settings())
-    """The checkpoint and its post-processing; the digest is filled in."""
-
-    def __post_init__(self) -> None:
-        if self.keyframes < 2:
-            raise PrerequisiteError(f"keyframes is {self.keyframes}.", "Choose at least 2.")
-        check_asking(self)
-        check_choice(self, "masks", ("sam2", "attention"))
-        check_choice(self, "threshold", ("otsu", "mean"))
-        for name in ("tau_point", "nms_iou", "tau_track"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise PrerequisiteError(f"{name} is {getattr(self, name)}.", "Choose a value from 0 to 1.")
+    """How the heads' maps become one map. ``masks`` "sam2" is DecAF's point-to-tracklet stage on it."""
+    threshold: Cut = identity("otsu")
+    """What cuts the map of attention masks, on each frame: Otsu's threshold (what DecAF says of attention masks in
+    general), or the frame's mean (Loc-Head's own binarisation)."""

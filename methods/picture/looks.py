@@ -11,7 +11,7 @@ from rvosbench.harness.recipes import MethodChoice, Recipe, load_recipe, method_
 from rvosbench.harness.registry import load_method
 from rvosbench.harness.results.reader import RECIPE, Run
 from rvosbench.harness.stages import Method
-from rvosbench.methods.decaf.settings import DecafSettings
+from rvosbench.methods.decaf import DecafSettings
 from rvosbench.methods.ground.fusion import FusionSettings
 from rvosbench.methods.steerseg.settings import SteersegSettings
 
@@ -67,7 +67,7 @@ def look_of(run: Run, label: str, lvlm: str | None) -> Look:
     )
 
 
-def _lvlms(choice: MethodChoice, recipe: Recipe, method: Method) -> set[str | None]:
+def _lvlms(choice: MethodChoice, recipe: Recipe, method: Method[Any]) -> set[str | None]:
     """LVLMs of a recipe's entry as tables print them."""
     if not method.needs_lvlm:
         return {None}

@@ -19,7 +19,7 @@ from rvosbench.harness.settings import Json
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.ground import fusion
-from rvosbench.methods.ground.keyframes import keyframe_indices
+from rvosbench.methods.models.lvlm.keyframes import keyframe_indices
 from rvosbench.methods.picture.looks import Look, look_of
 from rvosbench.methods.picture.painting import Colour
 from rvosbench.methods.picture.samples import Found

@@ -14,7 +14,7 @@ from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import SampleError
 from rvosbench.harness.stages import Outcome, Request, VideoFrames
 from rvosbench.harness.store.artefacts import Artefact
-from rvosbench.methods.ground.keyframes import keyframe_indices
+from rvosbench.methods.models.lvlm.keyframes import keyframe_indices
 from rvosbench.methods.reason.parser import parse, well_formed
 from rvosbench.methods.reason.prompts import cot_prompt
 from rvosbench.methods.reason.settings import CotSettings

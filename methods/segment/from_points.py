@@ -1,7 +1,7 @@
 """From points on keyframes to a mask track: prompt, suppress, track, rank, track the chosen again.
 
 Follows the mask stage of DecAF (arXiv 2510.19592) as its authors released it. How tracklets are ranked is a parameter,
-``Rank``; DecAF's own is ``by_consistency``.
+``Rank`` (see ``ranking``).
 
 Shape legend: n points, N tracklets, T keyframes, H W pixels, h w map cells.
 """
@@ -17,23 +17,10 @@ from numpy.typing import NDArray
 
 from rvosbench.harness.data.masks import encode, track_from_masks
 from rvosbench.harness.data.types import MaskTrack
-from rvosbench.harness.settings import Json, Settings, identity
+from rvosbench.harness.settings import Json
+from rvosbench.methods.models.sam2.packed import PackedMasks
 from rvosbench.methods.models.sam2.segmenter import Segmenter
 from rvosbench.methods.segment.nms import DeletionRule, suppress
-from rvosbench.methods.segment.packed import PackedMasks
-from rvosbench.methods.segment.tracklets import MapThw, attention_consistency, final_scores, select
-
-
-@dataclass(frozen=True)
-class TrackletSettings(Settings):
-    """The thresholds of the point-to-tracklet stage."""
-
-    nms_iou: float = identity(0.7)
-    """Masks with an IoU strictly above this are the same object."""
-    keep_score: float = identity(0.8)
-    """Tracklets with a final score strictly above this make the result (tau_trk)."""
-    deletion: DeletionRule = identity("by_kept")
-    """Which new masks may delete earlier tracklets; ``by_any`` reproduces the released code."""
 
 
 class PointPrompts(Protocol):
@@ -57,10 +44,10 @@ class PointPrompts(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Tracklet:
-    """One object through the keyframes, born from one point."""
+    """One object through the keyframes, prompted by one point."""
 
     keyframe: int
-    """Position of its birth frame in the keyframes."""
+    """Position of its point's frame in the keyframes."""
     xy: tuple[float, float]
     """Its point, relative."""
     value: float
@@ -103,8 +90,7 @@ class Segmentation:
     def meta(self) -> dict[str, Json]:
         """JSON for the segment artefact.
 
-        ``tracklets`` holds their scores and their mask on the birth frame; ``empty_because`` says why nothing is
-        predicted, and is null otherwise.
+        ``tracklets`` holds their scores and their mask on the keyframe of their point.
         """
         tracklets: list[Json] = [
             {
@@ -118,46 +104,7 @@ class Segmentation:
             }
             for i, tracklet in enumerate(self.tracklets)
         ]
-        empty = None if self.tracklets else "no point was prompted, so there is no tracklet"
-        return {"keyframes": list(self.keyframes), "tracklets": tracklets, "empty_because": empty}
-
-
-def segment_from_points(
-    segmenter: Segmenter,
-    keyframes: Sequence[int],
-    map_Thw: MapThw,
-    points: PointPrompts,
-    settings: TrackletSettings,
-) -> Segmentation:
-    """The mask track that the points and the fused map lead to by DecAF's rules.
-
-    Args:
-        segmenter: opened on the video.
-        keyframes: T indices into the video, ascending.
-        map_Thw: fused map on the keyframes.
-        points: prompts on the keyframes.
-        settings: thresholds.
-
-    Raises:
-        ValueError: keyframes, map and points do not fit together.
-    """
-    _check(keyframes, map_Thw, points)
-    tracklets = tracklets_from_points(
-        segmenter, keyframes, points, nms_iou=settings.nms_iou, deletion=settings.deletion
-    )
-    return segment_tracklets(segmenter, keyframes, tracklets, by_consistency(map_Thw, settings.keep_score))
-
-
-def by_consistency(map_Thw: MapThw, keep_score: float) -> Rank:
-    """DecAF's ranking: mean of predicted IoU, map value and attention consistency; every one above the threshold."""
-
-    def rank(tracklets: Sequence[Tracklet]) -> Ranked:
-        consistency = attention_consistency(map_Thw, [tracklet.masks for tracklet in tracklets])
-        final = final_scores(np.array([tracklet.score for tracklet in tracklets], dtype=np.float32), consistency)
-        selected = select(final, keep_score) if tracklets else ()
-        return Ranked(selected, {"consistency": consistency, "final_score": final})
-
-    return rank
+        return {"tracklets": tracklets}
 
 
 def segment_tracklets(
@@ -172,7 +119,7 @@ def segment_tracklets(
 def tracklets_from_points(
     segmenter: Segmenter, keyframes: Sequence[int], points: PointPrompts, *, nms_iou: float, deletion: DeletionRule
 ) -> list[Tracklet]:
-    """Tracklets through the keyframes, in order of birth, after suppression.
+    """Tracklets through the keyframes, in the order of their points, after suppression.
 
     Keyframe by keyframe: masks of its points, suppression against each other and the tracklets so far, then the
     survivors are tracked through all keyframes. Deletions are applied only where at least one new mask survives.
@@ -183,7 +130,11 @@ def tracklets_from_points(
         points: prompts on the keyframes.
         nms_iou: masks with an IoU strictly above this are the same object.
         deletion: which new masks may delete earlier tracklets.
+
+    Raises:
+        ValueError: keyframes and points do not fit together.
     """
+    _check(keyframes, points)
     height, width = segmenter.size
     tracklets: list[Tracklet] = []
     for keyframe in range(len(keyframes)):
@@ -225,7 +176,7 @@ def tracklets_from_points(
 
 
 def _union_over_video(segmenter: Segmenter, keyframes: Sequence[int], chosen: Sequence[Tracklet]) -> MaskTrack:
-    """Tracks each tracklet's mask on its birth frame through the whole video; tracklets of a frame go together."""
+    """Tracks each tracklet's mask on its point's keyframe through the whole video; those of one frame go together."""
     height, width = segmenter.size
     frames = range(len(segmenter))
     union = PackedMasks.empty((len(frames),), height, width)
@@ -237,9 +188,7 @@ def _union_over_video(segmenter: Segmenter, keyframes: Sequence[int], chosen: Se
     return track_from_masks([union.take(frame).unpack() for frame in frames], frames, height, width)
 
 
-def _check(keyframes: Sequence[int], map_Thw: MapThw, points: PointPrompts) -> None:
-    if map_Thw.ndim != 3 or len(map_Thw) != len(keyframes):
-        raise ValueError(f"the map has shape {map_Thw.shape} for {len(keyframes)} keyframes")
+def _check(keyframes: Sequence[int], points: PointPrompts) -> None:
     count = len(points.keyframe_n)
     if points.xy_n2.shape != (count, 2) or points.value_n.shape != (count,):
         raise ValueError(f"{count} points, but xy {points.xy_n2.shape} and values {points.value_n.shape}")

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rvosbench.methods.segment.packed import PackedMasks
+from rvosbench.methods.models.sam2.packed import PackedMasks
 
 DeletionRule = Literal["by_kept", "by_any"]
 """Which new masks may delete an earlier tracklet.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rvosbench.methods.segment.packed import PackedMasks
+from rvosbench.methods.models.sam2.packed import PackedMasks
 
 MapThw = NDArray[np.float32]
 """The fused map over keyframes, (T, h, w) float32 in [0, 1]."""

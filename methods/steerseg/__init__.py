@@ -68,42 +68,38 @@ from dataclasses import replace
 from pathlib import Path
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.settings import Settings
-from rvosbench.harness.stages import Method, Stage, StageSpec
-from rvosbench.methods.decaf import METHOD as DECAF
-from rvosbench.methods.decaf.settings import DecafSettings
+from rvosbench.harness.stages import Method, Request, Stage, StageSpec, required_lvlm
+from rvosbench.methods.ground.rollouts import ContrastSettings, Prompts, Rollouts, contrast_stages
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.models.sam2.checkpoints import with_digest
 from rvosbench.methods.reason import reason_stage
-from rvosbench.methods.segment.artefacts import open_sam2
-from rvosbench.methods.steerseg.grounding import Ground
-from rvosbench.methods.steerseg.masking import SamMasks
+from rvosbench.methods.segment.from_map import RolloutMapSettings, map_stage
+from rvosbench.methods.segment.settings import KeepSettings, PearsonSettings, PromptSettings, SegmentSettings
 from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card
 from rvosbench.methods.steerseg.prompt_files import with_digest as with_prompts_digest
-from rvosbench.methods.steerseg.settings import (
-    GroundSettings,
-    KeepSettings,
-    RankingSettings,
-    SegmentSettings,
-    SteersegSettings,
-)
+from rvosbench.methods.steerseg.prompts import attention_prompt
+from rvosbench.methods.steerseg.settings import SteeredSettings, SteersegSettings
 
 USUAL_TOKENS = 64
 """Of a soft prompt, for memory estimates."""
 
 
-def build_ground(settings: GroundSettings) -> Stage:
+def build_ground(settings: SteeredSettings) -> Stage:
     """The stage that rolls out attention; loads the vision-language model and the soft prompts."""
     lvlm = load_lvlm(settings.lvlm)
     soft = None if settings.soft_prompts is None else load_soft_prompts(settings.soft_prompts, lvlm)
-    return Ground(settings, lvlm, soft)
+    return Rollouts(settings, lvlm, steered_prompts, soft)
 
 
-def build_segment(settings: SegmentSettings) -> Stage:
-    """The stage that prompts, tracks and ranks; loads SAM2."""
-    return SamMasks(settings, open_sam2(settings.sam2))
+def steered_prompts(request: Request) -> Prompts:
+    """One prompt for each expression, with the attributes that the reasoning call gave, where there was one."""
+    attributes: list[str] = []
+    if "reason" in request.inputs:
+        told = request.inputs["reason"].meta["attributes"]
+        assert isinstance(told, list)
+        attributes = [str(attribute) for attribute in told]
+    return Prompts({"object": attention_prompt(request.expression.text, attributes)}, {"attributes": list(attributes)})
 
 
 class Steerseg:
@@ -112,46 +108,49 @@ class Steerseg:
     name = "steerseg"
     title = "SteerSeg"
     paper = "arXiv 2605.14908"
-    settings_type: type[Settings] = SteersegSettings
+    settings_type = SteersegSettings
     needs_lvlm = True
 
-    def stages(self, settings: Settings, lvlm: str | None) -> tuple[StageSpec, ...]:
+    def stages(self, settings: SteersegSettings, lvlm: str | None) -> tuple[StageSpec, ...]:
         """``reason`` (only with attributes, or where a background prompt names the object), ``ground``, ``segment``.
 
         Raises:
             PrerequisiteError: no model is named, no soft prompts are given, or a checkpoint is missing or unsupported.
         """
-        assert isinstance(settings, SteersegSettings)
-        if lvlm is None:
-            raise PrerequisiteError("SteerSeg needs a vision-language model.", "Name one under lvlms in the recipe.")
-        model = lvlm_settings(lvlm, **vars(settings.lvlm))
-        decaf = {spec.name: spec for spec in DECAF.stages(_as_decaf(settings), lvlm)}
-        if not settings.cot and not settings.soft:
-            before = tuple(decaf[name] for name in ("reason", "ground") if name in decaf)
-        else:
-            before = _steered(settings, model)
-        decafs_masks = (settings.ranking, settings.keep, settings.fallback) == ("consistency", "threshold", "none")
-        if settings.masks == "attention" or (decafs_masks and settings.points_from == "fused"):
-            return (*before, decaf["segment"])
-        return (*before, _segment(settings))
+        model = lvlm_settings(required_lvlm(lvlm, self.title), **vars(settings.lvlm))
+        before = _steered(settings, model) if settings.cot or settings.soft else _unsteered(settings, model)
+        return (*before, map_stage(_segment(settings)))
 
-    def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
+    def memory(self, settings: SteersegSettings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for a clip of the keyframes, in one sentence; imports torch."""
         from rvosbench.methods.models.lvlm.estimate import clip_memory
 
-        assert isinstance(settings, SteersegSettings) and lvlm is not None
+        name = required_lvlm(lvlm, self.title)
         tokens = USUAL_TOKENS if settings.soft else 0
-        return clip_memory(lvlm, settings.lvlm, settings.rollout, settings.keyframes, size, tokens)
+        return clip_memory(name, settings.lvlm, settings.rollout, settings.keyframes, size, tokens)
+
+
+def _unsteered(settings: SteersegSettings, model: LvlmSettings) -> tuple[StageSpec, ...]:
+    """DecAF's own stages."""
+    rollouts = ContrastSettings(
+        lvlm=model,
+        keyframes=settings.keyframes,
+        rollout=settings.rollout,
+        prefix=settings.prefix,
+        object_prompt="v0",
+        background_prompt=settings.background_prompt,
+    )
+    return contrast_stages(rollouts, choice_prompt="v0")
 
 
 def _steered(settings: SteersegSettings, model: LvlmSettings) -> tuple[StageSpec, ...]:
-    ground = GroundSettings(
+    ground = SteeredSettings(
         # Nothing is generated, so the longest answer must not enter the key.
-        replace(model, max_new_tokens=1),
-        settings.keyframes,
-        settings.rollout,
-        settings.prefix,
-        _soft_prompts(settings.soft_prompts, model) if settings.soft else None,
+        lvlm=replace(model, max_new_tokens=1),
+        keyframes=settings.keyframes,
+        rollout=settings.rollout,
+        prefix=settings.prefix,
+        soft_prompts=_soft_prompts(settings.soft_prompts, model) if settings.soft else None,
     )
     consumes = ("reason",) if settings.cot else ()
     spec = StageSpec("ground", "rvosbench.methods.steerseg:build_ground", ground, consumes)
@@ -175,43 +174,27 @@ def _soft_prompts(settings: SoftPromptSettings | None, model: LvlmSettings) -> S
     return found
 
 
-def _segment(settings: SteersegSettings) -> StageSpec:
+def _segment(settings: SteersegSettings) -> SegmentSettings[RolloutMapSettings]:
     """What is without effect is left at one value, so that rows that differ in nothing else share their artefacts."""
+    masks = settings.mask_rule()
+    decafs_masks = (settings.ranking, settings.keep, settings.fallback) == ("consistency", "threshold", "none")
+    if not isinstance(masks, PromptSettings) or (decafs_masks and settings.points_from == "fused"):
+        return SegmentSettings(RolloutMapSettings(settings.fusion()), masks)
     ranking = None
     if settings.ranking == "pearson":
         weight = {"both": settings.w_f, "clip": 0.0, "frame": 1.0}[settings.views]
-        ranking = RankingSettings(weight, settings.pearson_domain, settings.pearson_maps)
-    value = {"winner": None, "near_best": settings.keep_ratio, "threshold": settings.tau_track}[settings.keep]
-    segment = SegmentSettings(
-        fusion=settings.fusion(),
-        points_from="fused" if settings.views == "frame" else settings.points_from,
-        tau_point=settings.tau_point,
-        fallback=settings.fallback,
-        nms_iou=settings.nms_iou,
-        nms_deletion=settings.nms_deletion,
-        ranking=ranking,
-        keep=KeepSettings(settings.keep, value),
-        sam2=with_digest(settings.sam2),
-    )
-    return StageSpec("segment", "rvosbench.methods.steerseg:build_segment", segment, ("ground",))
-
-
-def _as_decaf(settings: SteersegSettings) -> DecafSettings:
-    """DecAF with the settings that both methods have."""
-    return DecafSettings(
-        keyframes=settings.keyframes,
-        background_prompt=settings.background_prompt,
-        lvlm=settings.lvlm,
-        rollout=settings.rollout,
-        prefix=settings.prefix,
-        fusion=settings.fusion(),
-        masks=settings.masks,
-        tau_point=settings.tau_point,
-        nms_iou=settings.nms_iou,
-        nms_deletion=settings.nms_deletion,
-        tau_track=settings.tau_track,
-        sam2=settings.sam2,
+        ranking = PearsonSettings(weight, settings.pearson_domain, settings.pearson_maps)
+    value = {"winner": 0.0, "near_best": settings.keep_ratio, "threshold": settings.tau_track}[settings.keep]
+    return SegmentSettings(
+        RolloutMapSettings(settings.fusion(), "fused" if settings.views == "frame" else settings.points_from),
+        replace(
+            masks,
+            empty_tracklets="drop",
+            fallback=settings.fallback,
+            ranking=ranking,
+            keep=KeepSettings(settings.keep, value),
+        ),
     )
 
 
-METHOD: Method = Steerseg()
+METHOD: Method[SteersegSettings] = Steerseg()

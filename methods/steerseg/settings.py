@@ -10,79 +10,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rvosbench.harness.errors import PrerequisiteError, nearest_name
-from rvosbench.harness.settings import Settings, identity
+from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.settings import identity
 from rvosbench.methods.attention.spec import RolloutSpec
-from rvosbench.methods.decaf.settings import Background, Masks, Prefix
-from rvosbench.methods.ground.fusion import FusionSettings, Views
-from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
-from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
-from rvosbench.methods.reason.expression_prompts import check_version
+from rvosbench.methods.ground.fusion import FusionSettings, KernelSize, Sigma, Views
+from rvosbench.methods.ground.rollouts import Background, Prefix, RolloutSettings
+from rvosbench.methods.models.lvlm.base import LvlmOptions
+from rvosbench.methods.models.lvlm.keyframes import Keyframes
 from rvosbench.methods.reason.settings import ReasoningSettings
-from rvosbench.methods.segment.nms import DeletionRule
+from rvosbench.methods.segment.settings import Domain, Fallback, Fraction, KeepRule, MaskSettings, RankedMaps
 from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings
 
-PointsFrom = Literal["fused", "frame"]
 RankingRule = Literal["pearson", "consistency"]
-Domain = Literal["clip", "keyframe"]
-RankedMaps = Literal["normalised", "raw"]
-KeepRule = Literal["winner", "near_best", "threshold"]
-Fallback = Literal["argmax", "none"]
 
 
 @dataclass(frozen=True)
-class GroundSettings(Settings):
-    """Of the stage that rolls out attention."""
+class SteeredSettings(RolloutSettings):
+    """Settings of the stage that rolls out attention under soft prompts."""
 
-    lvlm: LvlmSettings = identity()
-    """Its ``max_new_tokens`` has no effect here: nothing is generated."""
-    keyframes: int = identity()
-    rollout: RolloutSpec = identity()
-    prefix: Prefix = identity()
     soft_prompts: SoftPromptSettings | None = identity()
-    """None: none."""
+    """None: the model as it is."""
 
 
 @dataclass(frozen=True)
-class RankingSettings(Settings):
-    """Of the correlation between tracklets and maps."""
-
-    w_f: float = identity()
-    """Weight of the frame map; the clip map gets the rest."""
-    domain: Domain = identity()
-    maps: RankedMaps = identity()
-
-
-@dataclass(frozen=True)
-class KeepSettings(Settings):
-    """Which of the ranked tracklets make the result."""
-
-    rule: KeepRule = identity()
-    value: float | None = identity(None)
-    """"near_best": the share of the best score. "threshold": the score to exceed. "winner": none."""
-
-
-@dataclass(frozen=True)
-class SegmentSettings(Settings):
-    """Of the stage that prompts SAM2 and ranks what it tracks."""
-
-    fusion: FusionSettings = identity()
-    points_from: PointsFrom = identity()
-    tau_point: float = identity()
-    fallback: Fallback = identity()
-    nms_iou: float = identity()
-    nms_deletion: DeletionRule = identity()
-    ranking: RankingSettings | None = identity()
-    """None: by DecAF's final score."""
-    keep: KeepSettings = identity()
-    sam2: Sam2Settings = identity()
-
-
-@dataclass(frozen=True)
-class SteersegSettings(Settings):
+class SteersegSettings(MaskSettings):
     """SteerSeg with the values that are public, and DecAF's or ours where none is."""
 
-    keyframes: int = identity(16)
+    keyframes: Keyframes = identity(16)
     """Frames that the model sees, spread evenly; a shorter video is seen whole."""
     cot: bool = identity(True)
     """Attributes from one reasoning call stand in the prompt. False: no such call, and DecAF's question."""
@@ -108,23 +62,15 @@ class SteersegSettings(Settings):
     views: Views = identity("both")
     """"clip" or "frame": points and ranking come from that map alone, on its own grid; ``w_f`` is then without
     effect."""
-    sigma: float = identity(1.0)
-    """Of the Gaussian, in cells."""
-    clip_kernel: int = identity(3)
+    sigma: Sigma = identity(1.0)
+    """Standard deviation of the Gaussian, in cells."""
+    clip_kernel: KernelSize = identity(3)
     """Size of the Gaussian on clip maps; odd."""
-    frame_kernel: int = identity(7)
+    frame_kernel: KernelSize = identity(7)
     """Size of the Gaussian on frame maps; odd."""
 
-    masks: Masks = identity("sam2")
-    """"attention": Otsu on the fused map, on keyframes only, as in DecAF; all below is then without effect."""
-    points_from: PointsFrom = identity("fused")
+    points_from: Literal["fused", "frame"] = identity("fused")
     """(11) "frame": cells of the frame map, which is normalised in each frame and so prompts on every keyframe."""
-    tau_point: float = identity(0.8)
-    """(12) Cells at or above this prompt SAM2, each for an object of its own."""
-    nms_iou: float = identity(0.7)
-    """Masks with an IoU above this are one object."""
-    nms_deletion: DeletionRule = identity("by_kept")
-    """Which new masks may delete an earlier tracklet; "by_any" is DecAF's released code."""
     fallback: Fallback = identity("argmax")
     """(16) Where SAM2 gives no mask for any point, the fused map's highest cell is the only point; where that gives
     none either, or with "none", masks are empty. That cell has prompted before, unless points come from the frame map,
@@ -132,7 +78,7 @@ class SteersegSettings(Settings):
     its masks are empty."""
     ranking: RankingRule = identity("pearson")
     """"consistency": DecAF's final score, the mean of predicted IoU, map value and attention consistency."""
-    w_f: float = identity(0.3)
+    w_f: Fraction = identity(0.3)
     """(14) Weight of the correlation with the frame map; that with the clip map gets 1 - ``w_f``."""
     pearson_domain: Domain = identity("clip")
     """(13) "clip": one correlation over all keyframes and cells. "keyframe": the mean of the keyframes' own."""
@@ -141,31 +87,16 @@ class SteersegSettings(Settings):
     keep: KeepRule = identity("winner")
     """(15) "winner": the best tracklet alone. "near_best": every one with at least ``keep_ratio`` of its score.
     "threshold": every one above ``tau_track``, the best where none is (DecAF)."""
-    keep_ratio: float = identity(0.9)
+    keep_ratio: Fraction = identity(0.9)
     """For "near_best"."""
-    tau_track: float = identity(0.8)
-    """For "threshold"."""
-    sam2: Sam2Settings = identity(Sam2Settings())
-    """SAM 2.0 hiera-large and its post-processing; the digest is filled in."""
 
     def __post_init__(self) -> None:
-        if self.keyframes < 2:
-            raise PrerequisiteError(f"keyframes is {self.keyframes}.", "Choose at least 2.")
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                value = str(getattr(self, name))
-                raise PrerequisiteError(f"{name} is '{value}'.", nearest_name(value, known))
-        for name in ("tau_point", "nms_iou", "w_f", "keep_ratio", "tau_track"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise PrerequisiteError(f"{name} is {getattr(self, name)}.", "Choose a value from 0 to 1.")
         self._check_background()
         if self.points_from == "frame" and self.views == "clip":
             raise PrerequisiteError(
                 "points_from is frame, but views is clip, which leaves the frame map out.",
                 "Choose views both or frame, or points_from fused.",
             )
-        # Its own checks, here rather than when a run starts.
-        self.fusion()
 
     def fusion(self) -> FusionSettings:
         """Smoothing, contrast and views in the form that fusing takes."""
@@ -184,22 +115,9 @@ class SteersegSettings(Settings):
                     "contrast is true, but background_prompt is none.", "Choose a background prompt, v0 to v3."
                 )
             return
-        check_version(self.background_prompt, "background_prompt")
         if self.cot or self.soft:
             raise PrerequisiteError(
                 f"background_prompt is {self.background_prompt}, but SteerSeg steers attention instead of subtracting "
                 "a background.",
                 "Set cot and soft to false for DecAF's maps, or background_prompt to none.",
             )
-
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "prefix": ("shared", "separate"),
-    "masks": ("sam2", "attention"),
-    "points_from": ("fused", "frame"),
-    "fallback": ("argmax", "none"),
-    "ranking": ("pearson", "consistency"),
-    "pearson_domain": ("clip", "keyframe"),
-    "pearson_maps": ("normalised", "raw"),
-    "keep": ("winner", "near_best", "threshold"),
-}

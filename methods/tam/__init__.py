@@ -33,14 +33,15 @@ Published by DecAF, J&F on Ref-DAVIS17 / ReasonVOS / ReVOS: Qwen2-VL-7B 2.5 / 2.
 from __future__ import annotations
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.settings import Settings
-from rvosbench.harness.stages import Method, Stage, StageSpec
+from rvosbench.harness.stages import Method, Stage, StageSpec, required_lvlm
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import config_of, family_of, lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.tam.settings import GroundSettings, SegmentSettings, TamSettings
-from rvosbench.methods.tam.stages import AttentionMasks, Ground
+from rvosbench.methods.segment.from_map import map_stage, stage
+from rvosbench.methods.segment.settings import SegmentSettings, ThresholdSettings
+from rvosbench.methods.tam.settings import GroundSettings, TamSettings, TokenMapSettings
+from rvosbench.methods.tam.stages import Ground, token_reader
 
 
 def build_ground(settings: GroundSettings) -> Stage:
@@ -48,9 +49,9 @@ def build_ground(settings: GroundSettings) -> Stage:
     return Ground(settings, load_lvlm(settings.lvlm))
 
 
-def build_segment(settings: SegmentSettings) -> Stage:
+def build_segment(settings: SegmentSettings[TokenMapSettings]) -> Stage:
     """The stage that cuts masks out of a map; loads nothing."""
-    return AttentionMasks(settings)
+    return stage(settings.masks, token_reader(settings.map))
 
 
 class Tam:
@@ -59,22 +60,20 @@ class Tam:
     name = "tam"
     title = "TAM"
     paper = "arXiv 2506.23270"
-    settings_type: type[Settings] = TamSettings
+    settings_type = TamSettings
     needs_lvlm = True
 
-    def stages(self, settings: Settings, lvlm: str | None) -> tuple[StageSpec, ...]:
+    def stages(self, settings: TamSettings, lvlm: str | None) -> tuple[StageSpec, ...]:
         """``ground``, ``segment``.
 
         Raises:
             PrerequisiteError: no model is named, its checkpoint is missing or unsupported, or it has no clip view.
         """
-        assert isinstance(settings, TamSettings)
-        if lvlm is None:
-            raise PrerequisiteError("TAM needs a vision-language model.", "Name one under lvlms in the recipe.")
-        if settings.view == "clip" and not family_of(lvlm).takes_videos:
-            raise PrerequisiteError(f"{lvlm} sees single images, not clips.", "Set view: frame.")
+        name = required_lvlm(lvlm, self.title)
+        if settings.view == "clip" and not family_of(name).takes_videos:
+            raise PrerequisiteError(f"{name} sees single images, not clips.", "Set view: frame.")
         ground = GroundSettings(
-            lvlm_settings(lvlm, **vars(settings.lvlm)),
+            lvlm_settings(name, **vars(settings.lvlm)),
             settings.keyframes,
             settings.object_prompt,
             settings.view,
@@ -83,27 +82,30 @@ class Tam:
         )
         return (
             StageSpec("ground", "rvosbench.methods.tam:build_ground", ground),
-            StageSpec("segment", "rvosbench.methods.tam:build_segment", SegmentSettings(settings.token), ("ground",)),
+            map_stage(
+                SegmentSettings(TokenMapSettings(settings.token), ThresholdSettings("otsu")),
+                "rvosbench.methods.tam:build_segment",
+            ),
         )
 
-    def memory(self, settings: Settings, lvlm: str | None, size: tuple[int, int]) -> str:
+    def memory(self, settings: TamSettings, lvlm: str | None, size: tuple[int, int]) -> str:
         """The model's memory for one view, in one sentence; imports torch."""
         from rvosbench.methods.models.lvlm.estimate import estimate, in_words
 
-        assert isinstance(settings, TamSettings) and lvlm is not None
-        config = config_of(lvlm)
+        name = required_lvlm(lvlm, self.title)
+        config = config_of(name)
         # Views are answered one at a time, and no queries are captured.
-        model = LvlmSettings(checkpoint=lvlm, digest="", **{**vars(settings.lvlm), "frame_batch": 1})
+        model = LvlmSettings(checkpoint=name, digest="", **{**vars(settings.lvlm), "frame_batch": 1})
         frames = settings.keyframes if settings.view == "clip" else 1
         need = estimate(config, model, RolloutSpec(), frames=frames, height=size[0], width=size[1])
         length = need.clip_length if settings.view == "clip" else need.frame_length
         view = f"A clip of {frames} frames" if settings.view == "clip" else "A frame"
         return (
-            f"{lvlm}: {need.parameters / 1e6:,.0f} M parameters, {in_words(need.weight_bytes)} of weights in "
+            f"{name}: {need.parameters / 1e6:,.0f} M parameters, {in_words(need.weight_bytes)} of weights in "
             f"{model.dtype}. {view} of {size[1]}x{size[0]} is L {length}: {in_words(need.kv_bytes)} keys and values, "
             f"{in_words(need.working_bytes)} temporaries, about {in_words(need.total_bytes - need.captured_bytes)} in "
             "all."
         )
 
 
-METHOD: Method = Tam()
+METHOD: Method[TamSettings] = Tam()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.settings import Settings, identity
 from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
-from rvosbench.methods.reason.expression_prompts import PromptVersion, check_version
+from rvosbench.methods.models.lvlm.keyframes import Keyframes
+from rvosbench.methods.reason.expression_prompts import PromptVersion
 
 View = Literal["clip", "frame"]
 Version = Literal["fixed", "released"]
@@ -28,17 +28,18 @@ class GroundSettings(Settings):
 
 
 @dataclass(frozen=True)
-class SegmentSettings(Settings):
-    """Of the stage that cuts masks out of one token's map."""
+class TokenMapSettings(Settings):
+    """Which token's map makes the masks."""
 
     token: Token = identity()
+    """See ``TamSettings.token``."""
 
 
 @dataclass(frozen=True)
 class TamSettings(Settings):
     """TAM as DecAF's authors used it, as far as they say."""
 
-    keyframes: int = identity(16)
+    keyframes: Keyframes = identity(16)
     """Frames that the model sees, spread evenly; a shorter video is seen whole."""
     object_prompt: PromptVersion = identity("v0")
     """DecAF's prompt for the object's name, whose answer is explained."""
@@ -57,17 +58,3 @@ class TamSettings(Settings):
     """Estimated causal inference: what earlier words explain is taken off."""
     lvlm: LvlmOptions = identity(LvlmOptions())
     """How the model sees images; its name stands in the recipe."""
-
-    def __post_init__(self) -> None:
-        if self.keyframes < 2:
-            raise PrerequisiteError(f"keyframes is {self.keyframes}.", "Choose at least 2.")
-        check_version(self.object_prompt, "object_prompt")
-        for name, choices in (
-            ("view", ("clip", "frame")),
-            ("version", ("fixed", "released")),
-            ("token", ("first", "last", "strongest", "mean")),
-        ):
-            if getattr(self, name) not in choices:
-                raise PrerequisiteError(
-                    f"{name} is '{getattr(self, name)}'.", nearest_name(getattr(self, name), choices)
-                )

@@ -1,4 +1,4 @@
-"""The two stages: ``ground`` (answers and maps of their tokens) and ``segment`` (one token's map, cut by Otsu).
+"""The ``ground`` stage (answers and maps of their tokens), and which of its maps makes the masks.
 
 Shape legend: T keyframes, t time slots of a view, n answer tokens, h w token grid.
 """
@@ -14,10 +14,10 @@ from rvosbench.harness.settings import Json
 from rvosbench.harness.stages import Outcome, Request, VideoFrames, one_by_one
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.ground.fusion import Float32, match_keyframes
-from rvosbench.methods.ground.keyframes import keyframe_indices
+from rvosbench.methods.models.lvlm.keyframes import keyframe_indices
 from rvosbench.methods.reason.expression_prompts import object_prompt
-from rvosbench.methods.segment.artefacts import masks_from_map
-from rvosbench.methods.tam.settings import GroundSettings, SegmentSettings, Token
+from rvosbench.methods.segment.from_map import ReadMaps, SampleMaps
+from rvosbench.methods.tam.settings import GroundSettings, Token, TokenMapSettings
 
 if TYPE_CHECKING:
     from rvosbench.methods.models.lvlm.model import Lvlm
@@ -73,29 +73,25 @@ class Ground:
         )
 
 
-class AttentionMasks:
-    """One token's map at the frames' size, Otsu's threshold on each; masks on keyframes only.
+def token_reader(settings: TokenMapSettings) -> ReadMaps:
+    """One token's map of every view.
 
-    ``meta`` adds ``tokens``, what stands behind each view's map; null for an empty answer, which gives no mask.
+    The segment artefact's ``meta`` has ``tokens``, what stands behind each view's map; null for an empty answer, whose
+    map is 0 and gives no mask.
     """
 
-    def __init__(self, settings: SegmentSettings) -> None:
-        self.settings = settings
-
-    def run(self, video: VideoFrames, requests: Sequence[Request]) -> Iterator[tuple[int, Outcome]]:
-        return one_by_one(requests, lambda request: self._masks(video.size, request.inputs["ground"]))
-
-    def _masks(self, size: tuple[int, int], ground: Artefact) -> Artefact:
+    def read(ground: Artefact) -> SampleMaps:
         keyframes, told = ground.meta["keyframes"], ground.meta["tokens"]
         assert isinstance(keyframes, list) and isinstance(told, list)
         maps, behind = [], []
         for name, tokens in zip(sorted(ground.arrays), told, strict=True):
-            map_thw, which = chosen_map(np.asarray(ground.arrays[name], dtype=np.float32), self.settings.token)
+            map_thw, which = chosen_map(np.asarray(ground.arrays[name], dtype=np.float32), settings.token)
             maps.append(map_thw)
             behind.append(None if which is None else "".join(tokens) if which < 0 else tokens[which])
         map_Thw = match_keyframes(np.concatenate(maps), len(keyframes))
-        masks = masks_from_map(size, [int(index) for index in keyframes], map_Thw)
-        return Artefact(meta={**masks.meta, "tokens": behind}, arrays=masks.arrays)
+        return SampleMaps(tuple(int(index) for index in keyframes), map_Thw, meta={"tokens": behind})
+
+    return read
 
 
 def chosen_map(maps_nthw: Float32, token: Token) -> tuple[Float32, int | None]:

@@ -143,7 +143,7 @@ def test_processes_share_an_index(tmp_path: Path) -> None:
     workers = [context.Process(target=_hash_often, args=(tmp_path / "index", video, results)) for _ in range(4)]
     for worker in workers:
         worker.start()
-    found = [results.get(timeout=60) for _ in workers]
+    found = [results.get(timeout=500) for _ in workers]
     for worker in workers:
         worker.join()
     assert found == [{MediaIndex(tmp_path / "other").video(video)}] * 4

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.results.reader import Counts, find_runs, read_frames, read_run, read_samples, status_counts
+from rvosbench.harness.results.reader import StatusCounts, find_runs, read_frames, read_run, read_samples, status_counts
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -36,8 +36,8 @@ def test_a_complete_run_is_read(tmp_path: Path, write_run: Any) -> None:
     assert [score.method for score in run.scores] == ["DecAF", "Loc-Head"]
     decaf = run.scores[0]
     assert pytest.approx((0.9 + 0.5 + 0.25) / 4) == decaf.J and pytest.approx((0.8 + 0.7 + 0.15) / 4) == decaf.F
-    assert decaf.counts == Counts(4, 3, 1, 0)
-    assert status_counts(run) == Counts(8, 6, 1, 1)
+    assert decaf.counts == StatusCounts(4, 3, 1, 0)
+    assert status_counts(run) == StatusCounts(8, 6, 1, 1)
     assert len(read_samples(run)) == 8
     frames = read_frames(run, method="DecAF", video="cows", expression="1")
     assert frames["frame"].tolist() == ["00000", "00001", "00002", "00003"]

@@ -12,7 +12,9 @@ import pytest
 from toy.tiny_qwen import write_small as write_small_lvlm
 from toy.tiny_sam2 import write_small as write_small_sam2
 
-import rvosbench.methods.decaf
+import rvosbench.methods.ground.rollouts
+import rvosbench.methods.reason.naming
+import rvosbench.methods.segment.from_map
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.recipes import load_recipe, method_settings
 from rvosbench.harness.stages import Request, StageSpec
@@ -20,7 +22,7 @@ from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.decaf import METHOD
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.segment.artefacts import open_sam2
+from rvosbench.methods.segment.from_map import open_sam2
 
 FAMILIES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl")
 RECIPE = load_recipe(Path(__file__).parents[2] / "recipes" / "decaf_ablations.yaml")
@@ -74,8 +76,9 @@ def settings_of(row: dict[str, Any], sam2: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_row_runs(family: str, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rvosbench.methods.models.lvlm.internvl.MAX_TILES", 6)  # small maps have few points to track
-    monkeypatch.setattr(rvosbench.methods.decaf, "load_lvlm", cache(load_lvlm))
-    monkeypatch.setattr(rvosbench.methods.decaf, "open_sam2", cache(open_sam2))
+    for module in (rvosbench.methods.ground.rollouts, rvosbench.methods.reason.naming):
+        monkeypatch.setattr(module, "load_lvlm", cache(load_lvlm))
+    monkeypatch.setattr(rvosbench.methods.segment.from_map, "open_sam2", cache(open_sam2))
     video = clips.write_clip(tmp_path, "squares", TEXTS, frames=3)
     made: dict[tuple[StageSpec, ...], Artefacts] = {}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,16 +12,20 @@ from toy.tiny_qwen import write_small
 
 from rvosbench.harness.data.types import Expression, FrameHW3, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.recipes import method_settings
 from rvosbench.harness.settings import identity_of
 from rvosbench.harness.stages import Outcome, Request
 from rvosbench.harness.store.artefacts import Artefact, to_bytes
 from rvosbench.methods.attention.spec import RolloutSpec
-from rvosbench.methods.decaf import METHOD
-from rvosbench.methods.decaf.reading import Ground
-from rvosbench.methods.decaf.settings import DecafSettings, GroundSettings
+from rvosbench.methods.decaf import METHOD, DecafSettings
+from rvosbench.methods.ground.rollouts import ContrastSettings, Rollouts, contrast_prompts
 from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
 from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.models.lvlm.model import Lvlm
+
+
+def Ground(settings: ContrastSettings, lvlm: Lvlm) -> Rollouts:  # noqa: N802
+    return Rollouts(settings, lvlm, contrast_prompts(settings))
 
 
 class Frames:
@@ -54,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ground(folder: Path) -> GroundSettings:
+def ground(folder: Path) -> ContrastSettings:
     lvlm = LvlmSettings(
         checkpoint=str(folder),
         digest="0",
@@ -64,7 +67,7 @@ def ground(folder: Path) -> GroundSettings:
         frame_batch=2,
         prefix_stack=8,
     )
-    return GroundSettings(
+    return ContrastSettings(
         lvlm=lvlm,
         keyframes=3,
         object_prompt="v0",
@@ -75,7 +78,7 @@ def ground(folder: Path) -> GroundSettings:
 
 
 @pytest.fixture(scope="module")
-def lvlm(ground: GroundSettings) -> Lvlm:
+def lvlm(ground: ContrastSettings) -> Lvlm:
     return load_lvlm(ground.lvlm)
 
 
@@ -95,7 +98,7 @@ def artefacts(outcomes: Sequence[Outcome]) -> list[Artefact]:
     return found
 
 
-def test_shared_maps_are_the_separate_ones(ground: GroundSettings, lvlm: Lvlm) -> None:
+def test_shared_maps_are_the_separate_ones(ground: ContrastSettings, lvlm: Lvlm) -> None:
     requests = [request("the dog runs"), request("which cat sits?", "cat"), request("a dog on the left")]
     shared = artefacts(run(Ground(ground, lvlm), requests))
     separate = artefacts(run(Ground(replace(ground, prefix="separate"), lvlm), requests))
@@ -109,7 +112,7 @@ def test_shared_maps_are_the_separate_ones(ground: GroundSettings, lvlm: Lvlm) -
     assert not np.allclose(shared[0].arrays["object_clip"], shared[1].arrays["object_clip"], rtol=1e-3)
 
 
-def test_grouping_and_order_change_no_byte(ground: GroundSettings, lvlm: Lvlm) -> None:
+def test_grouping_and_order_change_no_byte(ground: ContrastSettings, lvlm: Lvlm) -> None:
     texts = [("dog runs", "dog"), ("the small dog that sits", "dog"), ("cat runs", "cat"), ("a ball", "ball")]
     requests = [request(*text) for text in texts]
     stage = Ground(ground, lvlm)
@@ -123,7 +126,7 @@ def test_grouping_and_order_change_no_byte(ground: GroundSettings, lvlm: Lvlm) -
     assert [to_bytes(artefact) for artefact in crowd[len(more) :]] == alone
 
 
-def test_a_bad_expression_leaves_the_others_alone(ground: GroundSettings, lvlm: Lvlm) -> None:
+def test_a_bad_expression_leaves_the_others_alone(ground: ContrastSettings, lvlm: Lvlm) -> None:
     stage = Ground(ground, lvlm)
     good = [request("dog runs"), request("cat runs", "cat")]
     requests = [good[0], request("  "), request("dog " * 4100), request("<|image_pad|>?"), good[1]]
@@ -137,7 +140,7 @@ def test_a_bad_expression_leaves_the_others_alone(ground: GroundSettings, lvlm: 
     assert [to_bytes(one) for one in artefacts([outcomes[0], outcomes[4]])] == [to_bytes(one) for one in alone]
 
 
-def test_an_unreadable_keyframe_fails_every_expression_by_name(ground: GroundSettings, lvlm: Lvlm) -> None:
+def test_an_unreadable_keyframe_fails_every_expression_by_name(ground: ContrastSettings, lvlm: Lvlm) -> None:
     stage = Ground(ground, lvlm)
     outcomes = run(stage, [request("dog"), request(" "), request("cat")], Frames(5, broken=2))
     assert [str(outcome) for outcome in outcomes] == [
@@ -148,7 +151,7 @@ def test_an_unreadable_keyframe_fails_every_expression_by_name(ground: GroundSet
     assert isinstance(run(stage, [request("dog")], Frames(5, broken=1))[0], Artefact)
 
 
-def test_no_background_call(ground: GroundSettings, lvlm: Lvlm) -> None:
+def test_no_background_call(ground: ContrastSettings, lvlm: Lvlm) -> None:
     [artefact] = artefacts(run(Ground(replace(ground, background_prompt="none"), lvlm), [request("dog runs")]))
     assert sorted(artefact.arrays) == ["object_clip", "object_frame"]
 
@@ -172,9 +175,8 @@ def test_sharing_is_the_default_and_part_of_the_key(
 
 
 def test_an_unknown_way_is_refused() -> None:
-    wrong: Any = "cached"
-    with pytest.raises(PrerequisiteError, match="prefix is 'cached'"):
-        DecafSettings(prefix=wrong)
+    with pytest.raises(PrerequisiteError, match="prefix"):
+        method_settings(DecafSettings, {"prefix": "cached"}, "decaf")
 
 
 def test_sizes_of_the_prefix_are_no_identity() -> None:

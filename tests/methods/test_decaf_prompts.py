@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.methods.ground.keyframes import keyframe_indices
+from rvosbench.methods.models.lvlm.keyframes import keyframe_indices
 from rvosbench.methods.reason import expression_prompts as prompts
 
 

@@ -29,7 +29,7 @@ from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.reason.expression_prompts import choice_prompt
-from rvosbench.methods.segment import from_points
+from rvosbench.methods.segment import from_map, from_points
 from rvosbench.methods.segment.from_points import Tracklet
 from rvosbench.methods.segment.nms import Suppression
 
@@ -149,7 +149,7 @@ def _record(
         return made[-1]
 
     monkeypatch.setattr(from_points, "suppress", suppressed)
-    monkeypatch.setattr(from_points, "tracklets_from_points", tracked)
+    monkeypatch.setattr(from_map, "tracklets_from_points", tracked)
 
 
 def _ids(prompted: Any) -> list[int]:

@@ -19,18 +19,22 @@ from rvosbench.harness.stages import Request, Stage
 from rvosbench.harness.store.artefacts import Artefact, to_bytes
 from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.attention.spec import RolloutSpec
-from rvosbench.methods.decaf.reading import Ground, Reason
-from rvosbench.methods.decaf.settings import AttentionSettings, GroundSettings, ReasonSettings, SamSettings
 from rvosbench.methods.ground import fusion
+from rvosbench.methods.ground.rollouts import ContrastSettings, Rollouts, contrast_prompts
 from rvosbench.methods.models.lvlm.base import Grid, LvlmSettings, ModelInputs, VisualTokens
 from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
+from rvosbench.methods.models.sam2.packed import PackedMasks
 from rvosbench.methods.models.sam2.segmenter import PointMasks, TrackedMasks
 from rvosbench.methods.reason import expression_prompts as prompts
-from rvosbench.methods.segment.from_map import AttentionMasks, SamMasks
-from rvosbench.methods.segment.from_points import TrackletSettings
-from rvosbench.methods.segment.packed import PackedMasks
+from rvosbench.methods.reason.naming import Naming, NamingSettings
+from rvosbench.methods.segment.from_map import PromptedMasks, RolloutMapSettings, ThresholdMasks, rollout_reader
+from rvosbench.methods.segment.settings import PromptSettings, SegmentSettings, ThresholdSettings
 
 HEIGHT, WIDTH = 40, 60
+
+
+def Ground(settings: ContrastSettings, lvlm: Any) -> Rollouts:  # noqa: N802
+    return Rollouts(settings, lvlm, contrast_prompts(settings))
 
 
 class Frames:
@@ -60,6 +64,7 @@ class StandInLvlm:
     family, layers = "stand_in", 4
 
     def __init__(self) -> None:
+        self.settings = LVLM
         self.calls: list[tuple[str, str, str]] = []
         self.seen: dict[int, tuple[str, str, int]] = {}
         self.keep: list[ModelInputs] = []  # so that no id is given twice
@@ -103,8 +108,8 @@ class StandInLvlm:
 
 
 LVLM = LvlmSettings(checkpoint="stand-in", digest="0", frame_batch=2)
-REASON = ReasonSettings(lvlm=LVLM, keyframes=4, object_prompt="v0", choice_prompt="v0")
-GROUND = GroundSettings(
+REASON = NamingSettings(lvlm=LVLM, keyframes=4, object_prompt="v0", choice_prompt="v0")
+GROUND = ContrastSettings(
     lvlm=LVLM,
     keyframes=4,
     object_prompt="v0",
@@ -130,7 +135,7 @@ def named(name: str) -> Artefact:
 
 def test_reason_asks_the_clip_every_keyframe_and_the_choice() -> None:
     lvlm = StandInLvlm()
-    [artefact] = run(Reason(REASON, lvlm), Frames(9), [request("The Dog")])
+    [artefact] = run(Naming(REASON, lvlm), Frames(9), [request("The Dog")])
     asked = prompts.object_prompt("v0", "The Dog")
     assert [(kind, view) for kind, view, _ in lvlm.calls] == [
         ("answer", "clip"),
@@ -148,7 +153,7 @@ def test_reason_asks_the_clip_every_keyframe_and_the_choice() -> None:
 
 def test_a_choice_without_candidates_asks_for_none() -> None:
     lvlm = StandInLvlm()
-    [artefact] = run(Reason(replace(REASON, choice_prompt="v3"), lvlm), Frames(9), [request("The Dog")])
+    [artefact] = run(Naming(replace(REASON, choice_prompt="v3"), lvlm), Frames(9), [request("The Dog")])
     assert lvlm.calls == [("answer", "text", prompts.choice_prompt("v3", "The Dog", []))]
     assert artefact.meta["candidates"] == []
 
@@ -188,8 +193,9 @@ def test_no_background_call_leaves_object_maps_only() -> None:
     [ground] = run(Ground(replace(GROUND, background_prompt="none"), lvlm), Frames(9), [request("The Dog")])
     assert sorted(ground.arrays) == ["object_clip", "object_frame"]
     assert len(lvlm.calls) == 5
-    settings = AttentionSettings(fusion.FusionSettings(subtract_background=False))
-    [segment] = run(AttentionMasks(settings), Frames(9), [request("The Dog", ground=ground)])
+    [segment] = run(
+        otsu_masks(fusion.FusionSettings(subtract_background=False)), Frames(9), [request("The Dog", ground=ground)]
+    )
     assert segment.arrays["fused"].max() == 1
 
 
@@ -204,7 +210,7 @@ def test_equal_background_prompts_of_a_video_are_rolled_out_once() -> None:
 @pytest.mark.parametrize("stage", ["reason", "ground"])
 def test_grouping_changes_no_byte(stage: str) -> None:
     def build() -> Stage:
-        return Reason(REASON, StandInLvlm()) if stage == "reason" else Ground(GROUND, StandInLvlm())
+        return Naming(REASON, StandInLvlm()) if stage == "reason" else Ground(GROUND, StandInLvlm())
 
     requests = [request(text, reason=named(text[:3])) for text in ("dog runs", "dog sits", "cat runs")]
     together = run(build(), Frames(9), requests)
@@ -214,7 +220,7 @@ def test_grouping_changes_no_byte(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", ["reason", "ground"])
 def test_a_bad_expression_leaves_the_others_alone(stage: str) -> None:
-    built: Stage = Reason(REASON, StandInLvlm()) if stage == "reason" else Ground(GROUND, StandInLvlm())
+    built: Stage = Naming(REASON, StandInLvlm()) if stage == "reason" else Ground(GROUND, StandInLvlm())
     outcomes = run(built, Frames(9), [request(text, reason=named("x")) for text in ("dog", "  ", "cat")])
     assert [type(outcome) for outcome in outcomes] == [Artefact, SampleError, Artefact]
     assert "expression is empty" in str(outcomes[1])
@@ -222,7 +228,7 @@ def test_a_bad_expression_leaves_the_others_alone(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", ["reason", "ground"])
 def test_an_unreadable_keyframe_fails_every_expression_by_name(stage: str) -> None:
-    built: Stage = Reason(REASON, StandInLvlm()) if stage == "reason" else Ground(GROUND, StandInLvlm())
+    built: Stage = Naming(REASON, StandInLvlm()) if stage == "reason" else Ground(GROUND, StandInLvlm())
     outcomes = run(built, Frames(9, broken=5), [request(text, reason=named("x")) for text in ("dog", "cat")])
     assert [str(outcome) for outcome in outcomes] == ["00005.jpg cannot be read"] * 2
     # A frame that is no keyframe is never decoded.
@@ -237,15 +243,17 @@ def test_layers_that_the_model_lacks_stop_the_stage() -> None:
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])
 def test_short_videos_are_seen_whole(frames: int) -> None:
     lvlm = StandInLvlm()
-    [reason] = run(Reason(REASON, lvlm), Frames(frames), [request("the dog")])
+    [reason] = run(Naming(REASON, lvlm), Frames(frames), [request("the dog")])
     [ground] = run(Ground(GROUND, lvlm), Frames(frames), [request("the dog", reason=reason)])
-    [segment] = run(AttentionMasks(ATTENTION), Frames(frames), [request("the dog", ground=ground)])
+    [segment] = run(otsu_masks(), Frames(frames), [request("the dog", ground=ground)])
     track = mask_track(segment)
     assert track.frames == tuple(range(frames)) == tuple(segment.meta["keyframes"])
     assert segment.arrays["fused"].shape == (frames, 6, 8)
 
 
-ATTENTION = AttentionSettings(fusion.FusionSettings())
+def otsu_masks(how: fusion.FusionSettings = fusion.FusionSettings()) -> ThresholdMasks:  # noqa: B008
+    settings = SegmentSettings(RolloutMapSettings(how), ThresholdSettings("otsu"))
+    return ThresholdMasks("otsu", rollout_reader(settings))
 
 
 def ground_artefact(object_frame: Any, keyframes: Sequence[int]) -> Artefact:
@@ -286,9 +294,10 @@ class StandInSegmenter:
             yield TrackedMasks(position, slice(0, len(masks_NHW)), masks_NHW)
 
 
-def sam_settings(**changes: Any) -> SamSettings:
-    stage = SamSettings(fusion.FusionSettings(), 0.8, TrackletSettings(), Sam2Settings("stand-in", "0"))
-    return replace(stage, **changes)
+def sam_masks(**changes: Any) -> PromptedMasks:
+    masks = PromptSettings(sam2=Sam2Settings("stand-in", "0"), **changes)
+    settings = SegmentSettings(RolloutMapSettings(fusion.FusionSettings()), masks)
+    return PromptedMasks(masks, rollout_reader(settings), StandInSegmenter)
 
 
 def one_hot(keyframe: int, column: int) -> Any:
@@ -298,7 +307,7 @@ def one_hot(keyframe: int, column: int) -> Any:
 
 
 def test_points_become_masks_on_every_frame() -> None:
-    stage = SamMasks(sam_settings(), StandInSegmenter)
+    stage = sam_masks()
     ground = ground_artefact(one_hot(1, 9), [0, 3, 7])
     [artefact] = run(stage, Frames(8), [request("x", ground=ground)])
     track = mask_track(artefact)
@@ -316,14 +325,14 @@ def test_points_become_masks_on_every_frame() -> None:
 
 def test_a_lower_tau_point_prompts_more_cells() -> None:
     ground = ground_artefact(one_hot(1, 9), [0, 3, 7])
-    [low] = run(SamMasks(sam_settings(tau_point=0.5), StandInSegmenter), Frames(8), [request("x", ground=ground)])
+    [low] = run(sam_masks(tau_point=0.5), Frames(8), [request("x", ground=ground)])
     fused = low.arrays["fused"]
     assert low.meta["points"] == (fused >= 0.5).sum() > 1
 
 
 def test_a_map_without_any_point_gives_empty_masks() -> None:
     ground = ground_artefact(np.zeros((3, 7, 12)), [0, 3, 7])
-    [artefact] = run(SamMasks(sam_settings(), StandInSegmenter), Frames(8), [request("x", ground=ground)])
+    [artefact] = run(sam_masks(), Frames(8), [request("x", ground=ground)])
     assert mask_track(artefact).rles == (None,) * 8
     assert artefact.meta["points"] == 0
     assert "no point" in str(artefact.meta["empty_because"])
@@ -331,7 +340,7 @@ def test_a_map_without_any_point_gives_empty_masks() -> None:
 
 def test_attention_masks_exist_on_keyframes_only() -> None:
     ground = ground_artefact(one_hot(1, 9), [0, 3, 7])
-    [artefact] = run(AttentionMasks(ATTENTION), Frames(8), [request("x", ground=ground)])
+    [artefact] = run(otsu_masks(), Frames(8), [request("x", ground=ground)])
     track = mask_track(artefact)
     assert track.frames == (0, 3, 7)
     assert track.rles[0] is None and track.rles[2] is None

@@ -220,7 +220,12 @@ def test_the_forced_artefacts_are_what_later_stages_read(world: World) -> None:
 
 def test_methods_of_the_package_know_what_they_are_made_of() -> None:
     """Editing one of these files changes these stages, and no others."""
-    stages = {name: code_of((f"rvosbench.methods.decaf:build_{name}",)) for name in ("reason", "ground", "segment")}
+    builders = {
+        "reason": "rvosbench.methods.reason.naming:build",
+        "ground": "rvosbench.methods.ground.rollouts:build_contrast",
+        "segment": "rvosbench.methods.segment.from_map:build",
+    }
+    stages = {name: code_of((builder,)) for name, builder in builders.items()}
     uses: Callable[[str], set[str]] = lambda file: {name for name, found in stages.items() if file in found.sources}  # noqa: E731
     assert uses("methods/reason/expression_prompts.py") == {"reason", "ground"}
     assert uses("methods/attention/recursion.py") == {"ground"}
@@ -234,7 +239,7 @@ def test_methods_of_the_package_know_what_they_are_made_of() -> None:
 def test_finding_the_code_imports_no_model_library() -> None:
     program = (
         "import sys; from rvosbench.harness.store.code import code_of;"
-        "code_of(('rvosbench.methods.steerseg:build_ground', 'rvosbench.methods.decaf:build_segment'));"
+        "code_of(('rvosbench.methods.steerseg:build_ground', 'rvosbench.methods.segment.from_map:build'));"
         "assert not {'torch', 'transformers', 'sam2', 'cv2'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -8,6 +8,7 @@ becomes of a cluster start their own and are marked slow.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -49,10 +50,12 @@ def write_recipe(folder: Path, *, where: str, workers: int = 2) -> str:
 
 
 def results(folder: Path) -> dict[str, str]:
-    """Digest of every result of a run; seconds, times and versions are no results."""
+    """Digest of every result of a run; seconds, times, places and versions are no results."""
     (run,) = (path for path in (folder / "runs").iterdir() if path.name.startswith("trial-"))
     files = {path.relative_to(folder): path.read_bytes() for path in (folder / "runs/artefacts").rglob("*.npz")}
-    files |= {Path(name): (run / name).read_bytes() for name in ("frames.parquet", "scores.json")}
+    files[Path("frames.parquet")] = (run / "frames.parquet").read_bytes()
+    scores = json.loads((run / "scores.json").read_text())["scores"]
+    files[Path("scores.json")] = json.dumps([{**row, "provenance": None} for row in scores]).encode()
     samples = pd.read_parquet(run / "samples.parquet")
     samples = samples.drop(columns=[column for column in samples if column.startswith("seconds_")])
     files[Path("samples")] = samples.to_csv().encode()

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rvosbench.harness.data.types import BoolHW
-from rvosbench.harness.scoring.kernel import Counts, GroundTruthFrame, _Packed, f, frame_counts, gt_present, j, radius
+from rvosbench.harness.scoring.kernel import (
+    GroundTruthFrame,
+    PixelCounts,
+    _Packed,
+    f,
+    frame_counts,
+    gt_present,
+    j,
+    radius,
+)
 
 from . import plain
 
@@ -98,7 +107,7 @@ REAL_SIDES = (480, 512, 540, 576, 640, 704, 720, 768, 960, 1024, 1080, 1280, 192
 REAL_SIZES = sorted({size for a, b in product(REAL_SIDES, REAL_SIDES) if a < b for size in ((a, b), (b, a))})
 
 
-def in_every_order(gt_HW: BoolHW, pred_HW: BoolHW, void_HW: BoolHW | None = None) -> set[Counts]:
+def in_every_order(gt_HW: BoolHW, pred_HW: BoolHW, void_HW: BoolHW | None = None) -> set[PixelCounts]:
     """The counts of a pair in every combination of memory orders, read-only and as views of larger arrays."""
 
     def forms(mask_HW: BoolHW) -> list[BoolHW]:
@@ -133,7 +142,7 @@ def test_sides_whose_rows_fill_their_words_equal_the_definition(words: int, rema
     rng = np.random.default_rng(side)
     for shape in ((side, 9), (9, side)):
         gt_HW, pred_HW = rng.random(shape) < 0.3, rng.random(shape) < 0.3
-        assert in_every_order(gt_HW, pred_HW) == {Counts(*plain.counts(gt_HW, pred_HW))}
+        assert in_every_order(gt_HW, pred_HW) == {PixelCounts(*plain.counts(gt_HW, pred_HW))}
 
 
 @pytest.mark.parametrize(("height", "width"), REAL_SIZES)
@@ -160,7 +169,7 @@ def test_a_hand_worked_square() -> None:
     edge_HW = rectangle(5, 5, 0, 3, 0, 3)
     edge_HW[1, 1] = False
     assert (plain.boundary(mask_HW) == edge_HW).all()
-    assert frame_counts(mask_HW, mask_HW) == Counts(4, 4, 8, 8, 8, 8)
+    assert frame_counts(mask_HW, mask_HW) == PixelCounts(4, 4, 8, 8, 8, 8)
 
 
 def test_radius_of_the_usual_sizes() -> None:

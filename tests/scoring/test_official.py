@@ -16,13 +16,12 @@ from PIL import Image
 from rvosbench.harness.data.images import read_binary
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.types import BoolHW
-from rvosbench.harness.scoring.extras import r_bool
+from rvosbench.harness.scoring.extras import decay, recall
 from rvosbench.harness.scoring.kernel import GroundTruthFrame, f, frame_counts, j
 from rvosbench.harness.scoring.matching import fuse, match
-from rvosbench.harness.scoring.protocols import Counted, average, counted, decay, recall, require_protocol
-from rvosbench.harness.scoring.sample import SampleResult
-
-from .test_results import sample_of
+from rvosbench.harness.scoring.protocols import require_protocol
+from rvosbench.harness.scoring.robustness import r_bool
+from rvosbench.harness.scoring.rules import SampleCounts, average, select_frames
 
 
 def read_json(path: Path) -> Any:
@@ -81,7 +80,7 @@ def test_davis17_objects_equal_the_official_scores(samples: Path, davis16: dict[
             read_binary(path) for path in sorted((samples / "davis17_osvos_results/osvos" / sequence).glob("*.png"))
         ]
         counts_T6 = as_array([gt.counts(mask_HW) for gt, mask_HW in zip(davis16[sequence], masks, strict=True)])
-        sample = Counted(sequence, "1", None, counts_T6)
+        sample = SampleCounts(sequence, "1", None, counts_T6)
         # The file keeps six decimals per frame.
         assert j(counts_T6) == pytest.approx(expected["J"], abs=1e-6)
         assert f(counts_T6) == pytest.approx(expected["F"], abs=1e-6)
@@ -94,7 +93,7 @@ def test_davis17_objects_equal_the_official_scores(samples: Path, davis16: dict[
         davis = expected["davis_skip_first_last"]
         assert pytest.approx((davis["J_mean"], davis["F_mean"]), abs=1e-12) == (inner.J, inner.F)
         for name, value in (("J", j), ("F", f)):
-            values_T = value(counted(rule, sample))
+            values_T = value(select_frames(rule, sample))
             assert recall(values_T) == pytest.approx(davis[f"{name}_recall"], abs=1e-12)
             assert decay(values_T) == pytest.approx(davis[f"{name}_decay"], abs=1e-12)
             published = official[f"{sequence}_1"][name]
@@ -119,16 +118,14 @@ def test_revos_cases_equal_the_released_script(samples: Path, case: str) -> None
         for name in expected["gt_ids"]:
             gt_HW = gt_HW | masklets[str(name)][t]
         rows.append(frame_counts(gt_HW, pred_HW))
-        areas.append((int(gt_HW.sum()), int(foreground_HW.sum())))
+        areas.append((int((pred_HW & ~gt_HW).sum()), int(foreground_HW.sum())))
     counts_T6 = as_array(rows)
     for stored in ("pred_values_0_1", "pred_values_0_255"):
         # J and F do not depend on how masks were stored; the script's R does.
         assert j(counts_T6).mean() == pytest.approx(expected[stored]["J"], abs=1e-12)
         assert f(counts_T6).mean() == pytest.approx(expected[stored]["F"], abs=1e-12)
-    names = tuple(str(index) for index in indices)
-    result = SampleResult("m", None, sample_of("v", "0"), "scored", names, counts_T6, areas_T2=as_array(areas))
     # With 0/1 masks and without overlapping targets the script's R is the boolean one.
-    assert r_bool(result) == pytest.approx(expected["pred_values_0_1"]["R"], abs=1e-9)
+    assert r_bool(as_array(areas)) == pytest.approx(expected["pred_values_0_1"]["R"], abs=1e-9)
 
 
 def _mask(rle: dict[str, Any] | None) -> BoolHW:

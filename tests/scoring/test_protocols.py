@@ -7,17 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.scoring.extras import davis_extras, hard_frames
-from rvosbench.harness.scoring.protocols import (
-    PROTOCOLS,
-    Counted,
-    all_protocols,
-    average,
-    decay,
-    protocol_names,
-    recall,
-    require_protocol,
-)
+from rvosbench.harness.scoring.extras import davis_extras, decay, recall
+from rvosbench.harness.scoring.protocols import PROTOCOLS, all_protocols, protocol_names, require_protocol
+from rvosbench.harness.scoring.rules import SampleCounts, average, visible_and_empty
 from rvosbench.harness.scoring.statistics import mean_of_groups
 
 # The six integers of frames that are easy to name: I, U, n_gt, n_pred, m_gt, m_pred.
@@ -31,16 +23,16 @@ ALARM = (0, 4, 0, 8, 0, 0)  # no target, a prediction: 0, 0
 PLAIN = ("refdavis17/expr", "reasonvos/v2", "mevis-v1/valid_u", "mevis-v2/valid_u", "shapes/v1")
 
 
-def sample(video: str, expression: str, *rows: tuple[int, ...], subset: str | None = None) -> Counted:
+def sample(video: str, expression: str, *rows: tuple[int, ...], subset: str | None = None) -> SampleCounts:
     counts_T6: NDArray[np.int64] = np.array(rows, dtype=np.int64).reshape(-1, 6)
-    return Counted(video, expression, subset, counts_T6)
+    return SampleCounts(video, expression, subset, counts_T6)
 
 
-def failed(video: str, expression: str, subset: str | None = None) -> Counted:
-    return Counted(video, expression, subset, None)
+def failed(video: str, expression: str, subset: str | None = None) -> SampleCounts:
+    return SampleCounts(video, expression, subset, None)
 
 
-def score(protocol: str, *samples: Counted) -> float | None:
+def score(protocol: str, *samples: SampleCounts) -> float | None:
     rule = require_protocol(protocol)
     items = average(rule, samples).items
     j = mean_of_groups([item.J for item in items], [item.group for item in items], rule.groups)
@@ -96,7 +88,7 @@ def test_davis_semi_drops_the_first_and_the_last_frame() -> None:
 def test_davis_semi_on_keyframes_knows_the_ends() -> None:
     rule = require_protocol("davis17/semi@keyframes")
     counts_T6 = np.array([RIGHT, HALF, WRONG], dtype=np.int64)
-    keyframes = Counted("a", "0", None, counts_T6, np.array([True, False, False]))
+    keyframes = SampleCounts("a", "0", None, counts_T6, np.array([True, False, False]))
     assert pytest.approx(0.25) == average(rule, [keyframes]).items[0].J
 
 
@@ -118,19 +110,19 @@ def test_vos_benchmark_starts_where_the_object_is_first_seen() -> None:
 def test_hard_frames_show_how_much_is_free() -> None:
     rule = require_protocol("mevis-v2/valid_u")
     samples = [sample("a", "0", ABSENT, ABSENT, ABSENT, HALF), sample("b", "0", ALARM, ALARM)]
-    extra = hard_frames(rule, samples, rule.groups)
+    extra = visible_and_empty(rule, samples, rule.groups)
     # b is never visible; a is, on one frame.
     assert extra["J_and_F_visible"] == pytest.approx(0.5)
     # Predicting nothing: 3/4 on a, 1 on b.
     assert extra["J_and_F_all_empty"] == pytest.approx(7 / 8)
-    assert hard_frames(rule, [], rule.groups) == {"J_and_F_visible": None, "J_and_F_all_empty": None}
+    assert visible_and_empty(rule, [], rule.groups) == {"J_and_F_visible": None, "J_and_F_all_empty": None}
 
 
 def test_the_empty_baseline_of_vosbench_drops_free_frames_too() -> None:
     rule = require_protocol("vosbench")
     late = sample("a", "0", ABSENT, ALARM, HALF, ABSENT, ABSENT)
     # Nothing predicted: first seen with the target; then 0 (missed) and 1 (absent).
-    assert hard_frames(rule, [late], rule.groups)["J_and_F_all_empty"] == pytest.approx(0.5)
+    assert visible_and_empty(rule, [late], rule.groups)["J_and_F_all_empty"] == pytest.approx(0.5)
 
 
 def test_recall_and_decay_by_hand() -> None:

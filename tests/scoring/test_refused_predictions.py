@@ -72,6 +72,13 @@ def test_other_kinds_of_file_are_refused_with_the_reason(tmp_path: Path, dataset
     assert name in caught.value.problem and ".json" in caught.value.fix
 
 
+def test_a_run_folder_holds_no_files_of_masks(tmp_path: Path, dataset: Dataset) -> None:
+    for name in ("recipe.yaml", "run.json", "samples.parquet"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(PrerequisiteError, match="run folder"):
+        open_predictions(tmp_path, dataset)
+
+
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz", ".tar.xz", ".json.gz", ".parquet", ".jsonl"])
 def test_files_that_are_not_what_their_name_says(tmp_path: Path, dataset: Dataset, suffix: str) -> None:
     rng = np.random.default_rng(0)
@@ -135,6 +142,27 @@ def test_one_bad_mask_spoils_no_other(tmp_path: Path, dataset: Dataset, kind: st
     masks = open_predictions(tmp_path / "p.json", dataset).of_video(video)
     read = [masks.read(video.expressions[0], frame, SIZE) for frame in range(4)]
     assert [isinstance(mask, Problem) for mask in read] == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [
+        ({"prediction_masks": None, "exp": "it"}, "missing"),
+        ({"prediction_masks": [], "frames": ["00000"]}, "unreadable"),
+        ({"prediction_masks": [None] * 3, "frames": ["00000", "00005", "00005"]}, "unreadable"),
+        ({"prediction_masks": [], "exp": "it"}, "unreadable"),
+        ({"prediction_masks": "none"}, "unreadable"),
+        (None, "missing"),
+        ("no mask", "unreadable"),
+    ],
+)
+def test_one_bad_entry_spoils_no_other(tmp_path: Path, dataset: Dataset, entry: object, kind: str) -> None:
+    video = dataset.videos[0]
+    good = {"prediction_masks": [rle(square(2, 3))] * 3, "frames": list(video.frames), "exp": "it"}
+    write_json(tmp_path / "p.json", {video.name: {"0": good, "7": entry}})
+    masks = open_predictions(tmp_path / "p.json", dataset).of_video(video)
+    read = [masks.read(expression, 0, SIZE) for expression in video.expressions]
+    assert [mask.kind if isinstance(mask, Problem) else "read" for mask in read] == ["read", kind, "missing"]
 
 
 def test_swapped_height_and_width_are_named(tmp_path: Path, dataset: Dataset) -> None:

@@ -13,8 +13,10 @@ from rvosbench.harness.data.types import BoolHW, FrameHW3, MaskTrack, Video
 from rvosbench.harness.errors import SampleError
 from rvosbench.harness.pipeline.score import ScoreSettings, build, score_spec, scored_result
 from rvosbench.harness.scoring.kernel import GroundTruthFrame
-from rvosbench.harness.scoring.matching import items_from_tracks
-from rvosbench.harness.scoring.sample import SampleResult
+from rvosbench.harness.scoring.protocols import require_protocol
+from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
+from rvosbench.harness.scoring.tracks import masks_of_tracks
+from rvosbench.harness.scoring.video import score_video
 from rvosbench.harness.settings import identity_of
 from rvosbench.harness.stages import Outcome, Request, StageSpec
 from rvosbench.harness.store.artefacts import Artefact
@@ -57,7 +59,8 @@ def run(dataset: Dataset, tracks: dict[str, MaskTrack]) -> dict[str, Outcome]:
     video = dataset.videos[0]
     expressions = [expression for expression in video.expressions if expression.id in tracks]
     requests = [Request(e, {"segment": segment_artefact(tracks[e.id])}) for e in expressions]
-    outcomes = dict(score_spec(dataset).build().run(NoFrames(video), requests))
+    scored = ScoredDataset(dataset, dataset.card.splits[dataset.split].protocols)
+    outcomes = dict(score_spec(scored).build().run(NoFrames(video), requests))
     assert sorted(outcomes) == list(range(len(requests)))
     return {expression.id: outcomes[index] for index, expression in enumerate(expressions)}
 
@@ -66,7 +69,7 @@ def test_counts_of_every_frame(dataset: Dataset) -> None:
     outcome = run(dataset, {"0": track({0: A, 1: NOTHING, 2: NOTHING}), "2": track({0: B, 1: A, 2: A})})
     first, last = outcome["0"], outcome["2"]
     assert isinstance(first, Artefact) and isinstance(last, Artefact)
-    assert first.meta == {"frames": ["00000", "00001", "00002"], "evaluated": "all"}
+    assert (first.meta["frames"], first.meta["evaluated"]) == (["00000", "00001", "00002"], "all")
     assert first.arrays["counts"].dtype == np.int64
     wanted = [plain.counts(A, A), plain.counts(A, NOTHING), plain.counts(NOTHING, NOTHING)]
     assert first.arrays["counts"].tolist() == [list(row) for row in wanted]
@@ -77,7 +80,7 @@ def test_counts_of_every_frame(dataset: Dataset) -> None:
 def test_tracks_on_keyframes_are_scored_there(dataset: Dataset) -> None:
     outcome = run(dataset, {"0": track({1: A})})["0"]
     assert isinstance(outcome, Artefact)
-    assert outcome.meta == {"frames": ["00001"], "evaluated": "keyframes"}
+    assert (outcome.meta["frames"], outcome.meta["evaluated"]) == (["00001"], "keyframes")
     assert outcome.arrays["counts"].tolist() == [list(plain.counts(A, A))]
 
 
@@ -111,12 +114,12 @@ def test_expressions_share_ground_truth_but_not_results(dataset: Dataset, monkey
 
 
 def test_the_data_root_is_not_part_of_the_identity(dataset: Dataset) -> None:
-    spec = score_spec(dataset)
+    spec = score_spec(ScoredDataset(dataset, ("mevis-v1/valid_u",)))
     assert isinstance(spec, StageSpec)
     assert (spec.name, spec.consumes) == ("score", ("segment",))
-    assert identity_of(spec.settings) == {"dataset": "mevis", "split": "valid_u"}
+    assert identity_of(spec.settings) == {"dataset": "mevis", "split": "valid_u", "recorded": []}
     # Nothing is opened before the first video.
-    build(ScoreSettings("mevis", "valid_u", "mevis", "/nowhere"))
+    build(ScoreSettings("mevis", "valid_u", (), "mevis", "/nowhere"))
 
 
 def test_artefacts_become_results(dataset: Dataset) -> None:
@@ -139,18 +142,15 @@ def test_objects_are_matched_from_tracks(tmp_path: Path) -> None:
     ground_truth = dataset.ground_truth
     assert ground_truth is not None
     # Everybody swaps the two objects; annotator 3 has no mask of object 2, annotator 2 covers one frame only.
-    tracks = {}
-    for sample in dataset.samples():
-        number = int(sample.expression.id)
+    tracks: dict[str, MaskTrack | None] = {}
+    for number in range(8):
         mask_HW = B if number < 4 else A
-        tracks[sample.expression.id] = track({0: mask_HW} if number % 4 == 2 else {0: mask_HW, 1: mask_HW})
-    results = [
-        SampleResult("M", None, sample, "failed" if sample.expression.id == "7" else "scored")
-        for sample in dataset.samples()
-    ]
-    items = items_from_tracks(results, ground_truth, lambda result: tracks[result.sample.expression.id])
-    scores = {(item.group, item.name): item.J for item in items("M", None, dataset.videos[0])}
-    assert scores == {
+        tracks[str(number)] = track({0: mask_HW} if number % 4 == 2 else {0: mask_HW, 1: mask_HW})
+    tracks["7"] = None
+    rule = require_protocol("refdavis17/anno4")
+    masks = masks_of_tracks(lambda sample: tracks[sample.expression.id])(dataset.videos[0])
+    found = score_video(dataset.videos[0], ground_truth, masks, [rule]).items[rule.id]
+    assert {(item.group, item.name): item.J for item in found} == {
         **{(annotator, name): 1.0 for annotator in "012" for name in "12"},
         ("3", "1"): 0.0,
         ("3", "2"): 1.0,

@@ -20,10 +20,10 @@ from rvosbench.harness.scoring.outputs import require_output_folder
 from rvosbench.harness.scoring.predictions import VideoMasks, open_predictions
 from rvosbench.harness.scoring.submission import (
     export_submission,
-    masks_of_tracks,
     sha256_of,
     validate_submission,
 )
+from rvosbench.harness.scoring.tracks import masks_of_tracks
 
 from .builders import NOTHING, SIZE, Clip, Entry, hidden, mevis, square, write_png, write_predictions
 
@@ -108,7 +108,7 @@ def test_a_run_with_holes_is_refused_or_filled(tmp_path: Path, dataset: Dataset)
     report = export_submission(masks_of_tracks(track), dataset, out)
     assert report.files == 0 and not out.exists()
     assert [(problem.kind, problem.where) for problem in report.problems] == [
-        ("missing", f"{IDS[0]}/0/00085.png"),
+        ("no keyframe", f"{IDS[0]}/0/00085.png"),
         ("wrong size", f"{IDS[0]}/10/"),
         ("missing", f"{IDS[1]}/0/00000.png"),
     ]

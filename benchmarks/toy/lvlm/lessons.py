@@ -24,7 +24,7 @@ from rvosbench.harness.data.synthetic.outlines import SHAPES
 from rvosbench.harness.data.synthetic.render import COLOURS
 from rvosbench.harness.data.synthetic.stories import TEXTURES
 from rvosbench.harness.data.synthetic.world import SIZES
-from rvosbench.methods.ground.keyframes import keyframe_indices
+from rvosbench.methods.models.lvlm.keyframes import keyframe_indices
 from toy.lvlm.questions import Question, clip_questions, picture_questions, text_questions
 
 KEYFRAMES = 8

@@ -31,9 +31,9 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.scoring import kernel
 from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
 from rvosbench.methods.models.sam2.model import Sam2, load
+from rvosbench.methods.models.sam2.packed import BoolTHW
 from rvosbench.methods.models.sam2.segmenter import Segmenter
 from rvosbench.methods.models.sam2.tracking import Sam2Video
-from rvosbench.methods.segment.packed import BoolTHW
 from toy.sam2.card import add_quality
 
 CELLS = 8

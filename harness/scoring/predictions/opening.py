@@ -11,6 +11,7 @@ from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.data.types import Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.scoring.predictions.images import ImagePredictions
+from rvosbench.harness.scoring.predictions.placing import IMAGE_SUFFIXES
 from rvosbench.harness.scoring.predictions.problems import Absence, Problem
 from rvosbench.harness.scoring.predictions.rle import RlePredictions
 from rvosbench.harness.scoring.predictions.rle_files import RLE_SUFFIXES, is_rle_file, load_rle_file
@@ -60,6 +61,11 @@ def videos_not_on_disk(dataset: Dataset) -> frozenset[str]:
 
 
 def _opened(path: Path, dataset: Dataset, elsewhere: frozenset[str]) -> Predictions:
+    if (path / "recipe.yaml").is_file() and (path / "run.json").is_file():
+        raise PrerequisiteError(
+            f"{path} is a run folder, which holds no masks as files.",
+            "Its scores are in its scores.json; export-submission makes an archive of its masks.",
+        )
     if path.is_dir() or (path.is_file() and is_archive(path)):
         tree = open_tree(path)
         inner = _only_rle_file(tree)
@@ -85,8 +91,8 @@ def _opened(path: Path, dataset: Dataset, elsewhere: frozenset[str]) -> Predicti
 
 
 def _only_rle_file(tree: FileTree) -> str | None:
-    """The RLE file in a folder that holds no PNG, if there is exactly one."""
-    if any(name.lower().endswith(".png") for name in tree.files):
+    """The RLE file in a folder that holds no image, if there is exactly one."""
+    if any(name.lower().endswith(IMAGE_SUFFIXES) for name in tree.files):
         return None
     found = [name for name in tree.files if is_rle_file(name) and name.rpartition("/")[2] not in _OWN_TABLES]
     return found[0] if len(found) == 1 else None

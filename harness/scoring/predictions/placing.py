@@ -13,6 +13,7 @@ from typing import Literal
 
 from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.data.types import Video
+from rvosbench.harness.text import one_line
 
 Target = tuple[str, str]
 """(video, expression id)."""
@@ -50,7 +51,7 @@ class Placement:
     @property
     def title(self) -> str:
         """The layout in words."""
-        return self.layout.title + (f" below {self.prefix}" if self.prefix else "")
+        return self.layout.title + (f" below {one_line(self.prefix)}" if self.prefix else "")
 
     def above(self) -> set[str]:
         """The layout's folders below the prefix, and all that they lie in."""

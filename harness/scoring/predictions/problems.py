@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rvosbench.harness.store.artefacts import atomic_write
+from rvosbench.harness.store.artefacts import atomic_write, storage_errors
 from rvosbench.harness.text import one_line
 
 Kind = Literal["missing", "no keyframe", "extra", "wrong size", "unreadable", "ground truth"]
@@ -81,10 +81,14 @@ def summary_lines(problems: Sequence[Problem]) -> Iterator[str]:
 
 
 def write_problems(problems: Sequence[Problem], path: Path) -> None:
-    """The complete list, one line each, to a text file.
+    """The complete list, one line each, to a text file; the list of an earlier command goes when there is nothing.
 
     Raises:
         PrerequisiteError: the file cannot be written.
     """
+    if not problems:
+        with storage_errors(path):
+            path.unlink(missing_ok=True)
+        return
     with atomic_write(path) as file:
         file.writelines(f"{problem}\n".encode() for problem in problems)

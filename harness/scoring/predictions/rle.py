@@ -24,11 +24,12 @@ from rvosbench.harness.data.types import BoolHW, Expression, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.scoring.predictions.placing import frames_of, guess, highest, layouts, place, stem
 from rvosbench.harness.scoring.predictions.problems import Problem
-from rvosbench.harness.scoring.predictions.rle_files import RleFile, Track
+from rvosbench.harness.scoring.predictions.rle_files import RleFile, Track, Unusable
 from rvosbench.harness.scoring.predictions.sources import Reading, wrong_size
 from rvosbench.harness.text import one_line
 
 _LONGEST_RUN = 2**40
+_FIX = 'Write {"<video>": {"<expression>": [RLE or null per frame]}}, names as in the metadata.'
 
 
 class RlePredictions:
@@ -50,7 +51,7 @@ class RlePredictions:
             raise PrerequisiteError(
                 f"None of the {len(file.tracks)} lists of masks in {path} fits a video and an expression of "
                 f"{dataset.card.title} ({dataset.split})" + (f"; {hint}." if hint else f"{first}."),
-                'Write {"<video>": {"<expression>": [RLE or null per frame]}}, names as in the metadata.',
+                _FIX,
             )
         if placement.rivals:
             below = " and ".join(prefix or "the top" for prefix in (placement.prefix, *placement.rivals))
@@ -66,7 +67,10 @@ class RlePredictions:
                 by_position += how == "position"
                 self._of[video, expression] = given, aligned
         title = placement.layout.title.removesuffix("/<frame>.png")
-        below = f", below {placement.prefix}" if placement.prefix else ""
+        below = f", below {one_line(placement.prefix)}" if placement.prefix else ""
+        reasons = [track.reason for _, track in self._of.values() if isinstance(track, Unusable)]
+        if len(reasons) == len(self._of):
+            raise PrerequisiteError(f"{path} holds no masks of {dataset.card.title}: {reasons[0]}.", _FIX)
         notes = list(file.notes)
         if by_position:
             notes.append(f"Masks are named by position in {by_position} of {len(self._of)} lists.")
@@ -79,7 +83,11 @@ class RlePredictions:
         counts: Counter[str] = Counter()
         for given, track in self._tracks.items():
             inside = given.removeprefix(self._placement.prefix)
-            if given in used or any(inside.startswith(f"{name}/") for name in self._elsewhere):
+            if (
+                given in used
+                or isinstance(track, Unusable)
+                or any(inside.startswith(f"{name}/") for name in self._elsewhere)
+            ):
                 continue
             whole = highest(given, above)
             counts[given if whole == given else f"{whole}/"] += max(1, len(track))
@@ -104,6 +112,8 @@ class _RleMasks:
         where = f"{one_line(key)}[{name}]"
         if track is None:
             return Problem("missing", where)
+        if isinstance(track, Unusable):
+            return Problem("unreadable", where, track.reason)
         if isinstance(track, dict):
             if name not in track:
                 return Problem("missing", where)

@@ -27,8 +27,19 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.scoring.predictions.trees import FREE_EXPANSION, MAX_EXPANSION, bounded
 from rvosbench.harness.text import one_line
 
-Track = list[Any] | dict[str, Any]
-"""One RLE or None per frame in the metadata's order, or by frame name."""
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """What stands where the masks of one expression belong."""
+
+    reason: str
+
+    def __len__(self) -> int:
+        return 0
+
+
+Track = list[Any] | dict[str, Any] | Unusable
+"""One RLE or None per frame in the metadata's order, or by frame name; or why there is neither."""
 
 RLE_SUFFIXES = (".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".parquet")
 
@@ -111,8 +122,10 @@ def _leaves(node: Mapping[str, Any], above: tuple[str, ...], name: str) -> Itera
     for key, child in children.items():
         path = (*above, key)
         if isinstance(child, dict):
-            if (masks := _first(child, _MASKS)) is not None:
-                yield "/".join(path), _named(masks, child.get("frames"), "/".join(path), name), True
+            if any(word in child for word in _MASKS):
+                # Without masks the expression is missing, and none of the others suffers.
+                if (masks := _first(child, _MASKS)) is not None:
+                    yield "/".join(path), _named(masks, child.get("frames")), True
             elif child and all(map(_is_mask, child.values())):
                 yield "/".join(path), child, False
             else:
@@ -123,8 +136,8 @@ def _leaves(node: Mapping[str, Any], above: tuple[str, ...], name: str) -> Itera
                     yield own, track, False
             else:
                 yield "/".join(path), child, False
-        elif len(path) > 1:
-            raise PrerequisiteError(f"{name}: '{one_line('/'.join(path))}' must be a list of masks.", _FIX)
+        elif len(path) > 1 and child is not None:
+            yield "/".join(path), Unusable("neither a list of masks nor a mapping from frames"), False
 
 
 def _with_frames(child: Any, frames: Any) -> Any:
@@ -134,21 +147,18 @@ def _with_frames(child: Any, frames: Any) -> Any:
     return child
 
 
-def _named(masks: Any, frames: Any, key: str, name: str) -> Track:
+def _named(masks: Any, frames: Any) -> Track:
     """A record's masks, by frame name where it lists frames."""
     if isinstance(masks, dict):
         return masks
     if not isinstance(masks, list):
-        raise PrerequisiteError(f"{name}: the masks of '{one_line(key)}' must be a list or a mapping.", _FIX)
+        return Unusable("its masks are neither a list nor a mapping from frames")
     if frames is None:
         return masks
     if not isinstance(frames, list) or not all(isinstance(frame, str | int) for frame in frames):
-        raise PrerequisiteError(f"{name}: the frames of '{one_line(key)}' must be a list of names.", _FIX)
-    if len(frames) != len(masks) or len(set(frames)) != len(frames):
-        raise PrerequisiteError(
-            f"{name}: '{one_line(key)}' has {len(masks)} masks for {len(set(frames))} different frames.",
-            "Give one mask for each frame that it lists.",
-        )
+        return Unusable("its frames are no list of names")
+    if len(frames) != len(masks) or len(set(map(str, frames))) != len(frames):
+        return Unusable(f"{len(masks)} masks for {len(set(map(str, frames)))} different frames that it lists")
     return dict(zip(map(str, frames), masks, strict=True))
 
 
@@ -165,7 +175,7 @@ def _tracks_of_records(rows: Iterable[Any], name: str) -> dict[str, Track]:
                 raise PrerequisiteError(f"{where} has neither a frame nor one of {', '.join(_MASKS)}.", _FIX)
             if key in tracks:
                 raise PrerequisiteError(f"{where} gives the masks of '{one_line(key)}' again.", "Keep one of them.")
-            tracks[key] = _named(masks, row.get("frames"), key, name)
+            tracks[key] = _named(masks, row.get("frames"))
             continue
         frame = _id(row, _FRAME, where)
         track = tracks.setdefault(key, {})

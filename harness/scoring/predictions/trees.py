@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.store.artefacts import storage_errors
 
 MAX_FILES = 4_000_000
 """Ten times the largest benchmark's masks of four methods."""
@@ -262,7 +263,7 @@ def _expand(path: Path, to: Path) -> None:
         opened = lzma.open(path)  # noqa: SIM115
     else:
         opened = gzip.open(path)  # noqa: SIM115
-    with opened, to.open("wb") as out:
+    with opened, storage_errors(to), to.open("wb") as out:
         out.writelines(bounded(opened, path.stat().st_size, str(path)))
 
 

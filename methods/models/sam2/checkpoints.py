@@ -21,10 +21,10 @@ import os
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.settings import Settings, identity, runtime
@@ -54,25 +54,16 @@ class Sam2Settings(Settings):
     """Below this a single mask counts as unstable."""
     binarise_prompted_masks: bool = identity(True)
     """Masks of prompted frames enter the memory as 0/1, not as probabilities."""
-    fill_hole_area: int = identity(0)
+    fill_hole_area: Annotated[int, Field(ge=0)] = identity(0)
     """Background components of up to this many pixels of the low-resolution mask are filled; 0 fills none. The
     package fills 8 if its CUDA extension was built and none otherwise; here the value decides, on every device."""
     device: str = runtime("auto")
     """"auto" is the GPU where there is one."""
-    object_batch: int = runtime(16)
+    object_batch: Annotated[int, Field(ge=1)] = runtime(16)
     """Objects tracked in one batch. Sizes differ in rounding only (logits by about 1e-4), which can move a pixel that
     lies exactly on a mask's border; 1 is the package's own arithmetic, bit for bit."""
-    feature_budget_bytes: int = runtime(8 * 2**30)
+    feature_budget_bytes: Annotated[int, Field(ge=1)] = runtime(8 * 2**30)
     """Encoded frames of a video beyond this stay in host memory."""
-
-    def __post_init__(self) -> None:
-        for name in ("object_batch", "feature_budget_bytes"):
-            if getattr(self, name) < 1:
-                raise PrerequisiteError(f"sam2.{name} is {getattr(self, name)}.", "Choose at least 1.")
-        if self.fill_hole_area < 0:
-            raise PrerequisiteError(f"sam2.fill_hole_area is {self.fill_hole_area}.", "Choose 0 or more pixels.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise PrerequisiteError(f"sam2.dtype is '{self.dtype}'.", nearest_name(self.dtype, ["float32", "bfloat16"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rvosbench.methods.segment.packed import BoolNHW, PackedMasks
+from rvosbench.methods.models.sam2.packed import BoolNHW, PackedMasks
 
 
 @dataclass(frozen=True, eq=False)

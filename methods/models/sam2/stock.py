@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from rvosbench.methods.models.sam2.checkpoints import resolve
 from rvosbench.methods.models.sam2.frames import FrameSource, preprocess
 from rvosbench.methods.models.sam2.model import Sam2, build, post_processing
+from rvosbench.methods.models.sam2.packed import BoolNHW, PackedMasks
 from rvosbench.methods.models.sam2.segmenter import PointMasks, TrackedMasks
-from rvosbench.methods.segment.packed import BoolNHW, PackedMasks
 
 
 def stock_predictor(model: Sam2) -> Any:

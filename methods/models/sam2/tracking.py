@@ -24,8 +24,8 @@ from torch.nn.functional import interpolate
 from rvosbench.methods.models.sam2.features import FrameFeatures
 from rvosbench.methods.models.sam2.frames import FrameSource
 from rvosbench.methods.models.sam2.model import Sam2
+from rvosbench.methods.models.sam2.packed import BoolNHW, PackedMasks
 from rvosbench.methods.models.sam2.segmenter import PointMasks, TrackedMasks
-from rvosbench.methods.segment.packed import BoolNHW, PackedMasks
 
 Direction = Literal["forward", "backward"]
 _FILLED = 0.1

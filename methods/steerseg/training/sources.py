@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from rvosbench.harness.data.types import FrameHW3, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.methods.ground.keyframes import keyframe_indices
+from rvosbench.methods.models.lvlm.keyframes import keyframe_indices
 from rvosbench.methods.steerseg.training.recipe import DataChoice
 
 if TYPE_CHECKING:

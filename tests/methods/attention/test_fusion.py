@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.recipes import method_settings
 from rvosbench.methods.ground import fusion
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -251,4 +252,4 @@ def test_equal_cells_keep_their_order_and_small_maps_give_all() -> None:
 )
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(PrerequisiteError, match=next(iter(wrong))):
-        fusion.FusionSettings(**wrong)  # type: ignore[arg-type]
+        method_settings(fusion.FusionSettings, wrong, "toy")

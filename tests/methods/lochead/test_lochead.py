@@ -27,10 +27,11 @@ from rvosbench.harness.store.keys import artefact_key
 from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.ground.fusion import attention_masks, gaussian_kernel
 from rvosbench.methods.lochead import METHOD
-from rvosbench.methods.lochead.masking import masks_above_mean, summed_map
+from rvosbench.methods.lochead.grounding import summed_map
 from rvosbench.methods.lochead.settings import GroundSettings, LocHeadSettings, MapSettings
 from rvosbench.methods.models.lvlm.base import LvlmOptions
 from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
+from rvosbench.methods.segment.from_map import masks_above_mean
 
 SETTINGS = LocHeadSettings(
     heads="L2H1 L3H0 L3H2",
@@ -185,10 +186,10 @@ def test_heads_are_held_against_the_loaded_model(checkpoints: dict[str, str]) ->
         ({"heads": "L9H0"}, "has no head L9H0"),
         ({"masks": "box"}, "masks"),
         ({"threshold": "half"}, "threshold"),
-        ({"keyframes": 1}, "keyframes is 1"),
-        ({"tau_point": 1.5}, "tau_point is 1.5"),
-        ({"map": {"kernel": 6}}, "map.kernel is 6"),
-        ({"map": {"sigma": 0}}, "map.sigma is 0"),
+        ({"keyframes": 1}, "keyframes"),
+        ({"tau_point": 1.5}, "tau_point"),
+        ({"map": {"kernel": 6}}, "map.kernel"),
+        ({"map": {"sigma": 0}}, "map.sigma"),
         ({"calibration": {}}, "calibration"),
     ],
 )

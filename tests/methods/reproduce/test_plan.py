@@ -201,7 +201,7 @@ def test_a_dry_run_loads_no_torch(write_world: WriteWorld, tmp_path: Path) -> No
         f"steerseg_table({world!r}, Path({str(tmp_path)!r}), Path({str(tmp_path)!r}), None, True)\n"
         "assert not {'torch', 'transformers', 'ray'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert "3 runs to do" in done.stdout
 

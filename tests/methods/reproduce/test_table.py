@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rvosbench.harness.results.schema import ConfidenceInterval, Counts, Score
+from rvosbench.harness.results.schema import ConfidenceInterval, Score, StatusCounts
 from rvosbench.methods.reproduce.report import CSV_COLUMNS, show, tables, to_csv, to_markdown
 from rvosbench.methods.reproduce.table import Cell, Column, Line, Result, filled, published_cells
 from rvosbench.methods.reproduce.world import load_world
@@ -30,7 +30,7 @@ def score(**changes: Any) -> Score:
         split="valid",
         subset="all",
         protocol="refdavis17/expr",
-        counts=Counts(10, 10, 0, 0),
+        counts=StatusCounts(10, 10, 0, 0),
         J=0.71,
         F=0.81,
         J_and_F=0.76,
@@ -112,7 +112,7 @@ def test_numbers_under_other_protocols_are_not_compared() -> None:
 
 
 def test_failed_samples_and_notes_of_the_run_are_said() -> None:
-    cell = with_score(QWEN, DAVIS, score(counts=Counts(10, 7, 1, 2), notes=("a note",)))
+    cell = with_score(QWEN, DAVIS, score(counts=StatusCounts(10, 7, 1, 2), notes=("a note",)))
     assert "1 samples failed and 2 are missing; they count as 0" in cell.notes
     assert cell.notes[-1] == "a note"
 

@@ -17,13 +17,14 @@ from rvosbench.harness.errors import SampleError
 from rvosbench.harness.stages import Outcome, Request
 from rvosbench.harness.store.artefacts import Artefact, to_bytes
 from rvosbench.methods.attention.spec import RolloutSpec
+from rvosbench.methods.ground.rollouts import Rollouts
 from rvosbench.methods.ground.shared_prefix import clip_and_frame_rollouts
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from rvosbench.methods.steerseg.grounding import Ground
+from rvosbench.methods.steerseg import steered_prompts
 from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts
 from rvosbench.methods.steerseg.prompts import attention_prompt
-from rvosbench.methods.steerseg.settings import GroundSettings
+from rvosbench.methods.steerseg.settings import SteeredSettings
 
 TEXTS = ["the bright square", "  ", "which part moves?"]
 ATTRIBUTES = [["bright", "on the left"], ["unused"], []]
@@ -44,9 +45,9 @@ def soft(world: Any, lvlm: Any) -> Any:
     return load_soft_prompts(SoftPromptSettings(world.prompts[16]), lvlm)
 
 
-def ground(lvlm: Any, soft: Any = None, prefix: Any = "shared") -> Ground:
-    settings = GroundSettings(replace(lvlm.settings, max_new_tokens=1), 2, RolloutSpec(), prefix, None)
-    return Ground(settings, lvlm, soft)
+def ground(lvlm: Any, soft: Any = None, prefix: Any = "shared") -> Rollouts:
+    settings = SteeredSettings(replace(lvlm.settings, max_new_tokens=1), 2, RolloutSpec(), prefix, None)
+    return Rollouts(settings, lvlm, steered_prompts, soft)
 
 
 def requests(video: Video, *, reasons: bool = True) -> list[Request]:
@@ -55,7 +56,7 @@ def requests(video: Video, *, reasons: bool = True) -> list[Request]:
     return [Request(expression, given) for expression, given in zip(video.expressions, inputs, strict=True)]
 
 
-def run(stage: Ground, video: Video, asked: Sequence[Request]) -> list[Outcome]:
+def run(stage: Rollouts, video: Video, asked: Sequence[Request]) -> list[Outcome]:
     outcomes = dict(stage.run(DecodedFrames(video), asked))
     assert sorted(outcomes) == list(range(len(asked)))
     return [outcomes[index] for index in range(len(asked))]

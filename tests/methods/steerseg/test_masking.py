@@ -17,15 +17,19 @@ from rvosbench.harness.data.types import Expression
 from rvosbench.harness.stages import Request
 from rvosbench.harness.store.artefacts import Artefact, to_bytes
 from rvosbench.harness.store.tracks import mask_track
-from rvosbench.methods.decaf.settings import SamSettings
 from rvosbench.methods.ground.fusion import FusionSettings
 from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
+from rvosbench.methods.models.sam2.packed import PackedMasks
 from rvosbench.methods.models.sam2.segmenter import PointMasks, TrackedMasks
-from rvosbench.methods.segment.from_map import SamMasks as DecafMasks
-from rvosbench.methods.segment.from_points import TrackletSettings
-from rvosbench.methods.segment.packed import PackedMasks
-from rvosbench.methods.steerseg.masking import FALLBACK, NO_MASK, NO_POINT, SamMasks
-from rvosbench.methods.steerseg.settings import KeepSettings, RankingSettings, SegmentSettings
+from rvosbench.methods.segment.from_map import (
+    FALLBACK,
+    NO_MASK,
+    NO_POINT,
+    PromptedMasks,
+    RolloutMapSettings,
+    rollout_reader,
+)
+from rvosbench.methods.segment.settings import KeepSettings, PearsonSettings, PromptSettings, SegmentSettings
 
 HEIGHT, WIDTH, FRAMES = 8, 12, 6
 KEYFRAMES = [0, 2, 5]
@@ -69,19 +73,20 @@ class Thirds:
             yield TrackedMasks(position, slice(0, len(masks_NHW)), masks_NHW & ~gone_N[:, None, None])
 
 
-def settings(**changes: Any) -> SegmentSettings:
-    stage = SegmentSettings(
-        fusion=PLAIN,
-        points_from="fused",
-        tau_point=0.8,
-        fallback="argmax",
-        nms_iou=0.7,
-        nms_deletion="by_kept",
-        ranking=RankingSettings(0.3, "clip", "normalised"),
-        keep=KeepSettings("winner"),
-        sam2=Sam2Settings("stand-in", "0"),
-    )
-    return replace(stage, **changes)
+STEERSEG = PromptSettings(
+    empty_tracklets="drop",
+    fallback="argmax",
+    ranking=PearsonSettings(0.3, "clip", "normalised"),
+    keep=KeepSettings("winner", 0.0),
+    sam2=Sam2Settings("stand-in", "0"),
+)
+
+
+def stage(
+    segmenter: Any, masks: PromptSettings, fusion: FusionSettings = PLAIN, points_from: Any = "fused"
+) -> PromptedMasks:
+    settings = SegmentSettings(RolloutMapSettings(fusion, points_from), masks)
+    return PromptedMasks(masks, rollout_reader(settings), lambda _: segmenter)
 
 
 def ground(clip: Any, frame: Any) -> Artefact:
@@ -107,7 +112,8 @@ def run(stage: Any, artefact: Artefact) -> Artefact:
 
 def masks(artefact: Artefact, segmenter: Thirds | None = None, **changes: Any) -> tuple[Artefact, Thirds]:
     segmenter = segmenter or Thirds()
-    return run(SamMasks(settings(**changes), lambda _: segmenter), artefact), segmenter
+    of_map = {name: changes.pop(name) for name in ("fusion", "points_from") if name in changes}
+    return run(stage(segmenter, replace(STEERSEG, **changes), **of_map), artefact), segmenter
 
 
 def thirds(artefact: Artefact) -> list[list[int]]:
@@ -155,9 +161,8 @@ def test_near_equals_are_united_on_request() -> None:
 
 
 def test_decaf_s_ranking_and_rule_give_decaf_s_masks() -> None:
-    theirs = SamSettings(PLAIN, 0.8, TrackletSettings(), Sam2Settings("stand-in", "0"))
     for artefact in (LEFT_OR_MIDDLE, ground([[[0.9, 0, 0.8]]] * 2, [[[0.9, 0.1, 0.8]]] * 3)):
-        expected = run(DecafMasks(theirs, lambda _: Thirds()), artefact)
+        expected = run(stage(Thirds(), PromptSettings()), artefact)
         mine, _ = masks(artefact, ranking=None, keep=KeepSettings("threshold", 0.8), fallback="none")
         assert mask_track(mine) == mask_track(expected)
         assert mine.meta["tracklets"] == expected.meta["tracklets"]
@@ -194,12 +199,12 @@ def test_without_any_mask_the_highest_cell_alone_prompts_again() -> None:
     assert thirds(artefact) == [[2]] * FRAMES
 
 
-@pytest.mark.parametrize(("fallback", "prompts", "said"), [("argmax", 4, FALLBACK), ("none", 3, "")])
-def test_where_that_gives_none_either_masks_are_empty(fallback: str, prompts: int, said: str) -> None:
+@pytest.mark.parametrize(("fallback", "prompts", "said"), [("argmax", 4, FALLBACK), ("none", 3, None)])
+def test_where_that_gives_none_either_masks_are_empty(fallback: str, prompts: int, said: str | None) -> None:
     artefact, segmenter = masks(HIDDEN, Thirds(0, 1, 2), fallback=fallback)
     assert len(segmenter.asked) == prompts
     assert thirds(artefact) == [[]] * FRAMES
-    assert (artefact.meta["fallback"], artefact.meta["empty_because"]) == (said, NO_MASK)
+    assert (artefact.meta.get("fallback"), artefact.meta["empty_because"]) == (said, NO_MASK)
 
 
 def test_a_candidate_without_a_mask_of_its_point_never_wins() -> None:
@@ -213,7 +218,7 @@ def test_one_view_alone_gives_points_and_ranking() -> None:
     disagree = ground(clip=[[[0.9, 0, 0.1]]] * 2, frame=[[[0.1, 0, 0.9]]] * 3)
     for view, weight, third, rho in (("clip", 0.0, 0, "rho_clip"), ("frame", 1.0, 2, "rho_frame")):
         alone = replace(PLAIN, views=view)
-        artefact, _ = masks(disagree, fusion=alone, ranking=RankingSettings(weight, "clip", "normalised"))
+        artefact, _ = masks(disagree, fusion=alone, ranking=PearsonSettings(weight, "clip", "normalised"))
         assert thirds(artefact) == [[third]] * FRAMES
         [winner] = artefact.meta["tracklets"]
         assert winner["score"] == winner[rho] and len({"rho_clip", "rho_frame"} & set(winner)) == 1

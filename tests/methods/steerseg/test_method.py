@@ -19,7 +19,7 @@ from rvosbench.harness.stages import StageSpec
 from rvosbench.harness.store.keys import artefact_key
 from rvosbench.methods.decaf import METHOD as DECAF
 from rvosbench.methods.steerseg import METHOD
-from rvosbench.methods.steerseg.settings import GroundSettings, SegmentSettings, SteersegSettings
+from rvosbench.methods.steerseg.settings import SteeredSettings, SteersegSettings
 from rvosbench.methods.steerseg.training.recipe import TrainRecipe
 
 
@@ -109,7 +109,7 @@ def test_steered_maps_may_have_decaf_s_mask_stage(world: Any) -> None:
     assert stages(world, **scoring)[-1] == theirs
     # Only all of it together is DecAF's.
     for change in ({"ranking": "pearson"}, {"keep": "winner"}, {"fallback": "argmax"}, {"points_from": "frame"}):
-        assert isinstance(stages(world, **{**scoring, **change})[-1].settings, SegmentSettings)
+        assert stages(world, **{**scoring, **change})[-1] != theirs
 
 
 # Which stages' keys a changed setting changes; what follows them changes with them.
@@ -153,7 +153,7 @@ def test_a_setting_changes_the_stages_that_use_it_and_no_other(
 def test_prompts_enter_by_their_content_and_not_where_they_are_off(world: Any) -> None:
     other = {"soft_prompts": {"folder": world.prompts[16]}}
     ground = stages(world)[1].settings
-    assert isinstance(ground, GroundSettings) and ground.soft_prompts is not None and ground.soft_prompts.digest
+    assert isinstance(ground, SteeredSettings) and ground.soft_prompts is not None and ground.soft_prompts.digest
     before, after = keys(stages(world)), keys(stages(world, **other))
     assert (before["reason"], before["ground"] != after["ground"]) == (after["reason"], True)
     assert keys(stages(world, soft=False)) == keys(stages(world, soft=False, **other))
@@ -178,19 +178,19 @@ def test_prompts_that_are_missing_or_of_another_model_are_refused_before_anythin
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"keyframes": 1}, "keyframes is 1"),
+        ({"keyframes": 1}, "keyframes"),
         ({"ranking": "spearman"}, "ranking"),
         ({"keep": "all"}, "keep"),
-        ({"w_f": 1.5}, "w_f is 1.5"),
-        ({"w_f": float("nan")}, "w_f is nan"),
-        ({"keep_ratio": -1}, "keep_ratio is -1"),
-        ({"tau_point": 2}, "tau_point is 2"),
+        ({"w_f": 1.5}, "w_f"),
+        ({"w_f": float("nan")}, "w_f"),
+        ({"keep_ratio": -1}, "keep_ratio"),
+        ({"tau_point": 2}, "tau_point"),
         ({"contrast": True, "cot": False, "soft": False}, "background_prompt is none"),
         ({"background_prompt": "v0"}, r"steers attention instead of.*Set cot and soft to false"),
         ({"background_prompt": "v9", "cot": False, "soft": False}, "background_prompt"),
         ({"points_from": "frame", "views": "clip"}, "leaves the frame map out"),
-        ({"frame_kernel": 4}, "frame_kernel is 4"),
-        ({"sigma": 0}, "sigma is 0"),
+        ({"frame_kernel": 4}, "frame_kernel"),
+        ({"sigma": 0}, "sigma"),
         ({"views": "left"}, "views"),
         ({"soft_prompts": {"directory": "x"}}, "soft_prompts"),
         ({"tau": 0.8}, "tau"),
@@ -199,13 +199,6 @@ def test_prompts_that_are_missing_or_of_another_model_are_refused_before_anythin
 def test_wrong_settings_of_a_recipe_are_named(values: dict[str, Any], says: str) -> None:
     with pytest.raises(PrerequisiteError, match=says):
         method_settings(SteersegSettings, values, "steerseg")
-
-
-def test_wrong_values_are_refused_without_a_recipe_too() -> None:
-    with pytest.raises(PrerequisiteError, match=r"keep is 'winners'.*winner"):
-        SteersegSettings(keep="winners")  # type: ignore[arg-type]
-    with pytest.raises(PrerequisiteError, match="pearson_domain is 'frame'"):
-        SteersegSettings(pearson_domain="frame")  # type: ignore[arg-type]
 
 
 def test_memory_is_told_of_a_clip_with_soft_prompts(world: Any) -> None:

@@ -12,12 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rvosbench.methods.ground.fusion import FusionSettings, RolloutMaps
-from rvosbench.methods.segment.from_points import Tracklet, by_consistency
-from rvosbench.methods.segment.packed import PackedMasks
-from rvosbench.methods.steerseg.ranking import ViewMaps, by_decaf, by_pearson, correlation, kept, pearson, view_maps
-from rvosbench.methods.steerseg.settings import KeepSettings, RankingSettings
+from rvosbench.methods.models.sam2.packed import PackedMasks
+from rvosbench.methods.segment.from_points import Tracklet
+from rvosbench.methods.segment.ranking import (
+    ViewMaps,
+    by_consistency,
+    by_pearson,
+    correlation,
+    kept,
+    pearson,
+    view_maps,
+)
+from rvosbench.methods.segment.settings import KeepSettings, PearsonSettings
 
-WINNER = KeepSettings("winner")
+WINNER = KeepSettings("winner", 0.0)
 
 
 def array(values: object) -> Any:
@@ -99,8 +107,8 @@ MAPS = RolloutMaps(
 PLAIN = FusionSettings(subtract_background=False, clip_kernel=1, frame_kernel=1)
 
 
-def ranking(w_f: float = 0.3, domain: Any = "clip", maps: Any = "normalised") -> RankingSettings:
-    return RankingSettings(w_f, domain, maps)
+def ranking(w_f: float = 0.3, domain: Any = "clip", maps: Any = "normalised") -> PearsonSettings:
+    return PearsonSettings(w_f, domain, maps)
 
 
 def test_maps_keep_their_grid_and_slots_of_two_keyframes_count_for_both() -> None:
@@ -186,14 +194,14 @@ def test_without_tracklets_nothing_is_kept() -> None:
         assert {name: values.shape for name, values in ranked.scores.items()} == dict.fromkeys(
             ("rho_frame", "rho_clip", "score"), (0,)
         )
-        assert by_decaf(array(np.ones((2, 1, 2))), rule)([]).selected == ()
+        assert by_consistency(array(np.ones((2, 1, 2))), rule)([]).selected == ()
 
 
 @pytest.mark.parametrize(
     ("scores", "rule", "value", "expected"),
     [
-        ([0.2, 0.5, 0.5], "winner", None, (1,)),
-        ([-1, -1], "winner", None, (0,)),
+        ([0.2, 0.5, 0.5], "winner", 0.0, (1,)),
+        ([-1, -1], "winner", 0.0, (0,)),
         ([0.5, 0.44, 0.46, 0.45], "near_best", 0.9, (0, 2, 3)),
         ([0.5, 0.1], "near_best", 0.0, (0, 1)),
         ([0.5, 0.1, -0.1], "near_best", 0.0, (0, 1)),
@@ -203,15 +211,15 @@ def test_without_tracklets_nothing_is_kept() -> None:
         ([0.7, 0.75], "threshold", 0.8, (1,)),
     ],
 )
-def test_what_is_kept(scores: list[float], rule: Any, value: float | None, expected: tuple[int, ...]) -> None:
+def test_what_is_kept(scores: list[float], rule: Any, value: float, expected: tuple[int, ...]) -> None:
     assert kept(array(scores), KeepSettings(rule, value)) == expected
 
 
 def test_decaf_s_ranking_keeps_what_decaf_keeps_or_its_best() -> None:
     map_Thw = array([[[1.0, 0.1]], [[0.9, 0.0]]])
     tracklets = [tracklet(halves("l", "l"), 0.9), tracklet(halves("l", "l"), 0.8), tracklet(halves("r", "r"), 1.0)]
-    theirs = by_consistency(map_Thw, 0.8)(tracklets)
-    mine = by_decaf(map_Thw, KeepSettings("threshold", 0.8))(tracklets)
-    assert mine.selected == theirs.selected == (0, 1)
-    np.testing.assert_array_equal(mine.scores["final_score"], theirs.scores["final_score"])
-    assert by_decaf(map_Thw, WINNER)(tracklets).selected == (0,)
+    found = by_consistency(map_Thw, KeepSettings("threshold", 0.8))(tracklets)
+    assert found.selected == (0, 1)
+    mean = (found.scores["consistency"] + np.array([one.score for one in tracklets])) / 3
+    np.testing.assert_allclose(found.scores["final_score"], mean, rtol=1e-6)
+    assert by_consistency(map_Thw, WINNER)(tracklets).selected == (0,)

@@ -29,11 +29,12 @@ from rvosbench.methods.ground.fusion import attention_masks
 from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings, ModelInputs
 from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.reason.expression_prompts import object_prompt
+from rvosbench.methods.segment.from_map import ThresholdMasks
 from rvosbench.methods.tam import METHOD
 from rvosbench.methods.tam.explaining import explain
 from rvosbench.methods.tam.maps import answer_maps
-from rvosbench.methods.tam.settings import TamSettings, Token
-from rvosbench.methods.tam.stages import AttentionMasks, chosen_map
+from rvosbench.methods.tam.settings import TamSettings, Token, TokenMapSettings
+from rvosbench.methods.tam.stages import chosen_map, token_reader
 
 SETTINGS = TamSettings(
     object_prompt="v1", lvlm=LvlmOptions(dtype="float32", device="cpu", max_new_tokens=4, clip_max_tokens=24)
@@ -147,13 +148,10 @@ def test_an_empty_answer_gives_empty_masks(video: Video) -> None:
         meta={"keyframes": [0, 1, 2], "tokens": [[]], "answers": [""]},
         arrays={"view_000": np.zeros((0, 2, 3, 4), dtype=np.float32)},
     )
-    stage = AttentionMasks(METHOD_SEGMENT)
+    stage = ThresholdMasks("otsu", token_reader(TokenMapSettings("first")))
     [(_, outcome)] = stage.run(DecodedFrames(video), [Request(video.expressions[0], {"ground": ground})])
     assert isinstance(outcome, Artefact)
     assert mask_track(outcome).rles == (None, None, None) and outcome.meta["tokens"] == [None]
-
-
-METHOD_SEGMENT: Any = type("Segment", (), {"token": "first"})()
 
 
 def test_an_answer_that_ends_at_once(checkpoints: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +201,7 @@ def test_a_setting_changes_the_keys_of_the_stages_that_use_it(
         ({"version": "mended"}, "version"),
         ({"token": "best"}, "token"),
         ({"object_prompt": "v8"}, "object_prompt"),
-        ({"keyframes": 1}, "keyframes is 1"),
+        ({"keyframes": 1}, "keyframes"),
     ],
 )
 def test_wrong_settings_of_a_recipe_are_named(values: dict[str, Any], says: str) -> None:

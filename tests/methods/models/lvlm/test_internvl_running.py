@@ -23,8 +23,7 @@ from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.attention.capture import capture
 from rvosbench.methods.attention.recursion import rollout_rows
 from rvosbench.methods.attention.spec import RolloutSpec
-from rvosbench.methods.decaf import METHOD
-from rvosbench.methods.decaf.settings import DecafSettings
+from rvosbench.methods.decaf import METHOD, DecafSettings
 from rvosbench.methods.models.lvlm.base import LvlmOptions, ModelInputs
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.models.lvlm.internvl import tile_pixels, tile_tokens

@@ -16,8 +16,7 @@ from rvosbench.harness.stages import Request, Stage
 from rvosbench.harness.store.artefacts import Artefact, to_bytes
 from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.attention.spec import RolloutSpec
-from rvosbench.methods.decaf import METHOD
-from rvosbench.methods.decaf.settings import DecafSettings
+from rvosbench.methods.decaf import METHOD, DecafSettings
 from rvosbench.methods.models.lvlm.base import LvlmOptions
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm

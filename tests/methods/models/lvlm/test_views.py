@@ -11,8 +11,7 @@ import pytest
 from toy.tiny_qwen import small_families, write_small
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.methods.decaf import METHOD
-from rvosbench.methods.decaf.settings import DecafSettings
+from rvosbench.methods.decaf import METHOD, DecafSettings
 from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings, ModelInputs
 from rvosbench.methods.models.lvlm.family import family_names, find_family
 from rvosbench.methods.models.lvlm.load import load_lvlm

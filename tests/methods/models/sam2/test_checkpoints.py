@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.recipes import method_settings
 from rvosbench.harness.settings import identity_of
 from rvosbench.methods.models.sam2 import checkpoints
 from rvosbench.methods.models.sam2.checkpoints import (
@@ -136,7 +137,7 @@ def test_the_digest_follows_weights_and_configuration_and_not_the_place(tmp_path
 def test_settings_out_of_range_are_refused() -> None:
     for wrong in ({"object_batch": 0}, {"feature_budget_bytes": 0}, {"fill_hole_area": -1}, {"dtype": "float16"}):
         with pytest.raises(PrerequisiteError, match=next(iter(wrong))):
-            Sam2Settings(**wrong)
+            method_settings(Sam2Settings, wrong, "toy")
 
 
 def test_small_models_are_deterministic_and_leave_the_generator_alone(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.store.tracks import mask_track, segment_artefact
-from rvosbench.methods.segment.from_points import Segmentation, TrackletSettings, segment_from_points
-from tests.methods.models.sam2.world import WorldSegmenter
+from rvosbench.methods.segment.from_points import Segmentation, tracklets_from_points
+from rvosbench.methods.segment.nms import DeletionRule
+from tests.methods.models.sam2.world import WorldSegmenter, decaf_masks
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def test_the_whole_stage_is_the_released_one(samples: Path, case: str, deletion:
     points = cells_at_least(file["fused_map"], 0.8)
     counts = np.bincount(points.keyframe_n, minlength=len(keyframes))
     np.testing.assert_array_equal(counts, file["point_count_per_frame"])
-    settings = TrackletSettings(deletion="by_any" if deletion == "by_any" else "by_kept")
-    result = segment_from_points(segmenter, keyframes, file["fused_map"], points, settings)
+    rule: DeletionRule = "by_any" if deletion == "by_any" else "by_kept"
+    result = decaf_masks(segmenter, keyframes, file["fused_map"], points, deletion=rule)
     assert [tracklet.keyframe for tracklet in result.tracklets] == file["tracklet_frame"].tolist()
     scores = np.array([tracklet.score for tracklet in result.tracklets])
     np.testing.assert_allclose(scores, file["tracklet_score"], rtol=0, atol=1e-6)
@@ -79,7 +80,7 @@ def two_maps() -> NDArray[np.float32]:
 def test_objects_of_one_frame_are_tracked_together_and_the_selected_ones_once_more() -> None:
     segmenter, keyframes = two_objects()
     map_Thw = two_maps()
-    result = segment_from_points(segmenter, keyframes, map_Thw, cells_at_least(map_Thw, 0.8), TrackletSettings())
+    result = decaf_masks(segmenter, keyframes, map_Thw, cells_at_least(map_Thw, 0.8))
     # Frame 0: four points; the two on the left are one object. Later points on the left score less and are dropped.
     assert [(tracklet.keyframe, tracklet.xy[0] < 0.5) for tracklet in result.tracklets] == [(0, True), (0, False)]
     assert segmenter.prompted == [(3, 0, 2), (6, 0, 1)]
@@ -91,32 +92,32 @@ def test_a_better_mask_on_a_later_keyframe_replaces_the_tracklet() -> None:
     segmenter, keyframes = two_objects()
     segmenter.iou_of_frame[2] = np.array([0.1, 0.95, 0.7], dtype=np.float32)
     map_Thw = two_maps()
-    result = segment_from_points(segmenter, keyframes, map_Thw, cells_at_least(map_Thw, 0.8), TrackletSettings())
+    result = decaf_masks(segmenter, keyframes, map_Thw, cells_at_least(map_Thw, 0.8))
     assert [(tracklet.keyframe, round(tracklet.predicted_iou, 2)) for tracklet in result.tracklets] == [
         (0, 0.8),
         (1, 0.95),
     ]
 
 
-def test_a_constant_map_gives_an_empty_track_that_says_so() -> None:
+def test_a_constant_map_gives_an_empty_track() -> None:
     segmenter, keyframes = two_objects()
     nothing = np.zeros((3, 2, 3), dtype=np.float32)
-    result = segment_from_points(segmenter, keyframes, nothing, cells_at_least(nothing, 0.8), TrackletSettings())
+    result = decaf_masks(segmenter, keyframes, nothing, cells_at_least(nothing, 0.8))
     assert result.track.rles == (None,) * 6
     assert result.track.frames == tuple(range(6))
-    assert result.meta()["empty_because"] == "no point was prompted, so there is no tracklet"
+    assert result.meta()["tracklets"] == [] and result.selected == ()
     assert segmenter.prompted == []
 
 
 def test_meta_is_json_and_joins_a_segment_artefact() -> None:
     segmenter, keyframes = two_objects()
     map_Thw = two_maps()
-    result = segment_from_points(segmenter, keyframes, map_Thw, cells_at_least(map_Thw, 0.8), TrackletSettings())
+    result = decaf_masks(segmenter, keyframes, map_Thw, cells_at_least(map_Thw, 0.8))
     artefact = segment_artefact(result.track, **result.meta())
     assert mask_track(artefact) == result.track
     stored = json.loads(json.dumps(dict(artefact.meta)))
     first = stored["tracklets"][0]
-    assert first["frame"] == 0 and first["selected"] and stored["empty_because"] is None
+    assert first["frame"] == 0 and first["selected"]
     np.testing.assert_array_equal(decode(first["rle"], 12, 18), segmenter.world[0] == 1)
 
 
@@ -124,11 +125,11 @@ def test_what_does_not_fit_together_is_refused() -> None:
     segmenter, keyframes = two_objects()
     map_Thw = two_maps()
     points = cells_at_least(map_Thw, 0.8)
-    with pytest.raises(ValueError, match="2 keyframes"):
-        segment_from_points(segmenter, keyframes[:2], map_Thw, points, TrackletSettings())
+    with pytest.raises(ValueError, match="keyframe 2 of 2"):
+        tracklets_from_points(segmenter, keyframes[:2], points, nms_iou=0.7, deletion="by_kept")
     outside = Points(np.array([3]), np.zeros((1, 2), np.float32), np.ones(1, np.float32))
     with pytest.raises(ValueError, match="keyframe 3 of 3"):
-        segment_from_points(segmenter, keyframes, map_Thw, outside, TrackletSettings())
+        tracklets_from_points(segmenter, keyframes, outside, nms_iou=0.7, deletion="by_kept")
     uneven = Points(points.keyframe_n, points.xy_n2[:1], points.value_n)
     with pytest.raises(ValueError, match="xy"):
-        segment_from_points(segmenter, keyframes, map_Thw, uneven, TrackletSettings())
+        tracklets_from_points(segmenter, keyframes, uneven, nms_iou=0.7, deletion="by_kept")

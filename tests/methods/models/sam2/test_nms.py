@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rvosbench.methods.models.sam2.packed import PackedMasks
 from rvosbench.methods.segment.nms import DeletionRule, Suppression, suppress
-from rvosbench.methods.segment.packed import PackedMasks
 
 CASES = [
     "double_kill",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rvosbench.methods.segment.packed import PackedMasks
+from rvosbench.methods.models.sam2.packed import PackedMasks
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 9), (8, 8), (60, 80), (33, 65)])

@@ -18,8 +18,8 @@ from rvosbench.methods.models.sam2.checkpoints import Sam2Settings  # noqa: E402
 from rvosbench.methods.models.sam2.model import Sam2, load  # noqa: E402
 from rvosbench.methods.models.sam2.stock import StockVideo, stock_predictor  # noqa: E402
 from rvosbench.methods.models.sam2.tracking import Sam2Video, _Tracker, fill_holes  # noqa: E402
-from rvosbench.methods.segment.from_points import TrackletSettings, segment_from_points  # noqa: E402
 from tests.methods.models.sam2.videos import boxes, moving_blocks, points  # noqa: E402
+from tests.methods.models.sam2.world import decaf_masks  # noqa: E402
 
 # Batched and single matrix products round differently, and memories are rounded to bfloat16 on top. The logits span
 # about +-5; the largest difference seen is 3e-4. In batches of one there is none.
@@ -230,11 +230,10 @@ def test_the_whole_point_stage_is_the_same_with_both(sam2_1: Path) -> None:
     pictures, keyframes = moving_blocks(8, (60, 90)), [0, 2, 5, 7]
     map_Thw = np.random.default_rng(5).random((4, 4, 6)).astype(np.float32)
     prompts = _cells(map_Thw, 0.75)
-    settings = TrackletSettings(nms_iou=0.95, keep_score=0.5)
     video = Sam2Video(model, pictures)
-    mine = segment_from_points(video, keyframes, map_Thw, prompts, settings)
+    mine = decaf_masks(video, keyframes, map_Thw, prompts, nms_iou=0.95, keep=0.5)
     reference = StockVideo(model, stock_predictor(model), pictures, keyframes)
-    theirs = segment_from_points(reference, keyframes, map_Thw, prompts, settings)
+    theirs = decaf_masks(reference, keyframes, map_Thw, prompts, nms_iou=0.95, keep=0.5)
     assert len(mine.tracklets) > 1 and len(mine.selected) > 1
     assert [t.xy for t in mine.tracklets] == [t.xy for t in theirs.tracklets]
     assert mine.selected == theirs.selected

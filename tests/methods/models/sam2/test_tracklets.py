@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rvosbench.methods.segment.packed import PackedMasks
+from rvosbench.methods.models.sam2.packed import PackedMasks
 from rvosbench.methods.segment.tracklets import attention_consistency, final_scores, pool_masks, select
 
 torch = pytest.importorskip("torch")

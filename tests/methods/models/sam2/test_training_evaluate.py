@@ -14,8 +14,8 @@ pytest.importorskip("sam2")
 from toy.sam2.evaluate import cell_centres, evaluate_clip, interior
 
 from rvosbench.harness.data.synthetic import make_clip
+from rvosbench.methods.models.sam2.packed import PackedMasks
 from rvosbench.methods.models.sam2.segmenter import PointMasks, TrackedMasks
-from rvosbench.methods.segment.packed import PackedMasks
 
 
 def test_clicks_of_the_evaluation_lie_inside() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rvosbench.harness.data.types import FrameHW3
-from rvosbench.methods.segment.packed import BoolNHW
+from rvosbench.methods.models.sam2.packed import BoolNHW
 
 
 def moving_blocks(frames: int, size: tuple[int, int], seed: int = 0) -> list[FrameHW3]:

@@ -10,8 +10,32 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rvosbench.methods.models.sam2.segmenter import PointMasks, TrackedMasks
-from rvosbench.methods.segment.packed import BoolNHW, PackedMasks
+from rvosbench.methods.models.sam2.packed import BoolNHW, PackedMasks
+from rvosbench.methods.models.sam2.segmenter import PointMasks, Segmenter, TrackedMasks
+from rvosbench.methods.segment.from_points import (
+    PointPrompts,
+    Segmentation,
+    segment_tracklets,
+    tracklets_from_points,
+)
+from rvosbench.methods.segment.nms import DeletionRule
+from rvosbench.methods.segment.ranking import by_consistency
+from rvosbench.methods.segment.settings import KeepSettings
+
+
+def decaf_masks(
+    segmenter: Segmenter,
+    keyframes: Sequence[int],
+    map_Thw: NDArray[np.float32],
+    points: PointPrompts,
+    *,
+    nms_iou: float = 0.7,
+    keep: float = 0.8,
+    deletion: DeletionRule = "by_kept",
+) -> Segmentation:
+    """DecAF's masks of some points."""
+    tracklets = tracklets_from_points(segmenter, keyframes, points, nms_iou=nms_iou, deletion=deletion)
+    return segment_tracklets(segmenter, keyframes, tracklets, by_consistency(map_Thw, KeepSettings("threshold", keep)))
 
 
 class WorldSegmenter:

@@ -1,8 +1,8 @@
-"""Which tracklet agrees best with the rollout maps: Pearson correlation at both granularities (SteerSeg).
+"""Which tracklets make the result: DecAF's attention consistency, or SteerSeg's correlation with both maps.
 
-Source: arXiv 2605.14908, of which only the names are public: "Pearson correlation" between a tracklet and the "rollout
-attention tensors" of frames and video, fused with weights (``wf0.30`` in file names). What is correlated, and how, are
-the settings of ``RankingSettings``.
+Sources: DecAF (arXiv 2510.19592) and its released code. Of SteerSeg (arXiv 2605.14908) only the names are public:
+"Pearson correlation" between a tracklet and the "rollout attention tensors" of frames and video, fused with weights
+(``wf0.30`` in file names). What is correlated, and how, are the settings of ``PearsonSettings``.
 
 Shape legend: N tracklets, T keyframes, t time slots of a clip map, h w map cells, n values.
 """
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rvosbench.methods.ground import fusion
-from rvosbench.methods.segment.from_points import Rank, Ranked, Tracklet, by_consistency
-from rvosbench.methods.segment.tracklets import pool_masks, select
-from rvosbench.methods.steerseg.settings import Domain, KeepSettings, RankingSettings
+from rvosbench.methods.segment.from_points import Rank, Ranked, Tracklet
+from rvosbench.methods.segment.settings import Domain, KeepSettings, PearsonSettings
+from rvosbench.methods.segment.tracklets import attention_consistency, final_scores, pool_masks, select
 
 WORST = -1.0
-"""The correlation of what has none: a constant mask (empty, full, or the same share of every cell) or map."""
+"""The correlation of what has none: a constant mask (empty, full, or the same fraction of every cell) or map."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def correlation(mask_Thw: fusion.Float32, map_Thw: fusion.Float32, domain: Domai
     return float(np.mean([pearson(mask_hw, map_hw) for mask_hw, map_hw in zip(mask_Thw, map_Thw, strict=True)]))
 
 
-def view_maps(maps: fusion.RolloutMaps, how: fusion.FusionSettings, settings: RankingSettings) -> ViewMaps:
+def view_maps(maps: fusion.RolloutMaps, how: fusion.FusionSettings, settings: PearsonSettings) -> ViewMaps:
     """The maps of the chosen views, on every keyframe.
 
     Args:
@@ -100,7 +100,7 @@ def _unsmoothed(
     return fusion.contrast(object_thw, background_thw)
 
 
-def by_pearson(views: ViewMaps, settings: RankingSettings, keep: KeepSettings) -> Rank:
+def by_pearson(views: ViewMaps, settings: PearsonSettings, keep: KeepSettings) -> Rank:
     """Ranks by ``w_f`` x the correlation with the frame map + (1 - ``w_f``) x that with the clip map.
 
     A map that is not looked at adds nothing. Masks are averaged over the area of each cell, the maps stay as they are.
@@ -125,14 +125,13 @@ def by_pearson(views: ViewMaps, settings: RankingSettings, keep: KeepSettings) -
     return rank
 
 
-def by_decaf(fused_Thw: fusion.Float32, keep: KeepSettings) -> Rank:
+def by_consistency(fused_Thw: fusion.Float32, keep: KeepSettings) -> Rank:
     """Ranks by DecAF's final score: the mean of predicted IoU, map value and attention consistency."""
-    # What it would keep is replaced, so its threshold is of no account.
-    decaf = by_consistency(fused_Thw, keep_score=1.0)
 
     def rank(tracklets: Sequence[Tracklet]) -> Ranked:
-        scores = decaf(tracklets).scores
-        return Ranked(kept(scores["final_score"], keep), scores)
+        consistency = attention_consistency(fused_Thw, [tracklet.masks for tracklet in tracklets])
+        final = final_scores(np.array([tracklet.score for tracklet in tracklets], dtype=np.float32), consistency)
+        return Ranked(kept(final, keep), {"consistency": consistency, "final_score": final})
 
     return rank
 
@@ -140,17 +139,15 @@ def by_decaf(fused_Thw: fusion.Float32, keep: KeepSettings) -> Rank:
 def kept(score_N: NDArray[np.float32], keep: KeepSettings) -> tuple[int, ...]:
     """Which tracklets make the result, ascending; none only where there is none.
 
-    "winner": the best, of equals the first born. "near_best": all with at least that share of the best score; where the
-    best is not positive, a share of it means nothing, and it alone is kept. "threshold": all above it, the best where
-    none is (DecAF).
+    "winner": the best, of equals the first one found. "near_best": all with at least that fraction of the best score;
+    where the best is not positive, a fraction of it means nothing, and it alone is kept. "threshold": all above it, the
+    best where none is (DecAF).
     """
     if not len(score_N):
         return ()
     if keep.rule == "threshold":
-        assert keep.value is not None, "a threshold has a value"
         return select(score_N, keep.value)
     best = int(score_N.argmax())
     if keep.rule == "winner" or score_N[best] <= 0:
         return (best,)
-    assert keep.value is not None, "a share has a value"
     return tuple(int(i) for i in np.flatnonzero(score_N >= np.float32(keep.value) * score_N[best]))

@@ -5,6 +5,13 @@ Shared by every method here. Source: DecAF (arXiv 2510.19592) section 4, and its
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
+Keyframes = Annotated[int, Field(ge=2)]
+"""How many keyframes a setting asks for: the first and the last frame at least."""
+
 
 def keyframe_indices(frames: int, count: int) -> tuple[int, ...]:
     """``count`` indices spread evenly over ``frames``, first and last included; all of them when there are no more.
