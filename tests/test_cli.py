@@ -17,6 +17,7 @@ from PIL import Image
 from processes import rvosbench
 
 from rvosbench.harness import cli
+from rvosbench.harness.data.cards import CARDS
 
 
 @pytest.fixture
@@ -67,6 +68,23 @@ def write_recipe(folder: Path, **changes: object) -> str:
 def table(folder: Path, name: str = "samples") -> pd.DataFrame:
     (path,) = folder.glob(f"runs/trial-*/{name}.parquet")
     return pd.read_parquet(path)
+
+
+def test_a_run_on_a_card_of_ones_own(folder: Path, run: Run) -> None:
+    values = yaml.safe_load((CARDS / "shapes.yaml").read_text())
+    text = {"text": "Mean over frames, then over expressions."}
+    values |= {"name": "mine", "folders": ["shapes"], "protocols": {"mine/v1": text}}
+    for split in values["splits"].values():
+        split["protocols"] = ["mine/v1"]
+    (folder / "cards").mkdir()
+    (folder / "cards/mine.yaml").write_text(yaml.safe_dump(values))
+    assert run("run", write_recipe(folder, datasets=[{"card": "cards/mine.yaml"}])).code == 0
+    (path,) = folder.glob("runs/trial-*/scores.json")
+    assert {(row["dataset"], row["protocol"]) for row in json.loads(path.read_text())["scores"]} == {
+        ("mine", "mine/v1")
+    }
+    (folder / "cards").rename(folder / "gone")
+    assert run("compare", str(path.parent), str(path.parent)).code == 0, "the run folder keeps the card"
 
 
 def test_a_run_writes_the_run_folder_of_the_contract(folder: Path, run: Run) -> None:

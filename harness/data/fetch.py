@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rvosbench.harness.data.cards import Card
@@ -136,8 +137,7 @@ def _fill(plan: FetchPlan, progress: Callable[[int, int], None]) -> None:
         folder = stem(file.path)
         place = ready / (file.path if folder is None else folder)
         if not place.exists():
-            start = before
-            got = download(file, plan.work / "files", progress=lambda done, start=start: progress(start + done, total))
+            got = download(file, plan.work / "files", progress=partial(_report, progress, before, total))
             place.parent.mkdir(parents=True, exist_ok=True)
             if folder is None:
                 got.rename(place)
@@ -150,6 +150,10 @@ def _fill(plan: FetchPlan, progress: Callable[[int, int], None]) -> None:
                 got.unlink()
         before += file.bytes
         progress(before, total)
+
+
+def _report(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    progress(before + done, total)
 
 
 def _write_record(plan: FetchPlan, folder: Path) -> None:

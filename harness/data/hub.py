@@ -36,8 +36,8 @@ def hub_files(folder: HubFolder) -> tuple[RemoteFile, ...]:
     if not found:
         raise PrerequisiteError(f"{where} has no files in {folder.folder}.", "See the card's obtain text.")
     for known in folder.files:
-        file = found.get(known.path)
-        if file is None or (file.bytes, file.sha256) != (known.bytes, known.sha256):
+        listed = found.get(known.path)
+        if listed is None or (listed.bytes, listed.sha256) != (known.bytes, known.sha256):
             problem = f"{where}: {known.path} is not the file that the card knows."
             raise PrerequisiteError(problem, "See the card's obtain text, and tell us.")
     return tuple(found[path] for path in sorted(found))
