@@ -35,6 +35,7 @@ from rvosbench.harness.scoring.rules import (
     Records,
     Rule,
 )
+from rvosbench.harness.scoring.temporal import temporal_overlap
 
 
 class RefDavisAnnotators(Rule):
@@ -157,6 +158,7 @@ class CardRule(Rule):
     def __init__(self, name: str, protocol: CardProtocol) -> None:
         self.id = name
         self._text = protocol.text
+        self._temporal = protocol.temporal
         if protocol.average != "expressions":
             self.groups = protocol.average
 
@@ -168,6 +170,12 @@ class CardRule(Rule):
         if self.groups == ("",):
             return ""
         return subset if subset in self.groups else None
+
+    def extras(self, part: Part, notes: list[str]) -> Extra:
+        if not self._temporal:
+            return {}
+        groups = self.groups if part.subset == WHOLE else [g for g in self.groups if g == self.group(part.subset)]
+        return temporal_overlap(self, part.samples, groups)
 
 
 PROTOCOLS: dict[str, Rule] = {

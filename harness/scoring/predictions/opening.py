@@ -43,21 +43,25 @@ def open_predictions(path: Path, dataset: Dataset, absence: Absence = "refuse") 
     Raises:
         PrerequisiteError: it cannot be read, or not one mask in it belongs to a sample of the dataset.
     """
-    source = _opened(path, dataset, videos_not_on_disk(dataset))
+    source = _opened(path, dataset, _listed_videos(dataset) - {video.name for video in dataset.videos})
     return _Filled(source) if absence == "empty" else source
 
 
 def videos_not_on_disk(dataset: Dataset) -> frozenset[str]:
     """Videos of the split that the metadata lists and that are not in the dataset: some of their files are absent."""
+    names = _listed_videos(dataset) - {video.name for video in dataset.videos}
+    allowed = video_ids(dataset.card, dataset.split)
+    return names if allowed is None else names & allowed
+
+
+def _listed_videos(dataset: Dataset) -> frozenset[str]:
+    """Every video of the metadata, those of other splits too: tools write masks of all that it lists."""
     split = dataset.card.splits[dataset.split]
     located = [c for c in candidates(dataset.card, dataset.split, dataset.root) if c.layout.name == dataset.layout]
     if not located:
         return frozenset()
-    names = {entry.name for entry in read_metadata(located[0].metadata, dataset.card, split, located[0].layout)}
-    allowed = video_ids(dataset.card, dataset.split)
-    if allowed is not None:
-        names &= allowed
-    return frozenset(names - {video.name for video in dataset.videos})
+    entries = read_metadata(located[0].metadata, dataset.card, split, located[0].layout)
+    return frozenset(entry.name for entry in entries)
 
 
 def _opened(path: Path, dataset: Dataset, elsewhere: frozenset[str]) -> Predictions:
