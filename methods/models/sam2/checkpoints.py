@@ -18,18 +18,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rvosbench.harness.data.parsing import load_yaml
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.recipes import describe
 from rvosbench.harness.settings import Settings, identity, runtime
+from rvosbench.methods.models.sam2.overrides import MOST_OVERRIDES, parse_override
 
 FOLDER_VARIABLE = "RVOSBENCH_CHECKPOINTS"
+_LONGEST_HEADER = 100 << 20
+"""Bytes; the limit of the safetensors format."""
 CONFIG_FILE, WEIGHTS_FILE = "config.yaml", "model.safetensors"
 
 _SIZES = {"tiny": "t", "small": "s", "base-plus": "b+", "large": "l"}
@@ -161,9 +166,29 @@ def with_digest(settings: Sam2Settings) -> Sam2Settings:
     """The same settings with the digest of the weights they lead to; call it before settings are hashed into keys.
 
     Raises:
-        PrerequisiteError: the checkpoint is missing.
+        PrerequisiteError: the checkpoint is missing, or its weights are not in the format that their name says.
     """
-    return replace(settings, digest=digest(resolve(settings.checkpoint)))
+    found = resolve(settings.checkpoint)
+    require_format(found.weights)
+    return replace(settings, digest=digest(found))
+
+
+def require_format(weights: Path) -> None:
+    """Refuses a file that begins as no weights do; the tensors themselves are read when the network is loaded.
+
+    Raises:
+        PrerequisiteError: a safetensors file whose header does not fit it, or a ``.pt`` file that is no archive.
+    """
+    fix = "Copy or download the file again."
+    if weights.suffix == ".safetensors":
+        size = weights.stat().st_size
+        with weights.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(min(length, _LONGEST_HEADER))
+        if size < 8 + length or length > _LONGEST_HEADER or not header.startswith(b"{"):
+            raise PrerequisiteError(f"{weights} is no safetensors file, or only the first part of one.", fix)
+    elif not zipfile.is_zipfile(weights):
+        raise PrerequisiteError(f"{weights} is no file of tensors that torch saved, or only a part of one.", fix)
 
 
 @cache
@@ -210,20 +235,26 @@ def _from_folder(folder: Path) -> Checkpoint:
                 f"It needs {CONFIG_FILE} and {WEIGHTS_FILE}; or give a released name: {', '.join(model_names())}.",
             )
     try:
-        config = _FolderConfig.model_validate(yaml.safe_load(config_path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise PrerequisiteError(f"{config_path} is malformed: {error}", "It holds 'base' and 'overrides'.") from error
+        config = _FolderConfig.model_validate(load_yaml(config_path, "SAM2 configuration"))
+    except ValidationError as error:
+        raise PrerequisiteError(
+            f"{config_path} is malformed: {describe(error)}.", "It holds 'base' and 'overrides'."
+        ) from error
     bases = {_released(name)[0] for name in model_names()}
     if config.base not in bases:
         raise PrerequisiteError(
             f"{config_path} names no SAM2 configuration: '{config.base}'.", nearest_name(config.base, bases)
         )
+    if len(config.overrides) > MOST_OVERRIDES:
+        raise PrerequisiteError(f"{config_path} has {len(config.overrides)} overrides.", f"At most {MOST_OVERRIDES}.")
     for override in config.overrides:
-        key = override.partition("=")[0]
-        # A `_target_` names code to call: a checkpoint folder may set numbers, never that.
-        special = any(part.startswith("_") for part in key.split("."))
-        if "=" not in override or not key.startswith("model.") or special or "{" in override:
-            raise PrerequisiteError(f"{config_path} has the override '{override}'.", "Write model.<key>=<value>.")
+        try:
+            parse_override(override)
+        except ValueError as error:
+            raise PrerequisiteError(
+                f"{config_path} has the override '{override[:100]}': {error}.",
+                "Write model.<key>=<number, true, false or a list of numbers>.",
+            ) from error
     return Checkpoint(config.base, config.overrides, weights)
 
 

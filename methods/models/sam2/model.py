@@ -7,7 +7,9 @@ built in one process.
 
 from __future__ import annotations
 
+import pickle
 import re
+import zipfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.extras import install_command
 from rvosbench.methods.models.sam2.checkpoints import Checkpoint, Sam2Settings, digest, resolve
+from rvosbench.methods.models.sam2.overrides import configured
 
 INSTALL = f"Install the extra: {install_command('sam2')}"
 
@@ -64,18 +68,20 @@ def load(settings: Sam2Settings) -> Sam2:
     return Sam2(network.to(device).eval(), settings, device)
 
 
-def build(config: str, overrides: Sequence[str]) -> Any:
+def build(config: str, overrides: Sequence[str], target: str | None = None) -> Any:
     """A ``SAM2Base`` with fresh weights.
 
     Args:
         config: configuration file within the sam2 package, e.g. ``configs/sam2/sam2_hiera_l.yaml``.
-        overrides: ``model.<key>=<value>``.
+        overrides: ``model.<key>=<value>``, see ``overrides``.
+        target: class of the package to build in place of the configuration's own network.
 
     Raises:
-        PrerequisiteError: the package is missing or shadowed.
+        PrerequisiteError: the package is missing or shadowed, or the overrides do not describe a network.
     """
     try:
         import sam2
+        from hydra.errors import InstantiationException
         from hydra.utils import instantiate
         from omegaconf import OmegaConf
     except ModuleNotFoundError as error:
@@ -87,9 +93,17 @@ def build(config: str, overrides: Sequence[str]) -> Any:
             f"'import sam2' finds {package}, which is not the installed package.",
             f"Run from another folder than the one that holds a clone of SAM2, or install it. {INSTALL}",
         )
-    node = OmegaConf.load(path)
-    node.merge_with_dotlist(list(overrides))
-    return instantiate(node.model, _recursive_=True)
+    base: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    if target is not None:
+        base["model"]["_target_"] = target
+    node = OmegaConf.create(configured(base, overrides)["model"])
+    try:
+        return instantiate(node, _recursive_=True)
+    except (InstantiationException, ValueError, TypeError, AssertionError, RuntimeError, MemoryError) as error:
+        raise PrerequisiteError(
+            f"{config} with its overrides describes no SAM2 network: {_first_line(error.__cause__ or error)}",
+            "Correct the numbers in the checkpoint folder's config.yaml.",
+        ) from error
 
 
 def choose_device(name: str) -> torch.device:
@@ -121,14 +135,45 @@ def post_processing(settings: Sam2Settings) -> list[str]:
 
 
 def _load_weights(network: Any, checkpoint: Checkpoint) -> None:
-    if checkpoint.weights.suffix == ".safetensors":
-        state = load_file(checkpoint.weights)
-    else:
-        state = torch.load(checkpoint.weights, map_location="cpu", weights_only=True)["model"]
+    state = read_tensors(checkpoint.weights)
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
+        # torch lists every name; the first of them say enough.
         raise PrerequisiteError(
-            f"The weights of {checkpoint.weights} do not fit {checkpoint.config}: {error}",
+            f"The weights of {checkpoint.weights} do not fit {checkpoint.config}: {' '.join(str(error).split())[:300]}",
             "Use the file under its released name, or correct the folder's config.yaml.",
         ) from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a ``.safetensors`` file, or of a released ``.pt`` file; nothing else in it is made an object.
+
+    Raises:
+        PrerequisiteError: the file cannot be read, is damaged, or holds something else than named tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            held: Any = load_file(path)
+        else:
+            held = torch.load(path, map_location="cpu", weights_only=True)
+            held = held.get("model") if isinstance(held, dict) else None
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile) as error:
+        raise PrerequisiteError(
+            f"{path} holds no tensors that can be read: {_first_line(error)}", "Copy or download the file again."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, MemoryError) as error:
+        # What torch raises on archives whose records are not what they say.
+        raise PrerequisiteError(
+            f"{path} is damaged: {_first_line(error)}", "Copy or download the file again."
+        ) from error
+    if not isinstance(held, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in held.values()):
+        raise PrerequisiteError(
+            f"{path} holds no state dict of a SAM2 network under 'model'.", "Give a released file of SAM2."
+        )
+    return held
+
+
+def _first_line(error: BaseException) -> str:
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return f"{line[:200].rstrip('.')}."

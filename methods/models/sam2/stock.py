@@ -29,10 +29,10 @@ def stock_predictor(model: Sam2) -> Any:
     overrides = [
         *resolve(model.settings.checkpoint).overrides,
         *post_processing(model.settings),
-        "model._target_=sam2.sam2_video_predictor.SAM2VideoPredictor",
         f"model.fill_hole_area={model.settings.fill_hole_area}",
     ]
-    predictor = build(resolve(model.settings.checkpoint).config, overrides)
+    config = resolve(model.settings.checkpoint).config
+    predictor = build(config, overrides, target="sam2.sam2_video_predictor.SAM2VideoPredictor")
     predictor.load_state_dict(model.network.state_dict(), strict=True)
     return predictor.to(model.device).eval()
 

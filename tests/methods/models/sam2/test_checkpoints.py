@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import shutil
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +24,7 @@ from rvosbench.methods.models.sam2.checkpoints import (
     resolve,
     with_digest,
 )
+from rvosbench.methods.models.sam2.overrides import configured, parse_override
 from tests.methods.models.sam2.videos import boxes, moving_blocks
 
 
@@ -29,9 +34,11 @@ def without_folder_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_folder(folder: Path, config: str, weights: bytes = b"weights") -> Path:
+    """A folder whose weights are one tensor of these bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(config)
-    (folder / "model.safetensors").write_bytes(weights)
+    header = json.dumps({"x": {"dtype": "U8", "shape": [len(weights)], "data_offsets": [0, len(weights)]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + weights)
     return folder
 
 
@@ -104,7 +111,7 @@ def test_a_model_that_is_nowhere_names_every_way_out(monkeypatch: pytest.MonkeyP
     [
         ("base: configs/sam2/sam2_hiera_x.yaml\n", "names no SAM2 configuration: 'configs/sam2/sam2_hiera_x.yaml'"),
         ("overrides: []\n", "malformed"),
-        ("base: [", "malformed"),
+        ("base: [", "not valid YAML"),
         ("base: configs/sam2/sam2_hiera_t.yaml\nextra: 1\n", "malformed"),
         ("base: configs/sam2/sam2_hiera_t.yaml\noverrides: ['model._target_=os.system']\n", "model._target_=os.system"),
         ("base: configs/sam2/sam2_hiera_t.yaml\noverrides: ['model.a={_target_: os.abort}']\n", "has the override"),
@@ -115,6 +122,132 @@ def test_a_model_that_is_nowhere_names_every_way_out(monkeypatch: pytest.MonkeyP
 def test_malformed_folders_are_refused(tmp_path: Path, config: str, message: str) -> None:
     with pytest.raises(PrerequisiteError, match=message.replace("(", r"\(").replace("[", r"\[")):
         resolve(str(write_folder(tmp_path, config)))
+
+
+BASE = "base: configs/sam2/sam2_hiera_t.yaml\noverrides:\n"
+MARKER = "model.note=\\n  _target_: pathlib.Path.touch\\n  _args_: [{marker}]"
+ATTACKS = {
+    "YAML in a value": f'- "{MARKER}"\n',
+    "YAML in the value of a real key": '- "model.image_encoder.trunk=\\n  _target_: pathlib.Path.touch"\n',
+    "flow mapping": "- 'model.memory_encoder={_target_: os.abort}'\n",
+    "flow mapping after a blank": "- 'model.memory_encoder= {_target_: os.abort}'\n",
+    "list of mappings": '- "model.image_encoder.trunk.stages=\\n- _target_: os.abort"\n',
+    "list with a mapping": "- 'model.image_encoder.trunk.stages=[1, {_target_: os.abort}]'\n",
+    "nested list": "- 'model.image_encoder.trunk.stages=[[1], 2]'\n",
+    "target": "- model._target_=os.abort\n",
+    "nested target": "- model.image_encoder.trunk._target_=os.abort\n",
+    "partial": "- model._partial_=true\n",
+    "arguments": "- model.image_encoder._args_=[1]\n",
+    "arguments by place": "- model.image_encoder._args_.0=1\n",
+    "element of a list": "- model.image_encoder.trunk.stages.0=1\n",
+    "interpolation": "- 'model.image_size=${oc.env:HOME}'\n",
+    "interpolation in a key": "- 'model.${oc.env:HOME}=1'\n",
+    "tag": "- 'model.image_size=!!python/object/apply:os.abort []'\n",
+    "anchor": "- 'model.image_size=&a 1'\n",
+    "text": "- model.image_encoder.neck.fpn_interp_model=bilinear\n",
+    "null": "- model.image_encoder.neck.position_encoding.scale=null\n",
+    "infinity": "- model.image_size=1e999\n",
+    "a huge number": "- model.image_size=99999999999\n",
+    "not a number": "- model.image_size=nan\n",
+    "a very long list": f"- 'model.image_encoder.trunk.stages={[1] * 1000}'\n",
+    "bracket key": "- 'model[image_size]=1'\n",
+    "line break in a key": '- "model.image_size\\n=1"\n',
+    "too many": "- model.image_size=128\n" * 500,
+    "mapping in place of text": "- {model.image_size: 128}\n",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_folder_cannot_say_what_is_called(tmp_path: Path, attack: str) -> None:
+    marker = tmp_path / "marker"
+    folder = write_folder(tmp_path / "folder", BASE + ATTACKS[attack].replace("{marker}", str(marker)))
+    with pytest.raises(PrerequisiteError):
+        resolve(str(folder))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.note=1",
+        "model.image_encoder=1",
+        "model.image_encoder.neck.fpn_interp_model=1",
+        "model.image_encoder.trunk.drop_everything=true",
+        "model.nothing.here=1",
+        "model.image_size.x=1",
+        "model.image_encoder.trunk.embed_dim=-3",
+        "model.image_encoder.trunk.stages=[]",
+        "model._target_=os.abort",
+    ],
+)
+def test_overrides_that_describe_no_network_are_refused(override: str) -> None:
+    pytest.importorskip("sam2")
+    from rvosbench.methods.models.sam2.model import build
+
+    with pytest.raises(PrerequisiteError):
+        build("configs/sam2/sam2_hiera_t.yaml", [override])
+
+
+def test_overrides_are_values() -> None:
+    assert parse_override("model.a.b_1=true").value is True
+    assert parse_override("model.a=-2.5e-3").value == -0.0025
+    assert parse_override("model.a=7").value == 7 and isinstance(parse_override("model.a=7").value, int)
+    assert parse_override("model.a=[1, 2,3]").value == [1, 2, 3] and parse_override("model.a=[]").value == []
+
+
+def test_what_a_folder_sets_leaves_the_classes_alone() -> None:
+    base = {"model": {"_target_": "a.B", "size": 1, "part": {"_target_": "c.D", "on": False}, "scale": None}}
+    merged = configured(base, ["model.size=2", "model.part.on=true", "model.scale=0.5"])
+    assert merged == {"model": {"_target_": "a.B", "size": 2, "part": {"_target_": "c.D", "on": True}, "scale": 0.5}}
+    assert base["model"]["size"] == 1
+
+
+class Touch:
+    """A pickle of it would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("kind", ["pickle", "archive", "object in an archive", "other names", "cut", "empty", "text"])
+def test_weights_that_are_no_tensors_get_one_sentence(sam2_1: Path, tmp_path: Path, kind: str, suffix: str) -> None:
+    import torch
+
+    from rvosbench.methods.models.sam2.model import read_tensors
+
+    path, marker = tmp_path / f"sam2_hiera_tiny{suffix}", tmp_path / "marker"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps({"model": Touch(marker)}))
+    elif kind == "archive":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps({"model": Touch(marker)}))
+    elif kind == "object in an archive":
+        torch.save({"model": Touch(marker)}, path)
+    elif kind == "other names":
+        torch.save({"weights": torch.zeros(1)}, path)
+    elif kind == "cut":
+        path.write_bytes((sam2_1 / "model.safetensors").read_bytes()[:1000])
+    else:
+        path.write_bytes(b"" if kind == "empty" else b"not weights")
+    with pytest.raises(PrerequisiteError) as caught:
+        read_tensors(path)
+    assert path.name in caught.value.problem and "\n" not in caught.value.problem
+    assert not marker.exists()
+
+
+def test_a_file_that_is_no_weights_is_refused_when_planning(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, "base: configs/sam2/sam2_hiera_t.yaml\n")
+    (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(PrerequisiteError, match="safetensors"):
+        with_digest(Sam2Settings(checkpoint=str(folder)))
+    path = tmp_path / "sam2_hiera_tiny.pt"
+    path.write_bytes(b"not an archive")
+    with pytest.raises(PrerequisiteError, match="sam2_hiera_tiny"):
+        with_digest(Sam2Settings(checkpoint=str(path)))
 
 
 def test_a_folder_without_weights_says_what_it_needs(tmp_path: Path) -> None:
