@@ -26,6 +26,10 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
@@ -62,6 +66,15 @@ _QWEN_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
 """
+
+# Qwen3-VL's template inserts no system turn.
+QWEN3_TEMPLATE = _QWEN_TEMPLATE.replace(
+    """{%- if loop.first and message.role != 'system' -%}
+{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}
+{%- endif -%}
+""",
+    "",
+)
 
 # Words the byte-pair merges are learnt from: questions about objects in videos, and what moves in them.
 CORPUS = """\
@@ -163,12 +176,46 @@ def write_qwen2_vl(folder: Path, seed: int, shape: SmallShape) -> None:
     save(folder, seed, model(config), _qwen_processor(Qwen2VLProcessor, shape, tokenizer))
 
 
+def write_qwen3_vl(folder: Path, seed: int, shape: SmallShape) -> None:
+    """A small Qwen3-VL, which has its own template, without a default system turn."""
+    tokenizer = small_tokenizer(shape)
+    tokenizer.chat_template = QWEN3_TEMPLATE
+    text = _text_config(shape, tokenizer)
+    text.pop("max_window_layers")
+    text["rope_parameters"]["mrope_interleaved"] = True
+    config = Qwen3VLConfig(
+        text_config={**text, "head_dim": shape.head_dim},
+        vision_config={
+            **_vision_config(shape),
+            "hidden_size": shape.vision_hidden,
+            "intermediate_size": 2 * shape.vision_hidden,
+            "out_hidden_size": shape.hidden,
+            # The released models learn 48 x 48 positions; any square number is interpolated to an image's shape.
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": list(range(shape.vision_depth)),
+        },
+        **_shared_config(shape, tokenizer),
+    )
+    model: Any = Qwen3VLForConditionalGeneration
+    sizes = _sizes(shape)
+    videos: Any = Qwen3VLVideoProcessor
+    processor: Any = Qwen3VLProcessor
+    made = processor(
+        image_processor=Qwen2VLImageProcessor(**sizes),
+        video_processor=videos(**sizes, cap_pixels_per_frame=False),
+        tokenizer=tokenizer,
+        chat_template=QWEN3_TEMPLATE,
+    )
+    save(folder, seed, model(config), made)
+
+
 _WRITERS: Mapping[str, str] = {
     "internvl": "toy.tiny_internvl:write_internvl",
     "qwen2_5_vl": "toy.tiny_qwen:write_qwen2_5_vl",
     "llava": "toy.tiny_llava:write_llava",
     "llava_onevision": "toy.tiny_llava:write_llava_onevision",
     "qwen2_vl": "toy.tiny_qwen:write_qwen2_vl",
+    "qwen3_vl": "toy.tiny_qwen:write_qwen3_vl",
 }
 """Family -> ``module:function`` with the signature (folder, seed, shape)."""
 
@@ -257,15 +304,19 @@ def _shared_config(shape: SmallShape, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _qwen_processor(processor: Any, shape: SmallShape, tokenizer: Any) -> Any:
-    # The released limits are 4 and 16384 tokens of 28 x 28 pixels; here in this checkpoint's token size.
+def _sizes(shape: SmallShape) -> dict[str, Any]:
+    # The released limits are 4 and 16384 tokens; here in this checkpoint's token size.
     token_pixels = (2 * shape.patch) ** 2
-    sizes = {
+    return {
         "patch_size": shape.patch,
         "merge_size": 2,
         "temporal_patch_size": 2,
         "size": {"shortest_edge": 4 * token_pixels, "longest_edge": 16384 * token_pixels},
     }
+
+
+def _qwen_processor(processor: Any, shape: SmallShape, tokenizer: Any) -> Any:
+    sizes = _sizes(shape)
     return processor(
         image_processor=Qwen2VLImageProcessor(**sizes),
         video_processor=Qwen2VLVideoProcessor(**sizes, cap_pixels_per_frame=False),

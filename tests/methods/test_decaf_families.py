@@ -24,7 +24,7 @@ from rvosbench.methods.decaf import METHOD
 from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.segment.from_map import open_sam2
 
-FAMILIES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl")
+FAMILIES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 RECIPE = load_recipe(Path(__file__).parents[2] / "recipes" / "decaf_ablations.yaml")
 ROWS = {choice.label or "DecAF": choice.settings for choice in RECIPE.methods}
 LAYERS = {7: 1, 21: 3}

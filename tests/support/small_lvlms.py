@@ -13,7 +13,7 @@ from rvosbench.harness.data.types import Video
 from rvosbench.harness.stages import Request, StageSpec
 from rvosbench.harness.store.artefacts import Artefact
 
-FAMILIES = ("qwen2_5_vl", "qwen2_vl", "llava_onevision", "internvl", "llava")
+FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava_onevision", "internvl", "llava")
 TEXTS = ["the bright square", "The dark gradient."]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,24 +21,44 @@ from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.soft import by_token, picture_tokens
 
 
-@contextmanager
-def embedding_only(text_model: Any) -> Iterator[None]:
-    """Inside, the language model hands back what it is given: the embedded sequence with its visual tokens."""
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the vision tower gives the language model of the images or the video of one chat."""
 
-    def hand_back(inputs_embeds: Tensor | None = None, **_: Any) -> BaseModelOutputWithPast:
+    embeddings_nD: Tensor
+    """Embeddings of the visual tokens."""
+    deeper: tuple[Tensor, ...] = ()
+    """What is added to the visual tokens behind each of the first layers, (n, D) each, in families that do so."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return int(sum(tensor.nbytes for tensor in (self.embeddings_nD, *self.deeper)))
+
+
+@contextmanager
+def embedding_only(text_model: Any) -> Iterator[list[Tensor]]:
+    """Inside, the language model returns what it is given: the embedded sequence with its visual tokens. The list
+    fills with what would be added behind its first layers, (visual tokens, D) each."""
+    deeper: list[Tensor] = []
+
+    def hand_back(
+        inputs_embeds: Tensor | None = None, deepstack_visual_embeds: Sequence[Tensor] | None = None, **_: Any
+    ) -> BaseModelOutputWithPast:
         assert inputs_embeds is not None
+        deeper.extend(deepstack_visual_embeds or ())
         return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)  # type: ignore[arg-type]
 
     text_model.forward = hand_back
     try:
-        yield
+        yield deeper
     finally:
         del text_model.forward
 
 
 @torch.no_grad()
-def see(lvlm: Lvlm, prompted: ModelInputs) -> Tensor:
-    """Embeddings of the prompt's picture tokens, (n, D); they depend on the pictures alone.
+def see(lvlm: Lvlm, prompted: ModelInputs) -> Seen:
+    """What the model sees in a chat's images or video; it depends on the pixels alone.
 
     Raises:
         ValueError: a text prompt, or one with soft tokens.
@@ -46,11 +67,10 @@ def see(lvlm: Lvlm, prompted: ModelInputs) -> Tensor:
         raise ValueError("soft tokens are no part of a picture")
     picture_L = picture_tokens(prompted)
     lvlm.reset_rope_state()
-    with embedding_only(lvlm.text_model):
+    with embedding_only(lvlm.text_model) as deeper:
         out = lvlm.model.model(**lvlm.batched([prompted]), use_cache=False)
     lvlm.reset_rope_state()
-    seen_nD: Tensor = out.last_hidden_state[0, picture_L.to(out.last_hidden_state.device)]
-    return seen_nD
+    return Seen(out.last_hidden_state[0, picture_L.to(out.last_hidden_state.device)], tuple(deeper))
 
 
 def padded(batch: Sequence[ModelInputs]) -> tuple[dict[str, Tensor], Tensor]:

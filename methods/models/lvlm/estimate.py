@@ -82,7 +82,7 @@ def estimate(
     patches = max(seen.clip.patches, batch * seen.frame.patches)
 
     layers = text.num_hidden_layers
-    depth = text.hidden_size // text.num_attention_heads
+    depth = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     kv_bytes = 2 * layers * text.num_key_value_heads * depth * tokens * width_bytes
     rows = text.num_attention_heads + text.num_key_value_heads
     captured_bytes = len(spec.layers(layers)) * rows * depth * tokens * width_bytes

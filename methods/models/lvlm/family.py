@@ -29,7 +29,7 @@ import PIL.Image
 from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings, VisualTokens
-from rvosbench.methods.models.lvlm.messages import Visual
+from rvosbench.methods.models.lvlm.messages import Clip, Part, Text, Visual
 from rvosbench.methods.models.lvlm.views import Views
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ BUILT_IN: Mapping[str, str] = {
     "llava_onevision": "rvosbench.methods.models.lvlm.llava_onevision:FAMILY",
     "qwen2_vl": "rvosbench.methods.models.lvlm.qwen2_vl:FAMILY",
     "qwen2_5_vl": "rvosbench.methods.models.lvlm.qwen2_5_vl:FAMILY",
+    "qwen3_vl": "rvosbench.methods.models.lvlm.qwen3_vl:FAMILY",
 }
 """``model_type`` -> ``module:attribute`` of the family's object."""
 
@@ -126,6 +127,13 @@ class Family(ABC):
             PrerequisiteError: the settings do not fit the checkpoint.
         """
 
+    def template_content(self, parts: Sequence[Part], processor: Any) -> list[dict[str, str]]:
+        """A turn's parts in the form that the chat template takes.
+
+        Families whose template renders images before texts whatever their order override this.
+        """
+        return [template_item(part) for part in parts]
+
     def vision_marks(self, model: Any, processor: Any) -> frozenset[int]:
         """Ids of the tokens that stand right before and right behind an image, where the family has such."""
         return frozenset()
@@ -150,6 +158,13 @@ class Family(ABC):
     def server_frame_rate(self, config: Mapping[str, Any], options: LvlmOptions) -> float | None:
         """Frames a second that a server must be told of a clip; None: the family is given no times."""
         return None
+
+
+def template_item(part: Part) -> dict[str, str]:
+    """A part in the form that chat templates take."""
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    return {"type": "video" if isinstance(part, Clip) else "image"}
 
 
 def family_names() -> list[str]:

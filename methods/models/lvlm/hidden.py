@@ -94,7 +94,8 @@ def _places(
         return list(spans[position.name])
     wanted: int | None = None
     if position.token is not None:
-        ids = lvlm.tokenizer(position.token, add_special_tokens=False)["input_ids"]
+        known = lvlm.tokenizer.get_vocab().get(position.token)
+        ids = lvlm.tokenizer(position.token, add_special_tokens=False)["input_ids"] if known is None else [known]
         if len(ids) != 1:
             raise PrerequisiteError(
                 f"'{position.token}' is {len(ids)} tokens of {lvlm.settings.checkpoint}, not one.",

@@ -32,8 +32,8 @@ import PIL.Image
 from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.methods.models.lvlm.base import Grid, LvlmOptions, LvlmSettings
-from rvosbench.methods.models.lvlm.family import Family, Prepared
-from rvosbench.methods.models.lvlm.messages import Image, Visual
+from rvosbench.methods.models.lvlm.family import Family, Prepared, template_item
+from rvosbench.methods.models.lvlm.messages import Clip, Image, Part, Text, Visual
 from rvosbench.methods.models.lvlm.views import View, Views
 
 if TYPE_CHECKING:
@@ -89,6 +89,9 @@ class Llava(Family):
     def placeholders(self, lvlm: Lvlm) -> tuple[str, ...]:
         return llava_placeholders(lvlm)
 
+    def template_content(self, parts: Sequence[Part], processor: Any) -> list[dict[str, str]]:
+        return images_first(parts, processor)
+
     def prepare(self, lvlm: Lvlm, chat: str, visuals: Sequence[Visual]) -> Prepared:
         from rvosbench.methods.models.lvlm.model import visual_tokens
 
@@ -101,6 +104,21 @@ class Llava(Family):
         side = patches_per_side(config)
         cells: list[tuple[int, Grid]] = [(config.image_token_id, (1, side, side))] * len(visuals)
         return Prepared(inputs, visual_tokens(inputs, cells))
+
+
+def images_first(parts: Sequence[Part], processor: Any) -> list[dict[str, str]]:
+    """A turn in the form that LLaVA's chat templates take, which render images, then videos, then texts.
+
+    Parts in another order become one text with the placeholders in it, which the processor fills all the same.
+    """
+    kinds = [{Image: 0, Clip: 1, Text: 2}[type(part)] for part in parts]
+    if kinds == sorted(kinds):
+        return [template_item(part) for part in parts]
+    texts = [
+        part.text if isinstance(part, Text) else getattr(processor, f"{template_item(part)['type']}_token")
+        for part in parts
+    ]
+    return [{"type": "text", "text": "".join(texts)}]
 
 
 def _square(frame: FrameHW3, lvlm: Lvlm) -> FrameHW3:

@@ -52,8 +52,14 @@ from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings, VisualTokens
 from rvosbench.methods.models.lvlm.family import Family, Prepared
-from rvosbench.methods.models.lvlm.llava import check_agreement, llava_placeholders, patches_per_side, processed
-from rvosbench.methods.models.lvlm.messages import Image, Visual
+from rvosbench.methods.models.lvlm.llava import (
+    check_agreement,
+    images_first,
+    llava_placeholders,
+    patches_per_side,
+    processed,
+)
+from rvosbench.methods.models.lvlm.messages import Image, Part, Visual
 from rvosbench.methods.models.lvlm.views import View, Views
 
 if TYPE_CHECKING:
@@ -118,6 +124,9 @@ class LlavaOnevision(Family):
     def placeholders(self, lvlm: Lvlm) -> tuple[str, ...]:
         return llava_placeholders(lvlm)
 
+    def template_content(self, parts: Sequence[Part], processor: Any) -> list[dict[str, str]]:
+        return images_first(parts, processor)
+
     def prepare(self, lvlm: Lvlm, chat: str, visuals: Sequence[Visual]) -> Prepared:
         from rvosbench.methods.models.lvlm.model import token_places
 
@@ -127,7 +136,8 @@ class LlavaOnevision(Family):
             raise PrerequisiteError(
                 "With extra_tokens drop LLaVA-OneVision takes one image in a chat.", "Set extra_tokens to keep."
             )
-        vision: dict[str, Any] = {"images": shown} if shown else {}
+        # In a list of their own, several images are those of one chat, which are not cut into tiles.
+        vision: dict[str, Any] = {"images": [shown] if len(shown) > 1 else shown} if shown else {}
         for visual in visuals:
             if not isinstance(visual, Image):
                 vision |= {"videos": [np.stack(visual.frames)], "do_sample_frames": False}
@@ -173,6 +183,8 @@ def _by_image(places_n: Tensor, shown: Sequence[FrameHW3], config: Any) -> list[
             cells = places_n[side**2 :].view(h, w + 1)[:, :w].flatten()
         made.append(VisualTokens(cells, grid))
         start += count
+    if start != len(places_n):
+        raise SampleError(f"{len(shown)} images hold {len(places_n)} image tokens where {start} were expected")
     return made
 
 

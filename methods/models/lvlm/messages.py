@@ -127,7 +127,8 @@ class TextTokens:
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """The positions of the answer's tokens: all of them, or those that are the one token written ``token``."""
+    """The positions of the answer's tokens: all of them, or those that are the one token written ``token``, in the
+    vocabulary's spelling or as text."""
 
     token: str | None = None
     state: Literal["of_token", "before_token"] = "of_token"

@@ -159,8 +159,15 @@ class Lvlm:
         return self._prepared(chat, [user(*parts)])
 
     def template_messages(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """The chat in the form that chat templates take."""
-        return template_messages(self.definition, messages)
+        """The chat in the form that chat templates take; without a system turn it is given the family's."""
+        turns: list[dict[str, Any]] = [
+            {"role": message.role, "content": self.definition.template_content(message.parts, self.processor)}
+            for message in messages
+        ]
+        own = self.definition.system_turn
+        if own is not None and not any(message.role == "system" for message in messages):
+            turns.insert(0, {"role": "system", "content": [{"type": "text", "text": own}]})
+        return turns
 
     def answer(self, inputs: ModelInputs) -> str:
         """The greedy answer, special tokens removed, otherwise as generated."""
@@ -317,21 +324,6 @@ class Lvlm:
         for indices in groups.values():
             for start in range(0, len(indices), size):
                 yield indices[start : start + size]
-
-
-def template_messages(definition: Family, messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """A chat in the form that chat templates take; without a system turn it is given the family's."""
-    turns = [{"role": message.role, "content": [_item(part) for part in message.parts]} for message in messages]
-    if definition.system_turn is not None and not any(message.role == "system" for message in messages):
-        text = {"type": "text", "text": definition.system_turn}
-        turns.insert(0, {"role": "system", "content": [text]})
-    return turns
-
-
-def _item(part: Part) -> dict[str, str]:
-    if isinstance(part, Text):
-        return {"type": "text", "text": part.text}
-    return {"type": "video" if isinstance(part, Clip) else "image"}
 
 
 def token_places(inputs: Mapping[str, Tensor], token: int) -> Tensor:

@@ -15,7 +15,7 @@ from rvosbench.methods.attention.capture import capture
 from rvosbench.methods.attention.recursion import rollout_rows
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import ModelInputs
-from rvosbench.methods.models.lvlm.embedding import padded, positions
+from rvosbench.methods.models.lvlm.embedding import Seen, padded, positions
 from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.soft import picture_tokens, soft_embeddings
 
@@ -23,7 +23,7 @@ from rvosbench.methods.models.lvlm.soft import picture_tokens, soft_embeddings
 def soft_maps(
     lvlm: Lvlm,
     batch: Sequence[ModelInputs],
-    seen: Sequence[Tensor],
+    seen: Sequence[Seen],
     spec: RolloutSpec,
     *,
     weight_gradient: bool = False,
@@ -35,7 +35,7 @@ def soft_maps(
     Args:
         lvlm: the model.
         batch: the prompts, all of clips or all of frames.
-        seen: what the model sees in the pictures of each, (n, D) as ``models.lvlm.embedding.see`` gives it.
+        seen: what the model sees in the images or the video of each, as ``models.lvlm.embedding.see`` gives it.
         spec: of the rollout.
         weight_gradient: whether gradients go through the head weights.
     """
@@ -51,11 +51,13 @@ def soft_maps(
         capture(lvlm.text_model, spec.layers(lvlm.layers)) as captured,
     ):
         embedded_BLD = lvlm.text_model.get_input_embeddings()(inputs["input_ids"].to(device))
-        seen_nD = torch.cat([seen_nD.to(embedded_BLD) for seen_nD in seen])
+        seen_nD = torch.cat([item.embeddings_nD.to(embedded_BLD) for item in seen])
+        deeper = [torch.cat(layer) for layer in zip(*(item.deeper for item in seen), strict=True)]
         lvlm.text_model(
             inputs_embeds=embedded_BLD.masked_scatter(picture_BL.unsqueeze(-1), seen_nD),
             position_ids=positions(lvlm, inputs),
             use_cache=False,
+            **({"visual_pos_masks": picture_BL, "deepstack_visual_embeds": deeper} if deeper else {}),
         )
     rows = rollout_rows(
         captured.layers(),

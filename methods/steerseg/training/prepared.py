@@ -21,7 +21,7 @@ from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.methods.ground.shared_prefix import PROBE, Tail, completed
 from rvosbench.methods.models.lvlm.base import Grid, ModelInputs
-from rvosbench.methods.models.lvlm.embedding import see
+from rvosbench.methods.models.lvlm.embedding import Seen, see
 from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.soft import by_token, picture_span
 from rvosbench.methods.steerseg.prompts import attention_prompt
@@ -61,7 +61,7 @@ class Preparer:
         self._frames: _Kept[list[FrameHW3]] = _Kept(cache_bytes // 4)
         self._masks: _Kept[BoolTHW] = _Kept(cache_bytes // 8)
         self._heads: _Kept[ModelInputs] = _Kept(cache_bytes // 4)
-        self._seen: _Kept[torch.Tensor] = _Kept(cache_bytes // 4)
+        self._seen: _Kept[Seen] = _Kept(cache_bytes // 4)
         self._tails: _Kept[Tail] = _Kept(cache_bytes // 8)
         self._grids: dict[tuple[int, ...], Grid] = {}
         self._lock = RLock()
@@ -100,9 +100,9 @@ class Preparer:
             chosen = shown[np.unique(np.linspace(0, len(shown) - 1, min(keyframes, len(shown))).astype(int))]
             return [self.frame(sample, int(keyframe), prompt) for keyframe in chosen]
 
-    def seen(self, call: Call) -> torch.Tensor:
-        """What the model sees in the call's pictures, (n, D). For the thread that runs the model alone."""
-        return self._seen.get(call.shown, lambda: see(self.lvlm, call.prompted), lambda seen_nD: seen_nD.nbytes)
+    def seen(self, call: Call) -> Seen:
+        """What the model sees in the call's frames. For the thread that runs the model alone."""
+        return self._seen.get(call.shown, lambda: see(self.lvlm, call.prompted), lambda seen: seen.nbytes)
 
     def masks(self, sample: Sample) -> BoolTHW:
         """The sample's target on its keyframes."""

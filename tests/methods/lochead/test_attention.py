@@ -26,7 +26,7 @@ from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.text_span import text_span
 
-FAMILIES = ("qwen2_5_vl", "llava_onevision", "internvl", "llava")
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "llava")
 EXPRESSION = "The Café's dog 🐕 on the left"
 SENTENCE = "the café's dog 🐕 on the left."
 FRAMES = list(np.random.default_rng(0).integers(0, 256, (3, 90, 150, 3), dtype=np.uint8))
@@ -131,7 +131,7 @@ def test_the_prompt_without_roles(models: dict[str, Lvlm]) -> None:
 
 def test_what_auto_means() -> None:
     assert resolved_prompt("auto", find_family("llava")) == "role_free"
-    assert {resolved_prompt("auto", find_family(family)) for family in FAMILIES[:3]} == {"expression"}
+    assert {resolved_prompt("auto", find_family(family)) for family in FAMILIES[:4]} == {"expression"}
     assert resolved_prompt("object", find_family("llava")) == "object"
     with pytest.raises(PrerequisiteError, match="role_free, which Qwen2-VL does not have"):
         resolved_prompt("role_free", find_family("qwen2_vl"))

@@ -197,7 +197,7 @@ def test_a_model_of_single_images_is_refused_while_planning(tmp_path: Path) -> N
             reason_stage(ReasoningSettings(engine=engine), lvlm_settings(str(checkpoint)))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "llava_onevision", "internvl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "llava_onevision", "internvl"])
 def test_every_family_that_sees_clips_is_asked_as_it_is_locally(family: str, tmp_path: Path) -> None:
     """The chat a server renders through the checkpoint's template is the one the local model is given."""
     checkpoint = write_small(family, tmp_path / family, seed=0)

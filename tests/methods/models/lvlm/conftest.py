@@ -16,7 +16,7 @@ from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.models.lvlm.model import Lvlm
 
-FAMILIES = ("qwen2_5_vl", "qwen2_vl")
+FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -33,7 +33,7 @@ from rvosbench.methods.models.lvlm.soft import (
 from .conftest import noise
 from .parity import row_from_attentions
 
-FAMILIES = ("qwen2_5_vl", "qwen2_vl", "llava_onevision", "internvl")
+FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava_onevision", "internvl")
 PROMPT = "the dog. \nWhat is it? "
 SPEC = RolloutSpec(start_layer=1)
 COUNT = 5
@@ -79,8 +79,8 @@ def expected_place(pair: Pair, prompted: ModelInputs, position: Position) -> int
     ids = prompted.inputs["input_ids"][0].tolist()
     words = [pair.model.tokenizer.convert_ids_to_tokens(token) for token in ids]
     columns = prompted.visual_L.nonzero().flatten().tolist()
-    marks = {"qwen2_5_vl": ("<|vision_start|>", "<|vision_end|>"), "qwen2_vl": ("<|vision_start|>", "<|vision_end|>"),
-             "internvl": ("<img>", "</img>")}.get(pair.model.family)  # fmt: skip
+    around_qwen = ("<|vision_start|>", "<|vision_end|>")
+    marks = {"llava_onevision": None, "internvl": ("<img>", "</img>")}.get(pair.model.family, around_qwen)
     if position == "front":
         return 0
     if marks is not None:
@@ -90,8 +90,9 @@ def expected_place(pair: Pair, prompted: ModelInputs, position: Position) -> int
     return same[0] if position == "before_vision" else same[-1] + 1
 
 
-def embedded(pair: Pair, prompted: ModelInputs) -> tuple[Tensor, Tensor]:
-    """What the language model is given for a prompt without soft tokens: (1, L, D), and its positions (3, 1, L)."""
+def embedded(pair: Pair, prompted: ModelInputs) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+    """What the language model is given for a prompt without soft tokens: (1, L, D), its positions (3, 1, L), and what
+    Qwen3-VL adds to the visual tokens behind the first layers."""
     given: dict[str, Any] = {}
 
     def look(_module: Any, _args: Any, arguments: dict[str, Any]) -> None:
@@ -108,13 +109,13 @@ def embedded(pair: Pair, prompted: ModelInputs) -> tuple[Tensor, Tensor]:
         inputs = {name: prompted.inputs[name] for name in names if name in prompted.inputs}
         positions = pair.eager.model.model.get_rope_index(**inputs)[0]
         assert (positions[0] != positions[1]).any()
-    return given["inputs_embeds"], positions
+    return given["inputs_embeds"], positions, given.get("deepstack_visual_embeds")
 
 
 @torch.no_grad()
 def by_hand(pair: Pair, prompted: ModelInputs, vectors_nD: Tensor, position: Position) -> np.ndarray:
     """The map from an explicit sequence: vectors put in, positions written out, eager attention matrices."""
-    embeds_BLD, positions_3BL = embedded(pair, prompted)
+    embeds_BLD, positions_3BL, deeper = embedded(pair, prompted)
     at, count = expected_place(pair, prompted, position), len(vectors_nD)
     first = int(positions_3BL[0, 0, at])
     # The token they stand in front of is a text token, with one position on all axes.
@@ -126,7 +127,10 @@ def by_hand(pair: Pair, prompted: ModelInputs, vectors_nD: Tensor, position: Pos
     if not hasattr(pair.eager.model.model, "get_rope_index"):
         placed = placed[0]
     pair.eager.reset_rope_state()
-    out = pair.eager.text_model(inputs_embeds=sequence, position_ids=placed, output_attentions=True, use_cache=False)
+    added = {} if deeper is None else {"visual_pos_masks": visual_L[None], "deepstack_visual_embeds": deeper}
+    out = pair.eager.text_model(
+        inputs_embeds=sequence, position_ids=placed, output_attentions=True, use_cache=False, **added
+    )
     row_L = row_from_attentions(out.attentions[1:], visual_L)
     values_n = row_L[visual_L]
     if prompted.cell_order is not None:

@@ -63,7 +63,7 @@ def as_prompted(model: Lvlm, prompted: ModelInputs) -> View:
 
 
 @pytest.mark.parametrize("size", [(90, 150), (150, 90), (64, 64), (300, 500)])
-@pytest.mark.parametrize("family", ["internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("family", ["internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"])
 def test_real_prompts(folders: Callable[[str], Path], family: str, size: tuple[int, int]) -> None:
     require_counts(loaded(folders(family)), OPTIONS, size)
 
@@ -80,7 +80,8 @@ def require_counts(model: Lvlm, options: LvlmOptions, size: tuple[int, int]) -> 
     expected = model.definition.views(model.model.config, options, 3, *size)
     clip = model.clip(frames, PROMPT)
     assert clip.grid is not None
-    beside_clip, beside_frame = (24, 3) if family == "internvl" else (0, 0)
+    # Three frames; Qwen3-VL shows them in two slots.
+    beside_clip, beside_frame = {"internvl": (24, 3), "qwen3_vl": (18, 0)}.get(family, (0, 0))
     seen = as_prompted(model, clip)
     assert View(seen.grid, seen.tokens + beside_clip, seen.patches) == expected.clip
     seen = as_prompted(model, model.frame(frames[0], PROMPT, clip.grid))

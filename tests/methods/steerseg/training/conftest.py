@@ -16,7 +16,7 @@ from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.steerseg.training.recipe import TrainRecipe
 
-FAMILIES = ("qwen2_5_vl", "qwen2_vl", "llava_onevision", "internvl")
+FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "llava_onevision", "internvl")
 
 
 @pytest.fixture(scope="session", autouse=True)
