@@ -64,13 +64,15 @@ class Provenance:
     predictions: str | None
     """Path of the folder, archive or file the masks were read from; None for a run's own masks."""
     read_as: str | None
-    """The layout the predictions were read in."""
+    """The layout the predictions were read in, and what was interpreted or ignored."""
     masks: str
     """Digest of the pixels of all scored masks: equal masks have equal digests, in whatever form they were given."""
     rvosbench: str
     """Version that computed the number."""
     date: str | None = None
     """UTC, ISO 8601."""
+    absent: Literal["empty", "zero", "refuse"] | None = None
+    """What a mask without a file meant; None for a run's own masks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.data.types import BoolHW, Expression, GroundTruth, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.results.schema import Provenance
+from rvosbench.harness.scoring.predictions import Absence
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Origin:
     predictions: Path | None = None
     """The folder, archive or file the masks were read from; None for a run's own masks."""
     read_as: str | None = None
-    """The layout they were read in."""
+    """The layout they were read in, and what was interpreted or ignored."""
+    absent: Absence | None = None
+    """What a mask without a file meant; None for a run's own masks."""
 
 
 class MaskDigest:
@@ -82,6 +85,7 @@ def provenance(dataset: Dataset, origin: Origin, truths: Iterable[str], masks: I
         masks=whole_digest(masks),
         rvosbench=rvosbench.__version__,
         date=origin.date,
+        absent=origin.absent,
     )
 
 

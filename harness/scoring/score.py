@@ -189,7 +189,7 @@ def score_predictions(
     if not refused:
         require_plausible(dataset, results)
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        origin = Origin(date, predictions.absolute(), source.reading.layout)
+        origin = Origin(date, predictions.absolute(), source.reading.text, tolerance.absence)
         rows = _write(out, dataset, chosen, results, outcomes, origin)
     return ScoreReport(
         rows=rows,

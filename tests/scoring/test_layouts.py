@@ -327,6 +327,9 @@ def test_masks_named_by_position_are_mapped_and_said_so(tmp_path: Path, dataset:
     assert_same(read_all(predictions, dataset), masks)
     assert predictions.surplus() == []
     assert any("named by position in 6 of 7 folders" in note for note in predictions.reading.notes)
+    report = score_predictions(tmp_path / "p", dataset, out=tmp_path / "out", workers=1, absence="empty")
+    provenance = report.rows[0]["provenance"]
+    assert "named by position" in provenance["read_as"] and provenance["absent"] == "empty"
     keyed = {
         v: {e: {name.format(i): m for i, m in enumerate(track)} for e, track in es.items()}
         for v, es in nested(masks, rle).items()

@@ -44,6 +44,11 @@ class Reading:
     protocol: str | None = None
     """The only protocol that this layout holds masks for; None for any."""
 
+    @property
+    def text(self) -> str:
+        """All of it on one line."""
+        return " ".join((f"{self.layout}.", *self.notes))
+
 
 class Predictions(Protocol):
     """Masks of many videos."""
