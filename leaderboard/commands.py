@@ -6,16 +6,17 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.extras import install_command
 from rvosbench.harness.text import SafeConsole
-from rvosbench.leaderboard import exports
 from rvosbench.leaderboard.serve import command
-from rvosbench.leaderboard.tables import SCOPES, Filters, Scope
+
+if TYPE_CHECKING:
+    from rvosbench.leaderboard.tables import Scope
 
 
 def leaderboard(
@@ -31,6 +32,10 @@ def leaderboard(
     address: Annotated[str, typer.Option(help="Who may connect; the pages have no login.")] = "127.0.0.1",
 ) -> None:
     """Show published numbers beside the runs of a folder, in the browser or as text."""
+    # Here, because every command line imports this module, and few of them need pandas.
+    from rvosbench.leaderboard import exports
+    from rvosbench.leaderboard.tables import Filters
+
     if scores:
         exports.print_scores(runs, SafeConsole())
     elif export is not None:
@@ -40,6 +45,8 @@ def leaderboard(
 
 
 def _scope(name: str) -> Scope:
+    from rvosbench.leaderboard.tables import SCOPES
+
     for known in SCOPES:
         if name == known:
             return known

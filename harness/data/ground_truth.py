@@ -24,7 +24,7 @@ from rvosbench.harness.errors import SampleError
 ValueT = TypeVar("ValueT")
 
 NoFile = Literal["unscored", "empty"]
-CACHE_BYTES = 512 * 2**20
+CACHE_BYTES = 8 * 2**20
 VOID = 255
 """Palette index of pixels that count for no object."""
 

@@ -10,9 +10,9 @@ from rvosbench.harness.pipeline.plan import Plan, PlannedSample
 from rvosbench.harness.pipeline.score import scored_result
 from rvosbench.harness.results.writer import RunFolder
 from rvosbench.harness.scoring.protocols import require_protocol
-from rvosbench.harness.scoring.rows import ItemsKey, RecordedItems
+from rvosbench.harness.scoring.rows import PairsKey, RecordedPairs
+from rvosbench.harness.scoring.rules import PairCounts
 from rvosbench.harness.scoring.sample import SampleResult
-from rvosbench.harness.scoring.statistics import Item
 from rvosbench.harness.scoring.tracks import masks_of_tracks
 from rvosbench.harness.scoring.video import score_video
 from rvosbench.harness.store.artefacts import ArtefactStore
@@ -29,13 +29,13 @@ def collect_results(plan: Plan, store: ArtefactStore, folder: RunFolder) -> list
     return [_result(planned, store, records) for planned in plan.samples]
 
 
-def recorded_items(plan: Plan, results: Sequence[SampleResult], store: ArtefactStore) -> RecordedItems:
+def recorded_pairs(plan: Plan, results: Sequence[SampleResult], store: ArtefactStore) -> RecordedPairs:
     """Scores whole videos again, from the run's mask tracks, under the protocols that need all masks of a video."""
     samples: dict[tuple[str, str | None, str, str], list[SampleResult]] = {}
     for result in results:
         video = result.sample.video
         samples.setdefault((result.method, result.lvlm, video.dataset, video.split), []).append(result)
-    items: dict[ItemsKey, dict[str, tuple[Item, ...]]] = {}
+    pairs: dict[PairsKey, dict[str, PairCounts]] = {}
     for chosen in plan.datasets:
         dataset = chosen.dataset
         rules = [require_protocol(name, dataset.card) for name in chosen.scored.protocols]
@@ -48,8 +48,8 @@ def recorded_items(plan: Plan, results: Sequence[SampleResult], store: ArtefactS
             for video in dataset.videos:
                 scores = score_video(video, dataset.ground_truth, masks_of(video), rules)
                 for rule in rules:
-                    items.setdefault(ItemsKey(*place, rule.id), {})[video.name] = scores.items.get(rule.id, ())
-    return items
+                    pairs.setdefault(PairsKey(*place, rule.id), {})[video.name] = scores.pairs[rule.id]
+    return pairs
 
 
 def _tracks(results: Sequence[SampleResult], store: ArtefactStore) -> Callable[[Sample], MaskTrack | None]:

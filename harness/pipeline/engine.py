@@ -21,7 +21,7 @@ from rvosbench.harness.data.digests import MediaIndex
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.execute.executor import Executor, InProcessExecutor, Report
 from rvosbench.harness.execute.work import WorkItem
-from rvosbench.harness.pipeline.collect import collect_results, recorded_items
+from rvosbench.harness.pipeline.collect import collect_results, recorded_pairs
 from rvosbench.harness.pipeline.plan import (
     Batch,
     ChosenDataset,
@@ -199,7 +199,7 @@ class Run:
             self._folder.path,
             results,
             [chosen.scored for chosen in plan.datasets],
-            items=recorded_items(plan, results, self._store),
+            pairs=recorded_pairs(plan, results, self._store),
             origin=Origin(now()),
         )
         statuses: Counter[str] = Counter(result.status for result in results)

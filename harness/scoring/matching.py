@@ -5,7 +5,7 @@ Shape legend: T frames, H W pixels, O objects, P predictions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rvosbench.harness.data.types import BoolHW, Expression, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.scoring.kernel import f, j
-from rvosbench.harness.scoring.rules import Recorded, ScoredMask
+from rvosbench.harness.scoring.rules import PairCounts, Recorded, ScoredMask
 from rvosbench.harness.scoring.statistics import Item
 from rvosbench.harness.scoring.truths import FrameTruths
 
@@ -24,7 +24,7 @@ _LISTED = 5
 
 
 class ObjectMatcher:
-    """Compares, frame by frame, every object of a video with every prediction of an annotator, then matches them.
+    """Compares, frame by frame, every object of a video with every prediction of an annotator.
 
     The objects are those that any annotator's expression names. An object whose ground truth cannot be read on a frame
     scores 0. Masks that exist on keyframes only are compared on the frames that all of them cover.
@@ -66,24 +66,25 @@ class ObjectMatcher:
         self._frames += 1
 
     def result(self) -> Recorded:
-        """One item per annotator and object; 0 where no frame could be compared."""
-        items = []
-        for annotator in self._predictions:
-            j_O = f_O = np.zeros(len(self._objects))
-            if self._frames:
-                j_OT, f_OT = match(np.array(self._rows_OP[annotator], dtype=np.int64))
-                j_O, f_O = j_OT.mean(axis=1), f_OT.mean(axis=1)
-            for expression, j_, f_ in zip(self._objects, j_O, f_O, strict=True):
-                known = expression.targets not in self._unreadable
-                score = (float(j_), float(f_)) if known else (0.0, 0.0)
-                items.append(Item(self._video.name, _name(expression), str(annotator), *score))
-        return Recorded(items=tuple(items))
+        """The integers of every pair, by annotator."""
+        return Recorded(
+            pairs=PairCounts(
+                tuple(_name(expression) for expression in self._objects),
+                {
+                    str(annotator): np.array(self._rows_OP[annotator], dtype=np.int64).reshape(
+                        len(self._objects), len(mine), self._frames, 6
+                    )
+                    for annotator, mine in self._predictions.items()
+                },
+                frozenset("+".join(targets) for targets in self._unreadable),
+            )
+        )
 
 
 def annotated_objects(
-    videos: Sequence[Video], by_video: Mapping[str, Sequence[Item]]
+    videos: Sequence[Video], by_video: Mapping[str, PairCounts]
 ) -> tuple[tuple[Item, ...], tuple[str, ...]]:
-    """All items of all videos, and what a reader must know of them.
+    """One item per annotator and object of all videos, and what a reader must know of them.
 
     An annotator of other videos who has no expression at all in one gets a 0 for each of its objects.
     """
@@ -91,22 +92,31 @@ def annotated_objects(
     items: list[Item] = []
     lacking: list[str] = []
     for video in videos:
-        mine = by_video.get(video.name, ())
-        items += mine
+        pairs = by_video[video.name]
         described = {(str(expression.annotator), _name(expression)) for expression in video.expressions}
-        present = {item.group for item in mine}
-        for name in dict.fromkeys(_name(expression) for expression in video.expressions):
-            for annotator in annotators:
+        for annotator in annotators:
+            items += _items(video.name, annotator, pairs)
+            for name in pairs.objects:
                 if (annotator, name) not in described:
                     lacking.append(f"object {name} of {video.name} (annotator {annotator})")
-                if annotator not in present:
-                    items.append(Item(video.name, name, annotator, 0.0, 0.0))
     notes = []
     if lacking:
         more = f" and {len(lacking) - _LISTED} more" if len(lacking) > _LISTED else ""
         listed = ", ".join(lacking[:_LISTED]) + more
         notes.append(f"{len(lacking)} objects have no expression of an annotator and count as 0 for it: {listed}.")
     return tuple(items), tuple(notes)
+
+
+def _items(video: str, annotator: str, pairs: PairCounts) -> Iterator[Item]:
+    """An annotator's objects after matching; 0 for those that cannot be compared on any frame."""
+    j_O = f_O = np.zeros(len(pairs.objects))
+    counts_OPT6 = pairs.counts_OPT6.get(annotator)
+    if counts_OPT6 is not None and counts_OPT6.size:
+        j_OT, f_OT = match(counts_OPT6)
+        j_O, f_O = j_OT.mean(axis=1), f_OT.mean(axis=1)
+    for name, j_, f_ in zip(pairs.objects, j_O, f_O, strict=True):
+        score = (0.0, 0.0) if name in pairs.unreadable else (float(j_), float(f_))
+        yield Item(video, name, annotator, *score)
 
 
 def fuse(masks: Sequence[BoolHW | None]) -> list[BoolHW | None]:

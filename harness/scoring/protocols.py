@@ -69,10 +69,10 @@ class RefDavisAnnotators(Rule):
         return ObjectMatcher(video)
 
     def score(self, part: Part) -> ProtocolScore:
-        if part.video_items is None:
+        if part.pairs is None:
             note = "No score: matching objects needs the masks, which were not given."
             return ProtocolScore((), self.groups, notes=(note,))
-        items, notes = annotated_objects(part.videos, part.video_items)
+        items, notes = annotated_objects(part.videos, part.pairs)
         return ProtocolScore(items, self.groups, notes=notes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -11,10 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from rvosbench.harness.results.schema import ConfidenceInterval, Score
-from rvosbench.harness.scoring.compare import Comparison
 from rvosbench.harness.scoring.oddities import WARNING
 from rvosbench.harness.scoring.predictions import Problem, Reading, summary_lines
 from rvosbench.harness.scoring.submission import Submission
+
+if TYPE_CHECKING:
+    # pandas, which scoring processes must not carry in their memory.
+    from rvosbench.harness.scoring.compare import Comparison
 
 
 def score_tables(scores: Sequence[Score]) -> Iterator[Table]:

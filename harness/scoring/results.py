@@ -23,7 +23,7 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.results.schema import SCHEMA
 from rvosbench.harness.scoring.kernel import f, j
 from rvosbench.harness.scoring.provenance import Origin
-from rvosbench.harness.scoring.rows import RecordedItems, score_rows
+from rvosbench.harness.scoring.rows import RecordedPairs, score_rows
 from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
 from rvosbench.harness.store.artefacts import atomic_write, write_json
 
@@ -50,14 +50,14 @@ def write_tables(
     results: Sequence[SampleResult],
     datasets: Sequence[ScoredDataset],
     *,
-    items: RecordedItems | None = None,
+    pairs: RecordedPairs | None = None,
     origin: Origin | None = None,
 ) -> list[dict[str, Any]]:
     """Writes the three tables, each complete or not at all, ``scores.json`` last. Returns the rows of the latter.
 
     Args:
         results: of any number of methods on any of the datasets; rows keep this order.
-        items: of the protocols that need all masks of a video at once (``refdavis17/anno4``). A row without them has
+        pairs: of the protocols that need all masks of a video at once (``refdavis17/anno4``). A row without them has
             no score and a note that gives the reason.
         origin: when, and from which predictions; default: not recorded.
 
@@ -66,7 +66,7 @@ def write_tables(
     """
     hidden = {(d.dataset.card.name, d.dataset.split) for d in datasets if d.dataset.ground_truth is None}
     rows = []
-    for score in score_rows(results, datasets, items or {}, origin or Origin()):
+    for score in score_rows(results, datasets, pairs or {}, origin or Origin()):
         row = asdict(score)
         row["notes"] = list(score.notes)
         rows.append(row)

@@ -14,15 +14,15 @@ from rvosbench.harness.scoring.kernel import gt_present
 from rvosbench.harness.scoring.oddities import WARNING, both_wrong, oddity_notes
 from rvosbench.harness.scoring.protocols import require_protocol
 from rvosbench.harness.scoring.provenance import Origin, provenance
-from rvosbench.harness.scoring.rules import KEYFRAMES, WHOLE, BoolT, Part, ProtocolScore, Rule, SampleCounts
+from rvosbench.harness.scoring.rules import KEYFRAMES, WHOLE, BoolT, PairCounts, Part, ProtocolScore, Rule, SampleCounts
 from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
-from rvosbench.harness.scoring.statistics import NO_INTERVAL, Item, mean_of_groups, score_interval
+from rvosbench.harness.scoring.statistics import NO_INTERVAL, mean_of_groups, score_interval
 
 _LISTED = 20
 """Names in one note."""
 
 
-class ItemsKey(NamedTuple):
+class PairsKey(NamedTuple):
     """A method on a dataset split under a protocol."""
 
     method: str
@@ -32,8 +32,8 @@ class ItemsKey(NamedTuple):
     protocol: str
 
 
-RecordedItems = Mapping[ItemsKey, Mapping[str, Sequence[Item]]]
-"""Items by video, of the protocols that record whole videos."""
+RecordedPairs = Mapping[PairsKey, Mapping[str, PairCounts]]
+"""Pair counts by video, of the protocols that record whole videos."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class _Group:
 def score_rows(
     results: Sequence[SampleResult],
     datasets: Sequence[ScoredDataset],
-    items: RecordedItems,
+    pairs: RecordedPairs,
     origin: Origin,
 ) -> tuple[Score, ...]:
     """Every row, methods in the order of ``results``, then datasets, protocols and subsets ("all" first)."""
@@ -74,9 +74,9 @@ def score_rows(
             whole = _Group(scored, WHOLE, mine, keyframes, whence)
             for name in scored.protocols:
                 rule = require_protocol(name, dataset.card)
-                key = ItemsKey(method, lvlm, dataset.card.name, dataset.split, rule.id)
+                key = PairsKey(method, lvlm, dataset.card.name, dataset.split, rule.id)
                 for group in _groups(rule, whole):
-                    rows.append(_row(rule, group, method, lvlm, items.get(key)))
+                    rows.append(_row(rule, group, method, lvlm, pairs.get(key)))
     return tuple(rows)
 
 
@@ -120,7 +120,7 @@ def _row(
     group: _Group,
     method: str,
     lvlm: str | None,
-    items: Mapping[str, Sequence[Item]] | None,
+    pairs: Mapping[str, PairCounts] | None,
 ) -> Score:
     dataset = group.scored.dataset
     if dataset.ground_truth is None or not rule.scored_here:
@@ -129,7 +129,7 @@ def _row(
     else:
         videos = {result.sample.video.name: result.sample.video for result in group.results}
         samples = sample_counts(group.results, group.scored)
-        scored = rule.score(Part(group.subset, samples, tuple(videos.values()), items))
+        scored = rule.score(Part(group.subset, samples, tuple(videos.values()), pairs))
     out = {(sample.video, sample.expression) for sample in scored.left_out}
     counts = _counts([r for r in group.results if (r.sample.video.name, r.sample.expression.id) not in out])
     notes = [*scored.notes, *_remarks(group, counts)]

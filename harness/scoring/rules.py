@@ -57,13 +57,25 @@ class ScoredMask:
 
 
 @dataclass(frozen=True)
+class PairCounts:
+    """Every object of a video compared with every prediction. O objects, P predictions of an annotator."""
+
+    objects: tuple[str, ...]
+    """Names of the objects."""
+    counts_OPT6: Mapping[str, NDArray[np.int64]]
+    """The six integers of every pair, by annotator."""
+    unreadable: frozenset[str] = frozenset()
+    """Objects whose ground truth cannot be read on some frame."""
+
+
+@dataclass(frozen=True)
 class Recorded:
     """What a recorder collected in one video."""
 
     arrays: Mapping[str, Mapping[str, NDArray[np.int64]]] = field(default_factory=dict)
     """By expression id, then by name: one row per scored frame of the expression."""
-    items: tuple[Item, ...] = ()
-    """Finished scores, where they depend on all masks of the video."""
+    pairs: PairCounts | None = None
+    """What depends on all masks of the video."""
 
 
 class Recorder(Protocol):
@@ -90,8 +102,8 @@ class Part:
     samples: tuple[SampleCounts, ...]
     videos: tuple[Video, ...] = ()
     """The samples' videos."""
-    video_items: Mapping[str, Sequence[Item]] | None = None
-    """By video: the items of a rule that records videos; None where the masks were not given."""
+    pairs: Mapping[str, PairCounts] | None = None
+    """By video, for a rule that records videos; None where the masks were not given."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ class Rule:
     """The first and the last frame with ground truth do not count."""
     records: Records = "nothing"
     """What ``recorder`` collects. "expressions": arrays of single expressions, which depend on no other prediction.
-    "videos": items that depend on all masks of a video, so that tables of integers cannot give them again."""
+    "videos": pair counts, which depend on all masks of a video, so that the tables cannot give them again."""
 
     @property
     def text(self) -> str:

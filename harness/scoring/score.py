@@ -34,7 +34,7 @@ from rvosbench.harness.scoring.predictions.rle_files import RLE_SUFFIXES
 from rvosbench.harness.scoring.predictions.trees import ARCHIVE_SUFFIXES
 from rvosbench.harness.scoring.protocols import protocol_names, require_protocol
 from rvosbench.harness.scoring.provenance import Origin, ground_truth_digest
-from rvosbench.harness.scoring.rows import ItemsKey, RecordedItems
+from rvosbench.harness.scoring.rows import PairsKey, RecordedPairs
 from rvosbench.harness.scoring.rules import Rule
 from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
 from rvosbench.harness.scoring.video import ExpressionScores, VideoScores, first_problem, score_video
@@ -216,10 +216,9 @@ def _write(
     from rvosbench.harness.scoring.results import write_tables
 
     method = results[0].method if results else ""
-    items: RecordedItems = {
-        ItemsKey(method, None, dataset.card.name, dataset.split, rule.id): {
-            video.name: outcome.scores.items.get(rule.id, ())
-            for video, outcome in zip(dataset.videos, outcomes, strict=True)
+    pairs: RecordedPairs = {
+        PairsKey(method, None, dataset.card.name, dataset.split, rule.id): {
+            video.name: outcome.scores.pairs[rule.id] for video, outcome in zip(dataset.videos, outcomes, strict=True)
         }
         for rule in rules
         if rule.records == "videos"
@@ -228,7 +227,7 @@ def _write(
         out,
         results,
         [ScoredDataset(dataset, tuple(rule.id for rule in rules))],
-        items=items,
+        pairs=pairs,
         origin=origin,
     )
 

@@ -18,9 +18,8 @@ from rvosbench.harness.scoring.kernel import CountsT6, GroundTruthFrame
 from rvosbench.harness.scoring.oddities import misreading
 from rvosbench.harness.scoring.predictions import Problem, VideoMasks, summed_up
 from rvosbench.harness.scoring.provenance import MaskDigest
-from rvosbench.harness.scoring.rules import Rule, ScoredMask
+from rvosbench.harness.scoring.rules import PairCounts, Rule, ScoredMask
 from rvosbench.harness.scoring.sample import Evaluated, Status, missing_frame
-from rvosbench.harness.scoring.statistics import Item
 from rvosbench.harness.scoring.truths import FrameTruths
 
 
@@ -50,8 +49,8 @@ class VideoScores:
 
     expressions: tuple[ExpressionScores, ...]
     """Parallel to the expressions that were scored."""
-    items: Mapping[str, tuple[Item, ...]]
-    """By protocol: items that depend on all masks of the video."""
+    pairs: Mapping[str, PairCounts]
+    """By protocol that records videos."""
 
 
 def score_video(
@@ -86,7 +85,7 @@ def score_video(
             arrays.setdefault(name, {}).update(by_name)
     return VideoScores(
         tuple(tally.outcome(masks, arrays.get(tally.expression.id, {})) for tally in tallies),
-        {name: collected.items for name, collected in recorded.items() if collected.items},
+        {name: collected.pairs for name, collected in recorded.items() if collected.pairs is not None},
     )
 
 

@@ -13,6 +13,7 @@ from rvosbench.harness.data.types import BoolHW, FrameHW3, MaskTrack, Video
 from rvosbench.harness.errors import SampleError
 from rvosbench.harness.pipeline.score import ScoreSettings, build, score_spec, scored_result
 from rvosbench.harness.scoring.kernel import GroundTruthFrame
+from rvosbench.harness.scoring.matching import annotated_objects
 from rvosbench.harness.scoring.protocols import require_protocol
 from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
 from rvosbench.harness.scoring.tracks import masks_of_tracks
@@ -149,7 +150,9 @@ def test_objects_are_matched_from_tracks(tmp_path: Path) -> None:
     tracks["7"] = None
     rule = require_protocol("refdavis17/anno4")
     masks = masks_of_tracks(lambda sample: tracks[sample.expression.id])(dataset.videos[0])
-    found = score_video(dataset.videos[0], ground_truth, masks, [rule]).items[rule.id]
+    pairs = score_video(dataset.videos[0], ground_truth, masks, [rule]).pairs[rule.id]
+    found, notes = annotated_objects(dataset.videos, {"v": pairs})
+    assert notes == ()
     assert {(item.group, item.name): item.J for item in found} == {
         **{(annotator, name): 1.0 for annotator in "012" for name in "12"},
         ("3", "1"): 0.0,
