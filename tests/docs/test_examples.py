@@ -20,23 +20,30 @@ def test_the_pages_with_examples_are_found() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_example_works_as_written(page: Path, tmp_path: Path) -> None:
+    """Lines with figures of a ``text`` block are what the commands before it printed."""
+    printed = ""
     for block in blocks(page):
         if block.title:
             (tmp_path / block.title).write_text(block.text)
         elif block.language == "sh":
+            printed = "".join(run(line, tmp_path) for line in block.text.splitlines())
+        elif block.language == "text":
             for line in block.text.splitlines():
-                run(line, tmp_path)
+                if any(character.isdigit() for character in line):
+                    assert " ".join(line.split()) in " ".join(printed.split()), line
 
 
-def run(line: str, folder: Path) -> None:
+def run(line: str, folder: Path) -> str:
+    """Standard output of a command, which must succeed."""
     words = shlex.split(line, comments=True)
     if words[0] == "python":
         done = subprocess.run([sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, (line, done.stderr)
-        return
+        return done.stdout
     assert words[0] == "rvosbench", f"only these two programs are run here: {line}"
     code, stdout, stderr = rvosbench(*words[1:], folder=folder)
     assert code == 0, (line, stdout, stderr)
+    return stdout
 
 
 def test_the_method_has_forty_lines_and_its_second_plan_reuses_everything(tmp_path: Path) -> None:
