@@ -62,6 +62,8 @@ class Report:
     protocols: tuple[str, ...]
     """Those that the data can be scored under here; empty: none."""
     findings: tuple[Finding, ...]
+    submit: str | None = None
+    """Where a split without masks here is scored; None where nowhere is known."""
     known_defects: tuple[str, ...] = ()
     """What the card knows to be wrong with, or easily misread in, the data as released."""
 
@@ -141,6 +143,7 @@ def verify(name: str, data_root: Path, split: str | None = None, *, mode: Mode =
         expected=facts.expected,
         protocols=protocols if scored else (),
         findings=tuple(findings),
+        submit=facts.submit,
         known_defects=tuple(defects),
     )
 
@@ -154,7 +157,7 @@ def render(report: Report) -> list[str]:
         f"[bold]{escape(report.title)}[/bold] {report.split}: [{colour}]{state}[/{colour}] ({report.mode} check)",
         f"  layout {escape(report.layout)}, {escape(str(report.metadata))}",
         f"  {_numbers(report.found)}" + (f"; the card expects {_numbers(report.expected)}" if report.expected else ""),
-        f"  scored here under {escape(protocols)}" if protocols else "  not scored here",
+        f"  scored here under {escape(protocols)}" if protocols else f"  not scored here{_elsewhere(report)}",
     ]
     colours = {"error": "red", "warning": "yellow", "note": "dim"}
     for finding in report.findings:
@@ -166,6 +169,10 @@ def render(report: Report) -> list[str]:
                 lines.append(f"    and {len(finding.about) - SHOWN} more")
     lines += [f"  [dim]known defect[/dim] {escape(defect)}" for defect in report.known_defects]
     return lines
+
+
+def _elsewhere(report: Report) -> str:
+    return f"; its server: {escape(report.submit)}" if report.submit else ""
 
 
 def describe(data_root: Path | None) -> tuple[SplitStatus, ...]:

@@ -229,6 +229,8 @@ def test_without_usable_masks_both_ways_are_named(
     code, text = run(*command, "--out", tmp_path / "o")
     assert code == 2 and "export-submission" in text and "ref-youtube-vos/valid-local" in text
     assert ("does not say which of them belong to an expression" in text) == masks
+    code, text = run("datasets", "verify", "ref_youtube_vos", "--data-root", tree.root)
+    assert code == 0 and "not scored here" in text and "No server is known" in text
     assert len(open_dataset("ref_youtube_vos", tree.root).videos) == 1, "methods can run on it all the same"
 
 
