@@ -117,30 +117,41 @@ class ExecutorChoice(_Model):
         return self.pools.get(stage, Pool())
 
 
+class EngineChoice(_Model):
+    """Limits of a vLLM engine; None is vLLM's default. None of them changes an answer."""
+
+    gpu_memory_utilization: float | None = _runtime(None, gt=0, le=1)
+    """The fraction of a GPU's memory that the engine takes."""
+    max_num_seqs: int | None = _runtime(None, ge=1)
+    """The largest number of requests that are computed together."""
+    max_num_batched_tokens: int | None = _runtime(None, ge=1)
+    """The largest number of tokens of one step."""
+    cpu_offload_gb: float | None = _runtime(None, ge=0)
+    """Weights kept in host memory, in GB per GPU."""
+    enforce_eager: bool | None = _runtime(None)
+    """Whether no CUDA graphs are captured, which saves memory and the time to start."""
+
+
 class ServingChoice(_Model):
-    """Servers for stages that ask one (a ``reason`` stage with ``engine: server``). Unused where no stage does."""
+    """Where the model of a stage runs that needs a server (a ``reason`` stage with ``engine: server``)."""
 
     endpoints: tuple[str, ...] = _runtime(())
-    """Base addresses of servers that run already, e.g. http://10.0.0.3:8000; none: servers are started."""
+    """Base addresses of servers that run already, e.g. http://10.0.0.3:8000; none: vLLM engines are started."""
     key_variable: str = _runtime("RVOSBENCH_SERVER_KEY", pattern=r"^RVOSBENCH_([A-Z0-9_]*_)?KEY([A-Z0-9_]*)$")
     """Environment variable that holds the endpoints' API key, if they want one: ``RVOSBENCH_...KEY``, so that a recipe
     cannot have other secrets of the user sent anywhere."""
     replicas: int | Literal["auto"] = _runtime("auto")
-    """Servers to start; "auto": as many as the cluster's GPUs allow, one without GPUs."""
+    """Engines to start; "auto": as many as the cluster's GPUs allow, one without GPUs."""
     gpus: int = _runtime(0, ge=0)
-    """Of each replica (tensor parallel over them); 0 serves on the CPU."""
+    """GPUs of each engine (tensor parallel over them); 0 computes on the CPU."""
     cpus: float = _runtime(0.0, ge=0)
-    """Set aside for each replica; 0: it shares what there is."""
-    command: tuple[str, ...] = _runtime(())
-    """What starts a server, to which ``--model`` and so on are appended; default: vLLM of this environment."""
-    flags: tuple[str, ...] = _runtime(())
-    """Further arguments, e.g. [--gpu-memory-utilization, "0.8"]. They must not change what the model says."""
-    environment: dict[str, str] = _runtime(default_factory=dict)
-    """Further variables of the server's environment."""
+    """CPUs set aside for each engine; 0: it shares what there is."""
+    engine: EngineChoice = _runtime(EngineChoice())
+    """Memory and batch limits of the engines that are started."""
     start_seconds: float = _runtime(900.0, gt=0)
-    """For a server to load its model and answer."""
+    """The time in which an engine must load its model, in seconds."""
     max_restarts: int = _runtime(3, ge=0)
-    """How often a replica that died is started again."""
+    """How often Ray starts an engine again that was lost."""
     concurrency: int = _runtime(8, ge=1)
     """Requests in flight at most, per replica and worker of the stage."""
     request_seconds: float = _runtime(300.0, gt=0)

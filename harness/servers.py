@@ -1,52 +1,91 @@
-"""What a stage may need beside its worker: a model server. Data only; ``harness.serving.replicas`` starts them.
+"""What a stage may need beside its worker: a model that answers chats. Interfaces and data only.
 
-A stage whose ``StageSpec.server`` is set is built with ``factory(settings, servers)``; the engine has servers running
-before its first worker and stops them after its last item.
+A stage whose ``StageSpec.server`` is set is built with ``factory(settings, servers)``; the engine of the pipeline has
+the model running before the stage's first worker starts and stops it after its last item.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
 class ModelServer:
-    """An OpenAI-compatible server of one model, as a method declares it."""
+    """One model that answers chats, as a method declares it."""
 
     model: str
-    """Local folder or hub name (without a revision), as the server takes it."""
+    """The local folder or hub name (without a revision)."""
     served_name: str
-    """The name that requests carry and that the server must list under /v1/models."""
+    """The name that requests carry and that a given endpoint must list under /v1/models."""
     revision: str | None = None
-    """Commit on the hub."""
+    """The commit on the hub."""
     dtype: str = "auto"
+    """The number type that the model computes in, as vLLM names it."""
     max_length: int | None = None
-    """Longest prompt and answer together, in tokens; None: the model's own limit."""
+    """The longest prompt and answer together, in tokens; None is the model's own limit."""
     videos: int = 0
-    """Most videos of a prompt."""
+    """The largest number of videos in a prompt."""
     images: int = 0
-    """Most images of a prompt."""
+    """The largest number of images in a prompt."""
     frame_rate: float | None = None
-    """Frames a second that a video sent frame by frame is said to have; None: the server's default."""
+    """The frames per second of a video that is sent frame by frame; None is the server's default."""
 
 
-@dataclass(frozen=True)
-class Servers:
-    """Running servers of one model, and how they are asked: what a worker is given."""
+class ChatModel(Protocol):
+    """A connection to a running model; many threads use it at once."""
 
-    model: str
-    """See ``ModelServer.served_name``."""
-    endpoints: tuple[str, ...]
-    """Base addresses, e.g. ``http://10.0.0.3:8000``; all serve the same model."""
-    key: str = field(default="", repr=False)
-    """Sent as a bearer token where it is not empty."""
-    owned: bool = False
-    """Started by this run; a dead one is then being started again."""
-    concurrency: int = 8
-    """Requests in flight at most, per endpoint and worker."""
-    request_seconds: float = 300.0
-    """For one answer."""
-    attempts: int = 4
-    """How often a request may fail before its sample is given up. Refused connections do not count."""
-    patience_seconds: float = 120.0
-    """How long no endpoint may take a connection before the stage gives up altogether."""
+    @property
+    def in_flight(self) -> int:
+        """The largest number of requests at a time that this worker should send."""
+        ...
+
+    def software(self) -> str:
+        """What answers, e.g. "vllm 0.32.0"; it is recorded with each answer."""
+        ...
+
+    def complete(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        affinity: str,
+        max_tokens: int,
+        schema: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Returns the greedy answer to a chat.
+
+        Args:
+            messages: the chat in the form of the OpenAI interface.
+            affinity: requests with the same one go to the same replica, which keeps what it computed of their prefix.
+            max_tokens: the longest answer.
+            schema: the JSON schema that the answer follows.
+
+        Raises:
+            SampleError: this request failed; others may succeed.
+            PrerequisiteError: no request can succeed.
+        """
+        ...
+
+
+class Servers(Protocol):
+    """A running model, as a worker is given it; it can be pickled unless it lives in the driver's process."""
+
+    @property
+    def replicas(self) -> int:
+        """The number of places that answer."""
+        ...
+
+    def connect(self) -> ChatModel:
+        """Opens a connection for one worker."""
+        ...
+
+
+def replica_order(affinity: str, names: Sequence[str]) -> list[int]:
+    """Returns the replicas' indices in the order in which an affinity tries them (rendezvous hashing).
+
+    Removing a replica moves only the requests that it had; nothing else changes its place.
+    """
+    keys = [hashlib.sha256(f"{affinity}\n{name}".encode()).digest() for name in names]
+    return sorted(range(len(names)), key=keys.__getitem__)

@@ -12,24 +12,22 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.execute.executor import Report, Watch, longest_first, nothing_to_watch
+from rvosbench.harness.execute.executor import Report, longest_first
 from rvosbench.harness.execute.work import WorkItem
 from rvosbench.harness.execute.workers import Workers
 from rvosbench.harness.extras import install_command
 from rvosbench.harness.recipes import ExecutorChoice, Pool, ServingChoice
+from rvosbench.harness.servers import ModelServer, Servers
 from rvosbench.harness.stages import StageSpec
 from rvosbench.harness.store.artefacts import ArtefactStore
 from rvosbench.harness.store.records import Record
-
-if TYPE_CHECKING:
-    from rvosbench.harness.serving.ray_replicas import RayReplica
-    from rvosbench.harness.serving.vllm import Launch
 
 _TICK_SECONDS = 0.5
 RAY_ENVIRONMENT = {
@@ -66,7 +64,7 @@ class RayExecutor:
         self._workers = Workers(self._store_root)
         self._owns_ray = False
 
-    def run(self, spec: StageSpec, items: Sequence[WorkItem], report: Report, watch: Watch = nothing_to_watch) -> None:
+    def run(self, spec: StageSpec, items: Sequence[WorkItem], report: Report) -> None:
         """See Executor."""
         self._connect()
         pool = self._choice.pool(spec.name)
@@ -75,28 +73,26 @@ class RayExecutor:
             # The model is in the servers; a worker that waited for a GPU they hold would wait for ever.
             pool = pool.model_copy(update={"gpus": 0.0})
             if pool.workers == "auto":
-                workers = min(workers, _ASKERS_PER_SERVER * len(spec.servers.endpoints))
+                workers = min(workers, _ASKERS_PER_SERVER * spec.servers.replicas)
         self._require_fit(spec.name, pool)
         self._workers.prepare(pool)
-        run = _StageRun(self._choice, pool, spec, self._workers, self._store_root, report, watch)
+        run = _StageRun(self._choice, pool, spec, self._workers, self._store_root, report)
         try:
             run.drain(longest_first(items), workers=min(_worker_count(pool), workers))
         finally:
             run.stop()
 
-    def replica_count(self, choice: ServingChoice) -> int:
-        """See Executor."""
-        from rvosbench.harness.serving.ray_replicas import replica_count
+    @contextmanager
+    def engines(
+        self, need: ModelServer, choice: ServingChoice, logs: Path, report: Callable[[str], None]
+    ) -> Iterator[Servers]:
+        """See EngineHost."""
+        from rvosbench.harness.serving.ray_engines import ray_engines
 
         self._connect()
-        self._workers.dismiss()  # the servers may need what idle workers hold
-        return replica_count(choice)
-
-    def place(self, launch: Launch, log: Path, choice: ServingChoice) -> RayReplica:
-        """See Executor."""
-        from rvosbench.harness.serving.ray_replicas import RayReplica
-
-        return RayReplica(launch, log, choice, local=self._owns_ray)
+        self._workers.dismiss()  # the engines may need what idle workers hold
+        with ray_engines(need, choice, logs, report) as engines:
+            yield engines
 
     def close(self) -> None:
         """Shuts a local cluster down; leaves a joined one running."""
@@ -194,9 +190,7 @@ class _StageRun:
         workers: Workers,
         store_root: Path,
         report: Report,
-        watch: Watch,
     ) -> None:
-        self._watch = watch
         self._choice = choice
         self._pool = pool
         self._spec = spec
@@ -219,7 +213,6 @@ class _StageRun:
             for reference in ready:
                 self._settle(reference)
             self._replace_overdue()
-            self._watch()
 
     def stop(self) -> None:
         import ray

@@ -178,11 +178,11 @@ class Run:
         if spec.server is None:
             executor.run(spec, items, report)
             return
-        from rvosbench.harness.serving.replicas import serving
+        from rvosbench.harness.serving.serving import serving
 
         logs = self._folder.path / "servers"
-        with serving(spec.server, self._recipe.serving, executor, logs, self._say_line) as pool:
-            executor.run(replace(spec, servers=pool.servers), items, report, pool.check)
+        with serving(spec.server, self._recipe.serving, executor, logs, self._say_line) as servers:
+            executor.run(replace(spec, servers=servers), items, report)
 
     def _executor(self) -> Executor:
         if self._recipe.executor.kind == "inprocess":

@@ -48,9 +48,8 @@ def build_reason(settings: CotSettings, servers: Servers | None = None) -> Stage
         from rvosbench.methods.models.lvlm.load import load_lvlm
 
         return Reason(settings, LocalReasoner(load_lvlm(settings.lvlm)))
-    from rvosbench.harness.serving.chat import ChatServers
     from rvosbench.methods.reason.remote import ServerReasoner
 
     if servers is None:
         raise PrerequisiteError("The reason stage asks a server and was given none.", "Run it through rvosbench run.")
-    return Reason(settings, ServerReasoner(settings, ChatServers(servers)))
+    return Reason(settings, ServerReasoner(settings, servers.connect()))

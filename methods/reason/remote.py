@@ -29,21 +29,18 @@ import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import SampleError
-from rvosbench.harness.servers import ModelServer
+from rvosbench.harness.servers import ChatModel, ModelServer
 from rvosbench.methods.models.lvlm.checkpoints import config_of, family_of
 from rvosbench.methods.models.lvlm.family import Family
 from rvosbench.methods.reason.parser import schema
 from rvosbench.methods.reason.settings import CotSettings
 from rvosbench.methods.reason.stage import Answer
-
-if TYPE_CHECKING:
-    from rvosbench.harness.serving.chat import ChatServers
 
 _TEXT_TOKENS = 2048
 """Room for the prompt's text."""
@@ -52,7 +49,7 @@ _TEXT_TOKENS = 2048
 class ServerReasoner:
     """Prompts of a video go to one server, several at a time."""
 
-    def __init__(self, settings: CotSettings, servers: ChatServers) -> None:
+    def __init__(self, settings: CotSettings, servers: ChatModel) -> None:
         self.settings = settings
         self.servers = servers
         self.engine = servers.software()

@@ -22,6 +22,7 @@ import pytest
 import yaml
 from clips import write_clip, write_dataset
 from processes import Command, rvosbench
+from rvosbench.harness.serving.replicas import serving
 from toy.tiny_qwen import write_small
 
 from rvosbench.harness.data.frames import DecodedFrames
@@ -32,7 +33,6 @@ from rvosbench.harness.errors import SampleError
 from rvosbench.harness.execute.executor import InProcessExecutor
 from rvosbench.harness.recipes import ServingChoice
 from rvosbench.harness.servers import Servers
-from rvosbench.harness.serving.replicas import serving
 from rvosbench.harness.serving.vllm import installed_build
 from rvosbench.harness.stages import Outcome, Request, StageSpec
 from rvosbench.harness.store.artefacts import Artefact

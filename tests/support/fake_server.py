@@ -1,25 +1,11 @@
-"""A stand-in for a model server: vLLM's arguments and the OpenAI interface, up in a moment, misbehaving on request.
-
-As a program it takes the launcher's arguments and, like vLLM, starts an engine process that outlives it. The variable
-``FAKE_SERVER`` names a folder: a line goes to ``starts`` for each start (with arguments and GPUs) and to ``requests``
-for each question (server's port, digest of the clip, text). A file in it changes what it does: ``refuse`` (says why and
-ends), ``model`` (the name it serves), ``delay`` (seconds to each answer). So do the words "die" and "long" in a
-question. In a test's own process ``FakeServer`` answers from a script instead.
-"""
+"""A stand-in for a running model server: the OpenAI interface, answered from a script in threads of this process."""
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
-import os
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 Reply = tuple[int, Any]
@@ -27,7 +13,8 @@ ANSWER = json.dumps({"reasons": "It is red.", "attributes": ["red", "on the left
 
 
 def completion(text: str, model: str = "small") -> Reply:
-    return 200, {"model": model, "choices": [{"message": {"role": "assistant", "content": text}}]}
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    return 200, {"id": "1", "object": "chat.completion", "created": 0, "model": model, "choices": [choice]}
 
 
 def question(body: dict[str, Any]) -> tuple[str, str]:
@@ -68,7 +55,7 @@ class FakeServer:
                     return self.reply(200, {"version": "0.0"})
                 if key and self.headers["Authorization"] != f"Bearer {key}":
                     return self.reply(401, {"error": "Unauthorized"})
-                return self.reply(200, {"data": [{"id": model}]})
+                return self.reply(200, {"object": "list", "data": [{"id": model, "object": "model"}]})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -110,39 +97,3 @@ class FakeServer:
     def __exit__(self, *error: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-
-    def wait(self) -> None:
-        self._thread.join()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--served-model-name")
-    parser.add_argument("--host")
-    parser.add_argument("--port", type=int)
-    given, _ = parser.parse_known_args()
-    folder = Path(os.environ["FAKE_SERVER"])
-    with (folder / "starts").open("a") as file:
-        file.write(json.dumps({"argv": sys.argv[1:], "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}) + "\n")
-    if (folder / "refuse").is_file():
-        sys.exit((folder / "refuse").read_text())
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-    model = (folder / "model").read_text() if (folder / "model").is_file() else given.served_model_name
-
-    def answer(body: dict[str, Any]) -> Reply | None:
-        shown, asked = question(body)
-        with (folder / "requests").open("a") as file:
-            file.write(f"{given.port} {hashlib.sha256(shown.encode()).hexdigest()[:8]} {asked.splitlines()[0]}\n")
-        time.sleep(float((folder / "delay").read_text()) if (folder / "delay").is_file() else 0.0)
-        if "die" in asked and not (folder / "died").exists():
-            (folder / "died").touch()
-            os._exit(1)
-        if "long" in asked:
-            return 400, {"error": {"message": "This model's maximum context length is 64 tokens."}}
-        return completion(ANSWER, model)
-
-    FakeServer(answer, model, os.environ.get("VLLM_API_KEY", ""), given.host, given.port).wait()
-
-
-if __name__ == "__main__":
-    main()

@@ -11,28 +11,28 @@ import pytest
 from fake_server import ANSWER, FakeServer, Reply, completion
 
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.servers import Servers
-from rvosbench.harness.serving.chat import ChatServers, rendezvous, serving_model
+from rvosbench.harness.servers import replica_order
+from rvosbench.harness.serving.endpoints import EndpointClient, Endpoints, endpoints_of_model
 
 _NOWHERE = "http://127.0.0.1:9"
 """Nothing listens at the discard port."""
 
 
-def ask(servers: ChatServers, affinity: str = "video", text: str = "what?", **options: Any) -> str:
+def ask(servers: EndpointClient, affinity: str = "video", text: str = "what?", **options: Any) -> str:
     messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
     return servers.complete(messages, affinity=affinity, max_tokens=7, **options)
 
 
-def chat(*urls: str, pauses: list[float] | None = None, **options: Any) -> ChatServers:
+def chat(*urls: str, pauses: list[float] | None = None, **options: Any) -> EndpointClient:
     """A client that does not wait, but notes how long it would have."""
     noted = [] if pauses is None else pauses
-    return ChatServers(Servers("small", urls, owned=True, **options), sleep=noted.append)
+    return EndpointClient(Endpoints("small", urls, **options), sleep=noted.append)
 
 
 @pytest.fixture
 def restless(monkeypatch: pytest.MonkeyPatch) -> None:
     """The only server is asked again at once."""
-    monkeypatch.setattr("rvosbench.harness.serving.chat._COOL_DOWN_SECONDS", 0.0)
+    monkeypatch.setattr("rvosbench.harness.serving.endpoints._COOLDOWN_SECONDS", 0.0)
 
 
 def scripted(*replies: Reply | None) -> FakeServer:
@@ -48,17 +48,31 @@ def test_what_is_sent() -> None:
     assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
 
 
-@pytest.mark.parametrize("failure", [(500, {}), (503, "no JSON"), (429, {}), None, (200, "no JSON"), (200, {})])
-def test_what_passes_is_tried_again(failure: Reply | None, restless: None) -> None:
-    pauses: list[float] = []
+@pytest.mark.parametrize("failure", [(500, {}), (503, "no JSON"), (429, {}), None])
+def test_what_passes_is_tried_again(failure: Reply | None) -> None:
     with scripted(failure, failure) as server:
-        assert ask(chat(server.url, pauses=pauses)) == ANSWER
+        assert ask(chat(server.url)) == ANSWER
         assert len(server.bodies) == 3
-    first, second = pauses
-    assert 0.25 <= first <= 0.5 <= second <= 1.0, "pauses grow, and are drawn from a range"
 
 
-def test_attempts_end(restless: None) -> None:
+@pytest.mark.parametrize("nonsense", [(200, "no JSON"), (200, {}), (200, {"choices": []}), (200, [1])])
+def test_an_answer_that_is_no_completion_fails_its_request_alone(nonsense: Reply) -> None:
+    with scripted(nonsense) as server:
+        servers = chat(server.url)
+        with pytest.raises(SampleError, match="sent no chat completion"):
+            ask(servers)
+        assert ask(servers) == ANSWER
+
+
+def test_a_request_that_ends_every_connection_fails_alone(restless: None) -> None:
+    with scripted(None, None) as server:
+        servers = chat(server.url, attempts=2)
+        with pytest.raises(SampleError, match=r"failed 2 times; the last time .* dropped the connection"):
+            ask(servers)
+        assert ask(servers) == ANSWER
+
+
+def test_attempts_end() -> None:
     with scripted(*[(500, {"error": {"message": "EngineCore died"}})] * 9) as server:
         with pytest.raises(SampleError, match=r"failed 3 times; the last time .* answered 500: EngineCore died$"):
             ask(chat(server.url, attempts=3))
@@ -97,12 +111,12 @@ def test_a_refused_request_is_not_tried_again() -> None:
 def test_another_model_is_refused_in_one_sentence() -> None:
     with FakeServer(model="big") as server:
         with pytest.raises(PrerequisiteError) as caught:
-            serving_model(Servers("small", (server.url,)))
+            endpoints_of_model(Endpoints("small", (server.url,)))
         assert caught.value.problem == f"{server.url} serves big, not small."
         assert "--served-model-name" in caught.value.fix
         with FakeServer() as right:
-            both = Servers("small", (server.url, right.url))
-            assert serving_model(both) == (right.url,), "the servers of several models may be listed together"
+            both = Endpoints("small", (server.url, right.url))
+            assert endpoints_of_model(both).urls == (right.url,), "the servers of several models may be listed together"
     with (
         scripted((404, {"error": {"message": "The model `small` does not exist."}})) as server,
         pytest.raises(PrerequisiteError, match="does not serve small"),
@@ -117,10 +131,10 @@ def test_another_model_is_refused_in_one_sentence() -> None:
 
 def test_the_key_is_sent_and_a_wrong_one_named() -> None:
     with FakeServer(key="secret") as server:
-        right, wrong = Servers("small", (server.url,), key="secret"), Servers("small", (server.url,), key="guess")
-        serving_model(right)
-        assert ask(ChatServers(right)) == ANSWER
-        for attempt in (lambda: serving_model(wrong), lambda: ask(ChatServers(wrong))):
+        right, wrong = Endpoints("small", (server.url,), key="secret"), Endpoints("small", (server.url,), key="guess")
+        endpoints_of_model(right)
+        assert ask(EndpointClient(right)) == ANSWER
+        for attempt in (lambda: endpoints_of_model(wrong), lambda: ask(EndpointClient(wrong))):
             with pytest.raises(PrerequisiteError, match="refuses the API key"):
                 attempt()
     assert "secret" not in repr(right)
@@ -128,25 +142,26 @@ def test_the_key_is_sent_and_a_wrong_one_named() -> None:
 
 def test_no_server_at_all() -> None:
     with pytest.raises(PrerequisiteError, match=r"no OpenAI-compatible server at http://127\.0\.0\.1:9"):
-        serving_model(Servers("small", (_NOWHERE,)))
-    with pytest.raises(PrerequisiteError, match=r"No server of small was to be reached .* takes no connection"):
+        endpoints_of_model(Endpoints("small", (_NOWHERE,)))
+    with pytest.raises(PrerequisiteError, match=r"No server of small was reached .* takes no connection"):
         ask(chat(_NOWHERE, patience_seconds=0.0))
 
 
-def test_the_questions_of_a_video_go_to_one_server_and_move_only_when_it_is_gone() -> None:
+def test_the_requests_of_a_video_go_to_one_endpoint_and_move_only_when_it_is_gone() -> None:
     with FakeServer() as one, FakeServer() as two:
+        both = (one, two)
         servers = chat(one.url, two.url)
         videos = [f"video {index}" for index in range(40)]
-        homes = {video: min((one, two), key=lambda server: rendezvous(video, server.url)) for video in videos}
+        homes = {video: both[replica_order(video, [server.url for server in both])[0]] for video in videos}
         assert min(Counter(server.url for server in homes.values()).values()) >= 10, "an even spread"
         for video in videos * 2:
             before = len(homes[video].bodies)
             ask(servers, video)
             assert len(homes[video].bodies) == before + 1
         urls = [one.url, two.url, _NOWHERE]
-        lost = next(video for video in videos if min(urls, key=lambda url: rendezvous(video, url)) == _NOWHERE)
+        lost = next(video for video in videos if replica_order(video, urls)[0] == 2)
         before = len(homes[lost].bodies)
-        assert ask(chat(*urls, attempts=1), lost) == ANSWER, "a refused connection costs no attempt"
+        assert ask(chat(*urls, attempts=1), lost) == ANSWER
         assert len(homes[lost].bodies) == before + 1, "it goes where it would go without the one that is gone"
 
 
