@@ -135,8 +135,10 @@ class RayEngineClient:
     def _ready(self, index: int) -> bool:
         import ray
 
+        # While an engine is being restarted a call without retries fails at once.
+        call = self._engines.actors[index].ready.options(max_task_retries=-1).remote()
         try:
-            found = ray.get(self._engines.actors[index].ready.remote(), timeout=self._engines.choice.start_seconds)
+            found = ray.get(call, timeout=self._engines.choice.start_seconds)
         except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
             return False
         return isinstance(found, str)

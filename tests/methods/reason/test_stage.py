@@ -20,7 +20,7 @@ from toy.tiny_qwen import write_small
 
 from rvosbench.harness.data.frames import DecodedFrames
 from rvosbench.harness.errors import PrerequisiteError, SampleError
-from rvosbench.harness.servers import Servers
+from rvosbench.harness.serving.endpoints import Endpoints
 from rvosbench.harness.stages import Outcome, Request, Stage, StageSpec
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.harness.store.keys import artefact_key
@@ -49,7 +49,7 @@ def local(lvlm: LvlmSettings, **values: Any) -> StageSpec:
 
 def served(lvlm: LvlmSettings, *endpoints: str, **values: Any) -> StageSpec:
     spec = local(lvlm, engine="server", **values)
-    return replace(spec, servers=Servers("small", endpoints, owned=True))
+    return replace(spec, servers=Endpoints("small", endpoints))
 
 
 def run(stage: Stage, folder: Path, texts: Sequence[str] = TEXTS) -> dict[int, Outcome]:
@@ -142,8 +142,8 @@ def test_expressions_of_a_video_are_asked_at_the_same_time(lvlm: LvlmSettings, t
 def test_a_dead_server_stops_the_stage_and_not_a_sample(lvlm: LvlmSettings, tmp_path: Path) -> None:
     with FakeServer() as server:
         spec = served(lvlm, server.url)
-    spec = replace(spec, servers=Servers("small", (server.url,), owned=True, patience_seconds=0.0))
-    with pytest.raises(PrerequisiteError, match="No server of small was to be reached"):
+    spec = replace(spec, servers=Endpoints("small", (server.url,), patience_seconds=0.0))
+    with pytest.raises(PrerequisiteError, match="No server of small was reached"):
         run(spec.build(), tmp_path)
 
 
