@@ -15,7 +15,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "safetensors",
         "accelerate",
         "huggingface_hub",
-        "httpx",
+        "openai",
     ),
     "sam2": ("sam2", "hydra", "omegaconf", "iopath"),
     "cluster": ("ray",),

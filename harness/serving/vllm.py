@@ -158,7 +158,8 @@ class Engine:
     def _serve(self) -> None:
         try:
             while self._admit():
-                for output in self._llm.llm_engine.step():
+                outputs: list[Any] = list(self._llm.llm_engine.step())
+                for output in outputs:
                     if output.finished:
                         self._running.pop(_external(output.request_id)).answer.set_result(output.outputs[0].text)
         except Exception as error:  # noqa: BLE001 - whatever breaks the engine, no thread may wait for it for ever
