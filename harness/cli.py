@@ -96,9 +96,6 @@ def run(
     allow: Annotated[
         list[str] | None, typer.Option(metavar="HOST", help="A machine that the recipe may send to or join.")
     ] = None,
-    allow_commands: Annotated[
-        bool, typer.Option("--allow-commands", help="Let the recipe start programs (serving.command and the like).")
-    ] = False,
 ) -> None:
     """Run methods x LVLMs x datasets; continues where an interrupted run of the same recipe stopped."""
     from rvosbench.harness.pipeline.engine import Run
@@ -110,7 +107,7 @@ def run(
         raise PrerequisiteError("Give a recipe or --resume RUN_DIR.", "Example: rvosbench run recipes/demo.yaml")
     if recipe is not None and resume is not None:
         raise PrerequisiteError("Give a recipe or --resume RUN_DIR, not both.", "A run folder has its recipe in it.")
-    trust = user_trust().with_more(tuple(allow or ()), allow_commands)
+    trust = user_trust().with_more(tuple(allow or ()))
     signal.signal(signal.SIGTERM, _interrupt)
     if resume is not None:
         if overrides:

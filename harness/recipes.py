@@ -244,12 +244,7 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
 
 def _require_secrets(recipe: Recipe, path: Path) -> None:
     """A recipe written into a run folder has no secrets: it can be resumed where it does not need them."""
-    serving, uri = recipe.serving, recipe.tracking.uri
-    for key, value in (
-        ("serving.endpoints", serving.endpoints),
-        ("serving.flags", serving.flags),
-        ("tracking.uri", uri),
-    ):
+    for key, value in (("serving.endpoints", recipe.serving.endpoints), ("tracking.uri", recipe.tracking.uri)):
         if holds_hidden(value):
             raise PrerequisiteError(
                 f"{path}: {key} held a secret, which run folders do not keep.", "Run the recipe itself again."

@@ -1,12 +1,11 @@
-"""What a recipe may do unasked. Recipes and run folders come from others: reading data and computing is free; to start
-programs, to send anything to another machine, or to compute there takes the user's word.
+"""What a recipe may do unasked. Recipes and run folders come from others: reading data and computing is free; to send
+anything to another machine, or to compute there, takes the user's permission.
 
-That word is a flag of the command (``--allow HOST``, ``--allow-commands``), a value the user types himself (``--set``),
-or the user's own configuration, ``~/.config/rvosbench/config.yaml``::
+The permission is a flag of the command (``--allow HOST``), a value that the user types (``--set``), or the user's own
+configuration, ``~/.config/rvosbench/config.yaml``::
 
     allow:
       hosts: [mlflow.my-lab.org, 10.0.0.3]
-      commands: true
 """
 
 from __future__ import annotations
@@ -27,18 +26,6 @@ from rvosbench.harness.recipes import Recipe, describe
 from rvosbench.harness.text import one_line
 from rvosbench.harness.yaml_files import read_yaml
 
-_HARMLESS_FLAGS = frozenset(
-    f"--{name}"
-    for name in (
-        *("gpu-memory-utilization", "max-model-len", "max-num-seqs", "max-num-batched-tokens", "max-logprobs"),
-        *("enforce-eager", "kv-cache-dtype", "block-size", "swap-space", "cpu-offload-gb", "seed", "dtype"),
-        *("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size", "quantization"),
-        *("enable-prefix-caching", "no-enable-prefix-caching", "enable-chunked-prefill", "no-enable-chunked-prefill"),
-        *("mm-processor-cache-gb", "limit-mm-per-prompt", "disable-log-requests", "disable-log-stats"),
-        *("disable-custom-all-reduce", "attention-backend", "async-scheduling", "no-async-scheduling"),
-    )
-)
-"""Arguments of vLLM that set sizes and kernels. Others can name code, files or addresses."""
 _LOCAL_CLUSTERS = ("auto", "local")
 
 
@@ -48,12 +35,10 @@ class Trust:
 
     hosts: tuple[str, ...] = ()
     """Machines that a recipe may send to, join or be served by; this machine is always one."""
-    commands: bool = False
-    """Whether a recipe may start programs and set their arguments and environment."""
 
-    def with_more(self, hosts: Sequence[str], commands: bool) -> Trust:
+    def with_more(self, hosts: Sequence[str]) -> Trust:
         """This and what flags allow."""
-        return Trust((*self.hosts, *(host_of(host) or host for host in hosts)), self.commands or commands)
+        return Trust((*self.hosts, *(host_of(host) or host for host in hosts)))
 
     def require(self, recipe: Recipe, overrides: Sequence[str] = ()) -> None:
         """Refuses a recipe that wants more than is allowed.
@@ -68,12 +53,7 @@ class Trust:
         for want in _wants(recipe):
             if any(_inside(want.key, key) or _inside(key, want.key) for key in typed):
                 continue
-            if want.host is None and not self.commands:
-                raise PrerequisiteError(
-                    f"The recipe sets {want.key}, which {want.what}, and a recipe may not do that unasked.",
-                    "If you trust it, add --allow-commands.",
-                )
-            if want.host is not None and want.host not in self.hosts:
+            if want.host not in self.hosts:
                 raise PrerequisiteError(
                     f"The recipe's {want.key} {want.what} {one_line(want.host)}, which is not this machine.",
                     f"If you trust it, add --allow {one_line(want.host)}.",
@@ -84,8 +64,7 @@ class Trust:
 class _Want:
     key: str
     what: str
-    host: str | None = None
-    """None: it wants to run a program."""
+    host: str
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -139,15 +118,7 @@ def host_of(address: str) -> str:
 
 
 def _wants(recipe: Recipe) -> Iterator[_Want]:
-    serving = recipe.serving
-    if serving.command:
-        yield _Want("serving.command", "starts a program")
-    if serving.environment:
-        yield _Want("serving.environment", "changes how programs run")
-    unknown = [flag for flag in serving.flags if flag.startswith("-") and flag.partition("=")[0] not in _HARMLESS_FLAGS]
-    if unknown:
-        yield _Want("serving.flags", f"gives a server {one_line(unknown[0])}")
-    for endpoint in serving.endpoints:
+    for endpoint in recipe.serving.endpoints:
         yield from _remote("serving.endpoints", "send data to", host_of(endpoint))
     address = recipe.executor.address
     if address is not None and address not in _LOCAL_CLUSTERS:

@@ -22,9 +22,7 @@ from rvosbench.harness.results.mlflow import flat_params
 from rvosbench.harness.results.reader import find_runs
 from rvosbench.harness.secrets import is_secret, redacted_text
 from rvosbench.harness.servers import ModelServer
-from rvosbench.harness.serving.replica import _SUPERVISOR
-from rvosbench.harness.serving.replicas import serving
-from rvosbench.harness.serving.vllm import launch_of
+from rvosbench.harness.serving.serving import serving
 from rvosbench.harness.trust import Trust, host_of, is_local, user_trust
 from rvosbench.harness.yaml_files import parse_yaml
 from rvosbench.leaderboard.serve import command
@@ -46,15 +44,9 @@ def recipe(**values: Any) -> Recipe:
         ({"executor": {"address": f"ray://{REMOTE}:10001"}}, Trust((REMOTE,)), "executor.address=x"),
         ({"tracking": {"uri": f"https://bob:pw@{REMOTE}/x"}}, Trust((REMOTE,)), "tracking.uri=x"),
         ({"tracking": {"uri": f"postgresql://a:b@{REMOTE}/x"}}, Trust((REMOTE,)), "tracking.uri=x"),
-        ({"serving": {"command": ["sh", "-c", "true"]}}, Trust(commands=True), "serving.command=[x]"),
-        ({"serving": {"environment": {"LD_PRELOAD": "x.so"}}}, Trust(commands=True), "serving.environment.X=1"),
-        ({"serving": {"flags": ["--trust-remote-code"]}}, Trust(commands=True), "serving.flags=[x]"),
-        ({"serving": {"flags": ["--middleware=x.y"]}}, Trust(commands=True), "serving.flags=[x]"),
     ],
 )
-def test_what_leaves_this_machine_or_runs_programs_takes_the_users_word(
-    wish: dict[str, Any], allowed: Trust, override: str
-) -> None:
+def test_what_leaves_this_machine_needs_permission(wish: dict[str, Any], allowed: Trust, override: str) -> None:
     with pytest.raises(PrerequisiteError) as caught:
         Trust().require(recipe(**wish))
     assert "--allow" in caught.value.fix and "\n" not in str(caught.value)
@@ -126,8 +118,6 @@ def test_the_host_is_said_before_the_key_is_sent(monkeypatch: pytest.MonkeyPatch
 SECRETS = {
     "serving": {
         "endpoints": ["http://user:ENDPOINTPW@10.0.0.3:8000"],
-        "environment": {"HF_TOKEN": "hf_SECRETTOKEN", "MODE": "fast"},
-        "flags": ["--api-key", "sk-SECRETFLAG", "--hf-token=hf_SECRETEQUALS", "--seed", "3"],
     },
     "tracking": {"uri": "https://bob:TRACKPW@mlflow.lab?token=QUERYTOKEN"},
     "methods": [{"method": "x", "settings": {"api_key": "sk-INSETTINGS", "max_new_tokens": 5, "seg_token": "[SEG]"}}],
@@ -139,20 +129,16 @@ def test_secrets_are_kept_nowhere() -> None:
     params = " ".join(flat_params(recipe(**SECRETS).model_dump(mode="json")).values())
     for secret in ("PW", "SECRET", "QUERYTOKEN", "INSETTINGS"):
         assert secret not in text and secret not in params
-    for kept in ("10.0.0.3", "fast", "[SEG]", "bob", "--seed"):
+    for kept in ("10.0.0.3", "[SEG]", "bob"):
         assert kept in text
     assert yaml.safe_load(text)["methods"][0]["settings"]["max_new_tokens"] == 5
 
 
-def test_a_run_folder_without_its_secret_says_so_or_takes_the_users(tmp_path: Path) -> None:
+def test_a_run_folder_without_its_secret_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(dump_recipe(recipe(**SECRETS)))
     with pytest.raises(PrerequisiteError, match="run folders do not keep"):
         load_recipe(path)
-    environment = {"HF_TOKEN": "hf_SECRETTOKEN", "MODE": "fast"}
-    path.write_text(dump_recipe(recipe(serving={"environment": environment, "command": ["serve"]})))
-    launch = launch_of(ModelServer("m", "m"), load_recipe(path).serving, "key")
-    assert "HF_TOKEN" not in launch.environment and launch.environment["MODE"] == "fast"
 
 
 @pytest.mark.parametrize(
@@ -173,10 +159,8 @@ def test_texts_lose_passwords() -> None:
 
 
 def test_children_do_not_import_from_the_working_folder(tmp_path: Path) -> None:
-    vllm = launch_of(ModelServer("m", "m"), recipe(serving={"command": ["x"]}).serving, "key")
-    assert vllm.command[0] == "x"
-    for line in (list(_SUPERVISOR), command(tmp_path, 1)):
-        assert line[0] == sys.executable and "-P" in line[1 : line.index("-m")]
+    line = command(tmp_path, 1)
+    assert line[0] == sys.executable and "-P" in line[1 : line.index("-m")]
 
 
 Run = Callable[..., tuple[int, str]]
@@ -206,16 +190,25 @@ def write_run(folder: Path, **values: Any) -> Path:
 
 
 def test_a_run_and_a_resumed_run_are_refused_alike(tmp_path: Path, run: Run) -> None:
-    path = write_run(tmp_path, serving={"command": ["touch", str(tmp_path / "marker")]})
+    path = write_run(tmp_path, serving={"endpoints": [f"http://{REMOTE}:8000"]})
     code, text = run("run", str(path))
-    assert code == 2 and "--allow-commands" in text
+    assert code == 2 and f"--allow {REMOTE}" in text
     assert not (tmp_path / "runs").exists()
     stranger = tmp_path / "stranger"
     stranger.mkdir()
     path.rename(stranger / "recipe.yaml")
     code, text = run("run", "--resume", str(stranger))
-    assert code == 2 and "--allow-commands" in text
-    assert run("run", "--resume", str(stranger), "--allow-commands")[0] == 0
+    assert code == 2 and f"--allow {REMOTE}" in text
+    assert run("run", "--resume", str(stranger), "--allow", REMOTE)[0] == 0
+
+
+@pytest.mark.parametrize("key", ["command", "environment", "flags"])
+def test_a_recipe_cannot_name_programs_or_their_environment(tmp_path: Path, run: Run, key: str) -> None:
+    marker = str(tmp_path / "marker")
+    value = {"PYTHONSTARTUP": marker} if key == "environment" else ["touch", marker]
+    code, text = run("run", str(write_run(tmp_path, serving={key: value})))
+    assert code == 2 and f"serving.{key}" in text
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "marker").exists()
 
 
 @pytest.mark.parametrize("name", [".lock", "events.jsonl", "servers", "scores.json", "servers/x.log"])

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from rvosbench.harness.recipes import ServingChoice
+from rvosbench.harness.secrets import redacted_text
 from rvosbench.harness.servers import ModelServer, Servers
 from rvosbench.harness.serving.endpoints import Endpoints, endpoints_of_model
+from rvosbench.harness.trust import host_of
 
 Report = Callable[[str], None]
 
@@ -57,6 +59,8 @@ def serving(
         request_seconds=choice.request_seconds,
         attempts=choice.attempts,
     )
+    if endpoints.key:
+        report(f"Sending the key of {choice.key_variable} to {', '.join(dict.fromkeys(map(host_of, endpoints.urls)))}")
     endpoints = endpoints_of_model(endpoints)
-    report(f"{need.served_name} is served at {', '.join(endpoints.urls)}")
+    report(redacted_text(f"{need.served_name} is served at {', '.join(endpoints.urls)}"))
     yield endpoints
