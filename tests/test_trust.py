@@ -60,7 +60,7 @@ def test_what_leaves_this_machine_needs_permission(wish: dict[str, Any], allowed
     "wish",
     [
         {"serving": {"endpoints": ["http://127.0.0.1:8000", "http://localhost:1", "http://[::1]:8000"]}},
-        {"serving": {"flags": ["--gpu-memory-utilization", "0.8", "--max-num-seqs=4"]}},
+        {"serving": {"engine": {"gpu_memory_utilization": 0.8, "max_num_seqs": 4}}},
         {"executor": {"address": "auto"}},
         {"executor": {"address": "127.0.0.1:6379"}},
         {"tracking": {"uri": "sqlite:////tmp/x.db"}},
@@ -83,9 +83,9 @@ def test_the_users_configuration_allows(tmp_path: Path, monkeypatch: pytest.Monk
     assert user_trust() == Trust()
     path = tmp_path / "rvosbench/config.yaml"
     path.parent.mkdir()
-    path.write_text(f"allow: {{hosts: [{REMOTE}], commands: true}}\n")
-    assert user_trust() == Trust((REMOTE,), commands=True)
-    for text in ("allow: {host: [x]}", "allow: 3", "[", "allow: {commands: maybe}"):
+    path.write_text(f"allow: {{hosts: [{REMOTE}]}}\n")
+    assert user_trust() == Trust((REMOTE,))
+    for text in ("allow: {host: [x]}", "allow: 3", "[", "allow: {hosts: {a: 1}}"):
         path.write_text(text)
         with pytest.raises(PrerequisiteError):
             user_trust()
