@@ -12,6 +12,8 @@ import pytest
 from clusters import local_cluster
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+OWN_CLUSTERS = ("pipeline/test_served_runs.py", "steerseg/training/test_command.py", "packaging/test_wheel.py")
+"""Files some of whose tests run commands that start a Ray of their own."""
 
 # Children of tests import this checkout, whichever one the environment has installed.
 os.environ["PYTHONPATH"] = os.pathsep.join(str(REPOSITORY / name) for name in ("tests/support", "src", "benchmarks"))
@@ -36,16 +38,15 @@ def ray_cluster() -> Iterator[str]:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several processes, a file's tests stay together, since they share models and servers, and so do all files
-    that use the shared Ray cluster or run commands, which may start clusters of their own: those would compete for the
-    same cores. vLLM's file is long enough to stand alone. xdist's own groups are marks that it writes into test ids,
-    which pytest 9.2 no longer takes from it.
+    that use the shared Ray cluster or start one: those would compete for the same cores. vLLM's file is long enough to
+    stand alone. xdist's own groups are marks that it writes into test ids, which pytest 9.2 no longer takes from it.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "clusters" if _uses_a_cluster(file) and not file.endswith("test_vllm.py") else file
+            return "clusters" if _uses_a_cluster(file) else file
 
     # In the order found, in which the clusters, the longest unit, come early.
     config.option.loadscopereorder = False
@@ -54,5 +55,4 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @cache
 def _uses_a_cluster(file: str) -> bool:
-    text = (REPOSITORY / file).read_text(encoding="utf-8")
-    return "ray_cluster" in text or "from processes import" in text
+    return file.endswith(OWN_CLUSTERS) or "ray_cluster" in (REPOSITORY / file).read_text(encoding="utf-8")
