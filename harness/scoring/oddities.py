@@ -46,7 +46,7 @@ def misreading(truth: GroundTruthFrame, mask_HW: BoolHW, counts: PixelCounts) ->
     if not area or overlap >= _FITS:
         return None
     swapped = (truth_area - counts.I) / max(height * width - area + counts.I, 1)
-    if swapped >= _FITS and swapped >= _BETTER * overlap:
+    if 2 * area > height * width and swapped >= _FITS and swapped >= _BETTER * overlap:
         return "inverted"
     # A mask in pieces has about as many boundary pixels as pixels.
     fragmented = area >= _SMALLEST and 2 * counts.n_pred > area
