@@ -264,7 +264,7 @@ def test_describe_lists_every_split_and_what_is_there(samples: Path, tree: Any) 
     (tree.root / "mevis/valid/JPEGImages").mkdir()
     states = {f"{status.dataset}/{status.split}": status.state for status in describe(tree.root)}
     cards: list[Card] = [load_card(status.dataset) for status in describe(None)]
-    assert len(states) == len(cards) == 15
+    assert len(states) == len(cards) == 18
     assert states["ref_davis17/valid"] == "5 of 30 videos"
     assert states["ref_davis17/train"] == "absent"
     assert states["revos/valid"] == "masks only"
