@@ -145,7 +145,11 @@ def memory_lines(recipe: Recipe) -> list[str]:
     for choice in recipe.methods:
         method, settings, lvlms = resolve(choice, recipe.lvlms)
         for lvlm in lvlms:
-            lines[method.memory(settings, lvlm, _USUAL_SIZE)] = None
+            try:
+                lines[method.memory(settings, lvlm, _USUAL_SIZE)] = None
+            except PrerequisiteError as error:
+                # What a worker needs is for readers; a checkpoint that cannot be used is refused with its stages.
+                lines[f"Memory of {lvlm or method.title}: not known. {error}"] = None
     return [line for line in lines if line]
 
 

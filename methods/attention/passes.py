@@ -27,9 +27,9 @@ class Pass:
     weight_A: Tensor
     """Mean over query rows of the largest probability among the runs' columns; ones without runs."""
     top_KGL: Tensor
-    """Each row's largest score; 0 in rows that were not looked at."""
+    """Each row's largest score; 0 in rows that were not computed."""
     total_KGL: Tensor
-    """Each row's sum of exp(score - top); 1 in rows that were not looked at."""
+    """Each row's sum of exp(score - top); 1 in rows that were not computed."""
 
 
 @dataclass(frozen=True)

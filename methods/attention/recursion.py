@@ -69,7 +69,7 @@ def rollout_rows(
 
     Args:
         layers: the layers to roll out (``spec.layers`` of the model), first one first.
-        visual_BL: True at visual tokens; looked at for "vmax" weights only.
+        visual_BL: True at visual tokens; used for "vmax" weights only.
         spec: head weights, residual weight, block size.
         attention_mask_BL: 0 at padding, left or right of the tokens. It is cut off item by item, which is exact: no
             token of a causal model sees right padding, and the model's own mask hides left padding.

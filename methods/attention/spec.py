@@ -27,9 +27,9 @@ class RolloutSpec(Settings):
     """"vmax": mean over all query rows of the row's maximum over visual columns, divided by the largest head's;
     "max": the same over all columns; "mean": every head counts 1."""
     visual_columns: Literal["own", "reference_span"] = identity("own")
-    """Columns that "vmax" looks at. "own": each item's visual tokens. "reference_span": everything from the first to
-    the last visual token of the batch's first item, as the reference does for Qwen and LLaVA; equal to "own" when
-    nothing stands between the visual tokens."""
+    """Columns over which "vmax" takes the maximum. "own": each item's visual tokens. "reference_span": everything from
+    the first to the last visual token of the batch's first item, as the reference does for Qwen and LLaVA; equal to
+    "own" when nothing stands between the visual tokens."""
     block: int | None = runtime(None)
     """Query rows held at a time; memory grows with it, results do not depend on it beyond rounding. None: 32 on a
     CPU, where a block should fit the cache, 256 elsewhere."""

@@ -1,6 +1,6 @@
 """Rollouts of many prompts on one video, whose visual tokens are run once for all of them.
 
-A chat begins with the same tokens whatever is asked: its head and the visual tokens. In a causal model their keys,
+A chat begins with the same tokens whatever the prompt: its head and the visual tokens. In a causal model their keys,
 values and attention are then the same for every prompt on a view (the clip, or one frame). The prefix of a view is
 everything through its last visual token. It is run once; every prompt's remaining tokens, its tail, are run over the
 cached keys and values at the positions they have in the whole prompt, and rolled out together with the others
@@ -8,10 +8,10 @@ cached keys and values at the positions they have in the whole prompt, and rolle
 
 Which tokens are shared is found from the tokens themselves, not from the family: the prefix is the one of a fixed
 probe text, and a prompt whose first tokens are not the probe's (text in front of the visual tokens, say) is run whole.
-Nothing depends on which prompts are asked together: the prefix is the probe's, every tail is run alone over the same
+Nothing depends on which prompts are run together: the prefix is the probe's, every tail is run alone over the same
 batch of views, and products keep their shape. So a prompt's maps are the same to the last bit in any company.
 
-Soft prompts in front of the pictures are part of the prefix, those behind are the begin of every tail.
+Soft prompts in front of the visual tokens are part of the prefix, those behind them begin every tail.
 
 Shape legend: B views run together, L sequence, P prefix, s tail, T frames, t h w visual grid.
 """
@@ -37,10 +37,10 @@ from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import MapThw, ModelInputs
 from rvosbench.methods.models.lvlm.embedding import padded, positions
 from rvosbench.methods.models.lvlm.model import Lvlm, maps_of
-from rvosbench.methods.models.lvlm.soft import SoftPrompts, by_token, picture_span, with_soft
+from rvosbench.methods.models.lvlm.soft import SoftPrompts, by_token, vision_span, with_soft
 
 View = Callable[[str], ModelInputs]
-"""Puts a prompt to one view."""
+"""Makes the inputs of a prompt on one view."""
 Tail = Mapping[str, Tensor]
 """A prompt's inputs after the prefix, by name, (1, s) each."""
 ClipAndFrames = tuple[MapThw, MapThw]
@@ -58,7 +58,7 @@ def clip_and_frame_rollouts(
     *,
     share: bool = True,
 ) -> dict[str, ClipAndFrames | SampleError]:
-    """By prompt, its rollout on the clip and on every frame alone, or what is wrong with that prompt.
+    """By prompt: its rollout on the clip and on every frame alone, or what is wrong with that prompt.
 
     Prompts share the prefix of a view. One that cannot is run whole, and so are all where one view's prefix takes
     more than ``prefix_bytes``.
@@ -91,8 +91,8 @@ def clip_and_frame_rollouts(
     # The tokens around the visual ones are those of a clip of one frame, which is quickly prepared.
     sample = partial(clip, frames[:1])
     on_clip = _on_views(lvlm, [partial(clip, frames)], sample, prompts, spec, share=share)
-    sound = [prompt for prompt, maps in on_clip.items() if not isinstance(maps, SampleError)]
-    on_frames = _on_views(lvlm, views, views[0], sound, spec, share=share)
+    usable = [prompt for prompt, maps in on_clip.items() if not isinstance(maps, SampleError)]
+    on_frames = _on_views(lvlm, views, views[0], usable, spec, share=share)
     results: dict[str, ClipAndFrames | SampleError] = {}
     for prompt, of_clip in on_clip.items():
         of_frames = on_frames.get(prompt)
@@ -101,13 +101,13 @@ def clip_and_frame_rollouts(
         elif isinstance(of_frames, SampleError):
             results[prompt] = of_frames
         else:
-            assert of_frames is not None, "every sound prompt was put to the frames"
+            assert of_frames is not None, "every usable prompt was run on the frames"
             results[prompt] = of_clip[0], np.concatenate(of_frames)
     return results
 
 
 def prefix_bytes(lvlm: Lvlm, tokens: int, spec: RolloutSpec) -> int:
-    """What is kept of one view's prefix: keys and values of all layers, queries of the rolled-out ones."""
+    """Number of bytes kept of one view's prefix: keys and values of all layers, queries of the rolled-out ones."""
     config = lvlm.text_model.config
     heads = int(config.num_attention_heads)
     depth = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
@@ -120,7 +120,7 @@ def _on_views(
 ) -> dict[str, list[MapThw] | SampleError]:
     """Every prompt's maps, view by view, or its error. ``sample`` is a view whose prompts have the same tails."""
     results: dict[str, list[MapThw] | SampleError] = {}
-    shared = _Share.of(lvlm, views, sample, spec) if share and prompts else None
+    shared = _SharedPrefix.of(lvlm, views, sample, spec) if share and prompts else None
     tails: dict[str, Tail] = {}
     for prompt in dict.fromkeys(prompts):
         try:
@@ -145,7 +145,7 @@ def _whole(lvlm: Lvlm, views: Sequence[View], prompt: str, spec: RolloutSpec) ->
     return maps
 
 
-class _Share:
+class _SharedPrefix:
     """Views with the same tokens, whose prompts are run over a common prefix."""
 
     def __init__(self, lvlm: Lvlm, views: Sequence[View], shown: ModelInputs, size: int, spec: RolloutSpec) -> None:
@@ -159,7 +159,7 @@ class _Share:
         self.layers = spec.layers(lvlm.layers)
 
     @classmethod
-    def of(cls, lvlm: Lvlm, views: Sequence[View], sample: View, spec: RolloutSpec) -> _Share | None:
+    def of(cls, lvlm: Lvlm, views: Sequence[View], sample: View, spec: RolloutSpec) -> _SharedPrefix | None:
         """None where one prefix is beyond the budget, or the sample's tail is not the views'."""
         shown, first = sample(PROBE), views[0](PROBE)
         settings = lvlm.settings
@@ -167,12 +167,12 @@ class _Share:
         tails = [_ids(prompted)[_end(prompted) :] for prompted in (shown, first)]
         return cls(lvlm, views, shown, size, spec) if size and torch.equal(*tails) else None
 
-    def tail(self, asked: ModelInputs) -> Tail | None:
+    def tail(self, inputs: ModelInputs) -> Tail | None:
         """What a prompt adds to the prefix; None where it changes the prefix. Both are seen on the sample view."""
         end = _end(self.shown)
-        if _end(asked) != end or not torch.equal(_ids(asked)[:end], _ids(self.shown)[:end]):
+        if _end(inputs) != end or not torch.equal(_ids(inputs)[:end], _ids(self.shown)[:end]):
             return None
-        return {name: value[:, end:] for name, value in by_token(asked).items()}
+        return {name: value[:, end:] for name, value in by_token(inputs).items()}
 
     def rollouts(self, tails: Mapping[str, Tail]) -> dict[str, list[MapThw] | SampleError]:
         """Every prompt's maps on all views.
@@ -188,16 +188,16 @@ class _Share:
             with self.lvlm.inference(heads):
                 prefix = _Prefix.of(self.lvlm, heads, self.layers)
                 for group in _chunks([prompt for prompt in tails if prompt not in failed], stack):
-                    asked: dict[str, list[ModelInputs]] = {}
+                    batches: dict[str, list[ModelInputs]] = {}
                     for prompt in group:
                         try:
-                            asked[prompt] = [completed(self.lvlm, head, tails[prompt]) for head in heads]
+                            batches[prompt] = [completed(self.lvlm, head, tails[prompt]) for head in heads]
                         except SampleError as error:
                             failed[prompt] = error
-                    suffixes = [prefix.suffix(batch) for batch in asked.values()]
+                    suffixes = [prefix.suffix(batch) for batch in batches.values()]
                     visual_P = heads[0].visual_L[: prefix.end].to(self.lvlm.model.device)
                     rows = shared_rows(prefix.layers, suffixes, visual_P, self.spec, stack=stack)
-                    for (prompt, batch), of_prompt in zip(asked.items(), rows, strict=True):
+                    for (prompt, batch), of_prompt in zip(batches.items(), rows, strict=True):
                         try:
                             maps[prompt] += maps_of(batch, of_prompt)
                         except SampleError as error:
@@ -259,8 +259,8 @@ def completed(lvlm: Lvlm, head: ModelInputs, tail: Tail) -> ModelInputs:
 
 
 def _end(prompted: ModelInputs) -> int:
-    """P: tokens through the last one that stands for a part of a picture."""
-    return picture_span(prompted)[1]
+    """P: number of tokens through the last one of an image or a video."""
+    return vision_span(prompted)[1]
 
 
 def _ids(prompted: ModelInputs) -> Tensor:

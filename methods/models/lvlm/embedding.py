@@ -1,6 +1,6 @@
-"""The sequence as the language model takes it: what the vision tower makes of the pictures, and where tokens stand.
+"""The sequence as the language model takes it: what the vision tower makes of the frames, and where tokens stand.
 
-Shape legend: B batch, L sequence, n picture tokens, D hidden size.
+Shape legend: B batch, L sequence, n tokens of images and videos, D hidden size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from rvosbench.methods.models.lvlm.base import ModelInputs
 from rvosbench.methods.models.lvlm.model import Lvlm
-from rvosbench.methods.models.lvlm.soft import by_token, picture_tokens
+from rvosbench.methods.models.lvlm.soft import by_token, vision_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +42,14 @@ def embedding_only(text_model: Any) -> Iterator[list[Tensor]]:
     fills with what would be added behind its first layers, (visual tokens, D) each."""
     deeper: list[Tensor] = []
 
-    def hand_back(
+    def return_embedded(
         inputs_embeds: Tensor | None = None, deepstack_visual_embeds: Sequence[Tensor] | None = None, **_: Any
     ) -> BaseModelOutputWithPast:
         assert inputs_embeds is not None
         deeper.extend(deepstack_visual_embeds or ())
         return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)  # type: ignore[arg-type]
 
-    text_model.forward = hand_back
+    text_model.forward = return_embedded
     try:
         yield deeper
     finally:
@@ -64,19 +64,19 @@ def see(lvlm: Lvlm, prompted: ModelInputs) -> Seen:
         ValueError: a text prompt, or one with soft tokens.
     """
     if prompted.soft is not None:
-        raise ValueError("soft tokens are no part of a picture")
-    picture_L = picture_tokens(prompted)
+        raise ValueError("soft tokens are no part of an image")
+    vision_L = vision_tokens(prompted)
     lvlm.reset_rope_state()
     with embedding_only(lvlm.text_model) as deeper:
         out = lvlm.model.model(**lvlm.batched([prompted]), use_cache=False)
     lvlm.reset_rope_state()
-    return Seen(out.last_hidden_state[0, picture_L.to(out.last_hidden_state.device)], tuple(deeper))
+    return Seen(out.last_hidden_state[0, vision_L.to(out.last_hidden_state.device)], tuple(deeper))
 
 
 def padded(batch: Sequence[ModelInputs]) -> tuple[dict[str, Tensor], Tensor]:
     """The inputs of all prompts but the pixels, shorter ones padded behind their end, and where tokens are (B, L).
 
-    What stands behind is never seen in a causal model, so the model is not told, and its kernel needs no mask.
+    What stands behind is never seen in a causal model, so the model is given no mask, and its kernel needs none.
     """
     length = max(item.length for item in batch)
     inputs: dict[str, Tensor] = {}

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
 
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
@@ -74,7 +73,7 @@ def estimate(
     width_bytes = getattr(torch, settings.dtype).itemsize
     parameters = sum(parameter.numel() for parameter in model.parameters())
 
-    seen = find_family(model.config.model_type).views(model.config, settings, frames, height, width)
+    seen = find_family(str(config["model_type"])).views(model.config, settings, frames, height, width)
     clip_length = seen.clip.tokens + text_tokens
     frame_length = seen.frame.tokens + text_tokens
     batch = min(frames, settings.frame_batch)
@@ -107,11 +106,7 @@ def estimate(
 
 def meta_model(config: Mapping[str, Any]) -> Any:
     """The model a config.json describes, without weights."""
-    values = dict(config)
-    described: Any = AutoConfig.for_model(values.pop("model_type"), **values)
-    factory: Any = AutoModelForImageTextToText
-    with torch.device("meta"):
-        return factory.from_config(described)
+    return find_family(str(config["model_type"])).empty_model(config)
 
 
 def clip_memory(

@@ -92,6 +92,28 @@ class Family(ABC):
             frames, height, width: of the sampled clip, in pixels.
         """
 
+    def empty_model(self, config: Mapping[str, Any]) -> Any:
+        """The model that a config.json describes, on torch's meta device: shapes without weights.
+
+        Raises:
+            PrerequisiteError: transformers does not know the ``model_type``; such a family overrides this.
+        """
+        import torch
+        from transformers import AutoConfig, AutoModelForImageTextToText
+
+        values = dict(config)
+        name = values.pop("model_type")
+        try:
+            described: Any = AutoConfig.for_model(name, **values)
+        except ValueError as error:
+            raise PrerequisiteError(
+                f"transformers does not know the model type '{name}', so its parameters cannot be counted.",
+                f"The family {self.title} must define empty_model.",
+            ) from error
+        factory: Any = AutoModelForImageTextToText
+        with torch.device("meta"):
+            return factory.from_config(described)
+
     @abstractmethod
     def load(self, folder: Path, settings: LvlmSettings) -> Lvlm:
         """The checkpoint in ``folder``, on its device.
@@ -156,7 +178,7 @@ class Family(ABC):
         return self.server_frame_tokens
 
     def server_frame_rate(self, config: Mapping[str, Any], options: LvlmOptions) -> float | None:
-        """Frames a second that a server must be told of a clip; None: the family is given no times."""
+        """Frames per second that a server must be given for a clip; None: the family is given no times."""
         return None
 
 

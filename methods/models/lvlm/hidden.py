@@ -48,7 +48,7 @@ def answer_with_states(lvlm: Lvlm, inputs: ModelInputs, max_new_tokens: int | No
 def hidden_states(lvlm: Lvlm, messages: Sequence[Message], inputs: ModelInputs, want: Hidden) -> HiddenStates:
     """The hidden states that a chat asks for.
 
-    The last generated token is never run by generation itself; its state is computed where it is asked for.
+    The last generated token is never run by generation itself; its state is computed in a second pass.
 
     Raises:
         SampleError: the device ran out of memory, a state is not finite, or a named text is blank.

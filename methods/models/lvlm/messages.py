@@ -144,7 +144,7 @@ class Hidden:
 
     positions: Mapping[str, Position]
     max_new_tokens: int | None = None
-    """Longest answer in tokens where answer tokens are asked for; None: ``LvlmOptions.max_new_tokens``. Nothing is
+    """Longest answer in tokens where a position is in the answer; None: ``LvlmOptions.max_new_tokens``. Nothing is
     generated otherwise."""
 
 

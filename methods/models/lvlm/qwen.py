@@ -47,6 +47,15 @@ class Qwen(Family):
 
         return Views(clip=view(-(-frames // vision.temporal_patch_size), 1), frame=view(1, options.frame_scale))
 
+    def empty_model(self, config: Mapping[str, Any]) -> Any:
+        import torch
+        import transformers
+
+        model_class = getattr(transformers, self.model_class)
+        values = {name: value for name, value in config.items() if name != "model_type"}
+        with torch.device("meta"):
+            return model_class._from_config(model_class.config_class(**values))
+
     def load(self, folder: Path, settings: LvlmSettings) -> Lvlm:
         import transformers
 

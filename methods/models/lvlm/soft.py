@@ -1,10 +1,10 @@
 """Soft prompts: learned vectors that stand in the sequence like the embeddings of tokens.
 
 They enter at the input only. A prompt that holds one has ``SOFT_ID`` where its vectors stand, an id that no tokenizer
-gives; the embedding table is asked for another token there, and its answer is replaced. So whatever cuts, joins or
-batches token ids moves the soft tokens with them. For everything else they are text tokens: attention sees them, and
-the families that place visual tokens in time, height and width give them plain text positions, equal on all axes,
-and move everything behind on by n.
+gives; the embedding table is given another id there, and its output is replaced. So whatever cuts, joins or batches
+token ids moves the soft tokens with them. For everything else they are text tokens: attention sees them, and the
+families that place visual tokens in time, height and width give them plain text positions, equal on all axes, and move
+everything behind on by n.
 
 They are query rows like others. Head weights are means over all query rows of the row's largest entry at a visual
 column: rows in front of the visual tokens, soft or not, add 0 to every head's mean and change nothing once weights
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from rvosbench.methods.models.lvlm.model import Lvlm
 
 Position = Literal["front", "before_vision", "after_vision"]
-"""Where the vectors stand: before everything, the system turn included; right before the first picture; right behind
-the last one. The tokens that mark a picture's begin and end, where a family has them, stay with the picture."""
+"""Where the vectors stand: before everything, the system turn included; right before the first visual token; right
+behind the last one. The marks around an image or a frame, where a family has them, stay with it; a text that the family
+puts in front of a frame (InternVL3: its number, Qwen3-VL: its time) stays in front of the vectors."""
 POSITIONS: tuple[Position, ...] = get_args(Position)
 SOFT_ID = -1
 
@@ -72,7 +73,7 @@ def with_soft(lvlm: Lvlm, prompted: ModelInputs, soft: SoftPrompt | None) -> Mod
     Raises:
         PrerequisiteError: the vectors are not as wide as the model's embeddings.
         SampleError: the sequence is longer than the model's limit.
-        ValueError: it holds soft tokens already, or is a text prompt and they should stand beside a picture.
+        ValueError: it holds soft tokens already, or is a text prompt and they should stand beside an image.
     """
     if soft is None:
         return prompted
@@ -107,17 +108,17 @@ def soft_embeddings(text_model: Any, soft: SoftPrompt | None) -> Iterator[None]:
     table = text_model.get_input_embeddings()
     places: list[Tensor] = []
 
-    def ask(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def mask_ids(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         ids_BL = args[0]
         places.append(ids_BL == SOFT_ID)
         return (ids_BL.masked_fill(places[-1], 0), *args[1:])
 
-    def answer(_module: Any, _args: Any, embedded_BLD: Tensor) -> Tensor:
+    def fill_in(_module: Any, _args: Any, embedded_BLD: Tensor) -> Tensor:
         soft_BL = places.pop()
         vectors_nD = soft.vectors_nD.to(embedded_BLD.device, embedded_BLD.dtype)
         return embedded_BLD.masked_scatter(soft_BL.unsqueeze(-1), vectors_nD.repeat(soft_BL.shape[0], 1))
 
-    hooks = [table.register_forward_pre_hook(ask), table.register_forward_hook(answer)]
+    hooks = [table.register_forward_pre_hook(mask_ids), table.register_forward_hook(fill_in)]
     try:
         yield
     finally:
@@ -131,34 +132,35 @@ def by_token(prompted: ModelInputs) -> dict[str, Tensor]:
     return {name: value for name, value in prompted.inputs.items() if value.shape == shape}
 
 
-def picture_tokens(prompted: ModelInputs) -> Tensor:
-    """True at the tokens that stand for a part of a picture, on the grid or not, (L,) bool.
+def vision_tokens(prompted: ModelInputs) -> Tensor:
+    """True at the tokens of images and videos, those that are no cell of a map included, (L,) bool.
 
     Raises:
         ValueError: a text prompt.
     """
     if not prompted.visuals:
-        raise ValueError("a text prompt has no picture")
+        raise ValueError("a text prompt has no visual tokens")
     ids_L = prompted.inputs["input_ids"][0]
     return torch.isin(ids_L, ids_L[prompted.visual_L])
 
 
-def picture_span(prompted: ModelInputs) -> tuple[int, int]:
-    """From the first token that stands for a part of a picture to behind the last one.
+def vision_span(prompted: ModelInputs) -> tuple[int, int]:
+    """From the first token of an image or a video to behind the last one.
 
-    Some of those may not be on the grid (LLaVA-OneVision's line ends), but have the id of those that are.
+    Some of those may be no cell of the map (LLaVA-OneVision's line ends), but have the id of those that are; and text
+    may stand between them.
 
     Raises:
         ValueError: a text prompt.
     """
-    places = picture_tokens(prompted).nonzero()
+    places = vision_tokens(prompted).nonzero()
     return int(places[0]), int(places[-1]) + 1
 
 
 def _place(lvlm: Lvlm, prompted: ModelInputs, position: Position) -> int:
     if position == "front":
         return 0
-    start, end = picture_span(prompted)
+    start, end = vision_span(prompted)
     ids: Sequence[int] = prompted.inputs["input_ids"][0].tolist()
     if position == "before_vision":
         return start - 1 if start and ids[start - 1] in lvlm.vision_marks else start

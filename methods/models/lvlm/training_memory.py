@@ -80,7 +80,7 @@ def step_memory(
     model = meta_model(config)
     text, vision = model.config.get_text_config(), model.config.vision_config
     number = getattr(torch, options.dtype).itemsize
-    seen = find_family(model.config.model_type).views(model.config, options, frames, height, width)
+    seen = find_family(str(config["model_type"])).views(model.config, options, frames, height, width)
     shown = seen.clip if view == "clip" else seen.frame
     length, calls = shown.tokens + text_tokens + tokens, min(calls, options.frame_batch)
     count = calls * length

@@ -17,7 +17,7 @@ from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import ModelInputs
 from rvosbench.methods.models.lvlm.embedding import Seen, padded, positions
 from rvosbench.methods.models.lvlm.model import Lvlm
-from rvosbench.methods.models.lvlm.soft import picture_tokens, soft_embeddings
+from rvosbench.methods.models.lvlm.soft import soft_embeddings, vision_tokens
 
 
 def soft_maps(
@@ -44,7 +44,7 @@ def soft_maps(
     length = mask_BL.shape[1]
     visual_BL, picture_BL = (
         torch.stack([pad(which_L, (0, length - len(which_L))) for which_L in rows]).to(device)
-        for rows in ([item.visual_L for item in batch], [picture_tokens(item) for item in batch])
+        for rows in ([item.visual_L for item in batch], [vision_tokens(item) for item in batch])
     )
     with (
         soft_embeddings(lvlm.text_model, batch[0].soft),

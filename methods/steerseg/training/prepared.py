@@ -23,7 +23,7 @@ from rvosbench.methods.ground.shared_prefix import PROBE, Tail, completed
 from rvosbench.methods.models.lvlm.base import Grid, ModelInputs
 from rvosbench.methods.models.lvlm.embedding import Seen, see
 from rvosbench.methods.models.lvlm.model import Lvlm
-from rvosbench.methods.models.lvlm.soft import by_token, picture_span
+from rvosbench.methods.models.lvlm.soft import by_token, vision_span
 from rvosbench.methods.steerseg.prompts import attention_prompt
 from rvosbench.methods.steerseg.training.lessons import Lessons, Sample, Unit
 from rvosbench.methods.steerseg.training.recipe import View
@@ -171,7 +171,7 @@ def _call(
 
 
 def _tail_of(prompted: ModelInputs) -> Tail:
-    end = picture_span(prompted)[1]
+    end = vision_span(prompted)[1]
     return {name: value[:, end:] for name, value in by_token(prompted).items()}
 
 

@@ -13,6 +13,8 @@ from toy.tiny_qwen import write_small
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.methods.attention.spec import RolloutSpec
+from rvosbench.methods.decaf import METHOD as DECAF
+from rvosbench.methods.decaf import DecafSettings
 from rvosbench.methods.models.lvlm.checkpoints import family_of, lvlm_settings
 from rvosbench.methods.models.lvlm.family import Family, family_names, find_family
 from rvosbench.methods.models.lvlm.load import load_lvlm
@@ -89,6 +91,7 @@ def test_a_family_of_another_package_runs_a_chat(folder: Path, tmp_path: Path) -
 def test_a_method_is_planned_with_it(folder: Path) -> None:
     ground, _ = METHOD.stages(TamSettings(), str(folder))
     assert ground.settings.lvlm.uses() == ("backwards_vl:FAMILY",)  # type: ignore[attr-defined]
+    assert "visual tokens" in DECAF.memory(DecafSettings(), str(folder), (90, 150))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from rvosbench.methods.models.lvlm.soft import (
     Position,
     SoftPrompt,
     SoftPrompts,
-    picture_span,
+    vision_span,
     with_soft,
 )
 
@@ -247,7 +247,7 @@ def test_what_is_refused(pairs: dict[str, Pair]) -> None:
         SoftPrompt(torch.zeros(4, 128), "middle")  # type: ignore[arg-type]
     with pytest.raises(SampleError, match="the model takes 4096"):
         with_soft(model, clip, SoftPrompt(torch.zeros(4096, 128)))
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no visual tokens"):
         with_soft(model, model.text(PROMPT), SoftPrompt(torch.zeros(4, 128), "after_vision"))
     soft = with_soft(model, clip, SoftPrompt(torch.zeros(4, 128)))
     with pytest.raises(ValueError, match="already"):
@@ -258,6 +258,6 @@ def test_what_is_refused(pairs: dict[str, Pair]) -> None:
 
 def test_the_picture_is_where_its_tokens_are(pair: Pair) -> None:
     for prompted in pair.views():
-        start, end = picture_span(prompted)
+        start, end = vision_span(prompted)
         columns = prompted.visual_L.nonzero().flatten()
         assert start <= int(columns[0]) and int(columns[-1]) < end
