@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import cv2
@@ -13,6 +14,7 @@ from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.published import display_lvlm
 from rvosbench.harness.results.reader import STATUSES, Run, read_frames, read_samples, status_counts
+from rvosbench.harness.scoring.oddities import WARNING
 from rvosbench.leaderboard.charts import frame_chart
 from rvosbench.leaderboard.overlays import MEANINGS, VIEWS, View, compose, hex_colour
 from rvosbench.leaderboard.tables import OURS, board
@@ -123,12 +125,19 @@ def show_scores(run: Run) -> None:
         ]
     )
     st.dataframe(rows, hide_index=True, column_order=list(_SCORES), column_config=_SCORES)
+    notes = (note for score in run.scores for note in score.notes)
+    for note in dict.fromkeys(note for note in notes if note.startswith(WARNING)):
+        st.warning(plain(note.removeprefix(WARNING)))
 
 
 def show_provenance(run: Run) -> None:
-    """Where the numbers come from: stages, packages, recipe."""
+    """Where the numbers come from: ground truth and predictions, stages, packages, recipe."""
     info = run.info
-    with st.expander("Stages, device, versions and recipe"):
+    with st.expander("Ground truth, stages, device, versions and recipe"):
+        origins = [asdict(score.provenance) for score in run.scores if score.provenance is not None]
+        if origins:
+            different = [origin for index, origin in enumerate(origins) if origin not in origins[:index]]
+            st.code(yaml.safe_dump({"scored": different}, sort_keys=False, allow_unicode=True), language="yaml")
         if info is not None:
             stages = [
                 {"Stage": name, "Time": duration(spent.seconds), "Items": spent.items, "Computed": spent.computed,

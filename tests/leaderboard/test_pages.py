@@ -205,6 +205,21 @@ def test_names_are_text_on_every_page(tmp_path: Path, write_run: Any, rows: Any,
     assert "&lt;script&gt;" in html(app)
 
 
+def test_a_score_in_doubt_carries_a_warning_and_its_origin(
+    tmp_path: Path, write_run: Any, rows: Any, score: Any, open_app: Open
+) -> None:
+    samples = rows("SteerSeg", "x", {"cows/0": (0.5, 0.5)})
+    origin = {name: name * 2 for name in ("data_root", "layout", "metadata", "ground_truth", "masks", "rvosbench")}
+    origin |= {"predictions": "/masks", "read_as": "folders"}
+    notes = [f"Warning: 7 masks are odd {ATTACK}", "a plain note"]
+    write_run(tmp_path / "runs" / "one", samples=samples, scores=[score(samples, notes=notes, provenance=origin)])
+    app = open_app(tmp_path / "runs", RUN)
+    assert not app.exception
+    [warning] = [text.value.replace("\\", "") for text in app.warning if "masks" in text.value]
+    assert warning == f"7 masks are odd {ATTACK}"
+    assert any("ground_truthground_truth" in text.value for text in app.code)
+
+
 def test_reasons_attributes_and_fallbacks_are_shown_as_text(
     tmp_path: Path, write_run: Any, rows: Any, open_app: Open
 ) -> None:

@@ -18,6 +18,7 @@ from rvosbench.harness.data.masks import encode
 from rvosbench.harness.data.reader import Dataset, open_dataset
 from rvosbench.harness.data.synthetic import write_shapes
 from rvosbench.harness.data.types import BoolHW
+from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.pipeline.engine import Run
 from rvosbench.harness.pipeline.exports import masks_of_run
 from rvosbench.harness.recipes import Recipe
@@ -147,3 +148,17 @@ def test_every_form_of_masks_scores_alike_at_every_height(tmp_path: Path, size: 
     # The square, three rows too low: J is known, so that equal nonsense would not pass.
     side = height // 2 - height // 4
     assert found[0][0]["J"] == pytest.approx((side - 3) / (side + 3), abs=0.02)
+
+
+def test_a_run_against_ground_truth_without_objects_ends_as_refused(tmp_path: Path) -> None:
+    write_shapes(tmp_path / "data", layout="davis17", split="valid", seed=3, videos=1)
+    for path in (tmp_path / "data").rglob("Annotations/**/*.png"):
+        with Image.open(path) as image:
+            labels_HW = np.asarray(image)
+        Image.fromarray((labels_HW != 0).astype(np.uint8) * np.uint8(255)).save(path)
+    with pytest.raises(PrerequisiteError, match="0 and 255"):
+        run(tmp_path, "ref_davis17", "valid")
+    [folder] = [path.parent for path in (tmp_path / "runs").glob("*/run.json")]
+    summary = json.loads((folder / "run.json").read_text())
+    assert (summary["status"], summary["exit_code"]) == ("interrupted", 2)
+    assert not (folder / "scores.json").exists()
