@@ -7,44 +7,36 @@ folder's name hashes the identity fields, so the same recipe continues the same 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.secrets import holds_hidden, redacted
-from rvosbench.harness.settings import Settings
+from rvosbench.harness.settings import Settings, identity, known_keys, runtime
+from rvosbench.harness.text import one_line
 from rvosbench.harness.yaml_files import parse_yaml, read_yaml
 
 
-def _identity(default: Any = ..., **kwargs: Any) -> Any:
-    return Field(default, json_schema_extra={"role": "identity"}, **kwargs)
+_KEY_VARIABLE = r"^RVOSBENCH_([A-Z0-9_]*_)?KEY([A-Z0-9_]*)$"
 
 
-def _runtime(default: Any = ..., **kwargs: Any) -> Any:
-    if "default_factory" in kwargs:
-        return Field(json_schema_extra={"role": "runtime"}, **kwargs)
-    return Field(default, json_schema_extra={"role": "runtime"}, **kwargs)
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DatasetChoice(_Model):
+@dataclass(frozen=True, kw_only=True)
+class DatasetChoice(Settings):
     """A dataset split, or the first videos of it."""
 
-    name: str = _identity()
+    name: str = identity()
     """A card's name. Of a card of one's own it is the file's name without suffix, and may be left out."""
-    card: str | None = _runtime(None)
+    card: str | None = runtime(None)
     """A card of one's own, ``./mybench.yaml``; relative to the recipe."""
-    split: str | None = _identity(None)
+    split: str | None = identity(None)
     """Default: the card's first split."""
-    protocols: tuple[str, ...] = _identity(())
+    protocols: tuple[str, ...] = identity(())
     """Default: the split's protocols in the card."""
-    limit_videos: int | None = _identity(None, ge=1)
+    limit_videos: Annotated[int | None, Field(ge=1)] = identity(None)
     """Only the first videos in name order; summaries then say "n of N videos"."""
 
     @model_validator(mode="before")
@@ -63,53 +55,54 @@ class DatasetChoice(_Model):
         return self.name if self.card is None else self.card
 
 
-class MethodChoice(_Model):
+@dataclass(frozen=True, kw_only=True)
+class MethodChoice(Settings):
     """A method with settings that differ from its defaults."""
 
-    method: str = _identity()
+    method: str = identity()
     """A registered name, ``package.module:OBJECT``, or ``./file.py:OBJECT`` with a path relative to the recipe."""
-    label: str | None = _identity(None)
+    label: str | None = identity(None)
     """The name in tables; default: the method's title."""
-    lvlms: tuple[str, ...] | None = _identity(None)
+    lvlms: tuple[str, ...] | None = identity(None)
     """Default: the recipe's list."""
-    settings: dict[str, Any] = _identity(default_factory=dict)
+    settings: dict[str, Any] = identity(default_factory=dict)
     """Validated by the method's own settings type, unknown keys refused."""
 
 
-class Pool(_Model):
+@dataclass(frozen=True, kw_only=True)
+class Pool(Settings):
     """A homogeneous pool of workers for one stage."""
 
-    workers: int | Literal["auto"] = _runtime("auto")
+    workers: int | Literal["auto"] = runtime("auto")
     """"auto": as many as the cluster's GPUs (or CPUs, without GPUs) allow."""
-    cpus: float = _runtime(1.0, gt=0)
-    gpus: float = _runtime(0.0, ge=0)
+    cpus: Annotated[float, Field(gt=0)] = runtime(1.0)
+    gpus: Annotated[float, Field(ge=0)] = runtime(0.0)
     """May be a fraction: 0.5 puts two workers on one GPU."""
-    memory_gb: float | None = _runtime(None, gt=0)
-    threads: int = _runtime(1, ge=1)
+    memory_gb: Annotated[float | None, Field(gt=0)] = runtime(None)
+    threads: Annotated[int, Field(ge=1)] = runtime(1)
     """OMP threads of each worker; one is much faster than two on a shared machine."""
 
-    @model_validator(mode="after")
-    def _positive_workers(self) -> Self:
+    def __post_init__(self) -> None:
         if isinstance(self.workers, int) and self.workers < 1:
             raise ValueError("workers must be at least 1, or auto")
-        return self
 
 
-class ExecutorChoice(_Model):
+@dataclass(frozen=True, kw_only=True)
+class ExecutorChoice(Settings):
     """Where the work runs and how failures of workers are handled."""
 
-    kind: Literal["ray", "inprocess"] = _runtime("ray")
-    address: str | None = _runtime(None)
+    kind: Literal["ray", "inprocess"] = runtime("ray")
+    address: str | None = runtime(None)
     """A Ray cluster to join ("auto" or host:port); default: RAY_ADDRESS, else a local one is started."""
-    pools: dict[str, Pool] = _runtime(default_factory=dict)
+    pools: dict[str, Pool] = runtime(default_factory=dict)
     """By stage name."""
-    max_attempts: int = _runtime(3, ge=1)
+    max_attempts: Annotated[int, Field(ge=1)] = runtime(3)
     """How often an item may kill or hang its worker before it is recorded as failed."""
-    deadline_seconds: float = _runtime(3600.0, gt=0)
+    deadline_seconds: Annotated[float, Field(gt=0)] = runtime(3600.0)
     """Per expression of an item; a worker past it is replaced."""
-    start_seconds: float = _runtime(1800.0, gt=0)
+    start_seconds: Annotated[float, Field(gt=0)] = runtime(1800.0)
     """For a worker to load its models."""
-    object_store_gb: float = _runtime(0.5, gt=0)
+    object_store_gb: Annotated[float, Field(gt=0)] = runtime(0.5)
     """Local cluster only; frames and masks travel by path, so it stays small."""
 
     def pool(self, stage: str) -> Pool:
@@ -117,106 +110,85 @@ class ExecutorChoice(_Model):
         return self.pools.get(stage, Pool())
 
 
-class EngineChoice(_Model):
+@dataclass(frozen=True, kw_only=True)
+class EngineChoice(Settings):
     """Limits of a vLLM engine; None is vLLM's default. None of them changes an answer."""
 
-    gpu_memory_utilization: float | None = _runtime(None, gt=0, le=1)
+    gpu_memory_utilization: Annotated[float | None, Field(gt=0, le=1)] = runtime(None)
     """The fraction of a GPU's memory that the engine takes."""
-    max_num_seqs: int | None = _runtime(None, ge=1)
+    max_num_seqs: Annotated[int | None, Field(ge=1)] = runtime(None)
     """The largest number of requests that are computed together."""
-    max_num_batched_tokens: int | None = _runtime(None, ge=1)
+    max_num_batched_tokens: Annotated[int | None, Field(ge=1)] = runtime(None)
     """The largest number of tokens of one step."""
-    cpu_offload_gb: float | None = _runtime(None, ge=0)
+    cpu_offload_gb: Annotated[float | None, Field(ge=0)] = runtime(None)
     """Weights kept in host memory, in GB per GPU."""
-    enforce_eager: bool | None = _runtime(None)
+    enforce_eager: bool | None = runtime(None)
     """Whether no CUDA graphs are captured, which saves memory and the time to start."""
 
 
-class ServingChoice(_Model):
+@dataclass(frozen=True, kw_only=True)
+class ServingChoice(Settings):
     """Where the model of a stage runs that needs a server (a ``reason`` stage with ``engine: server``)."""
 
-    endpoints: tuple[str, ...] = _runtime(())
+    endpoints: tuple[str, ...] = runtime(())
     """Base addresses of servers that run already, e.g. http://10.0.0.3:8000; none: vLLM engines are started."""
-    key_variable: str = _runtime("RVOSBENCH_SERVER_KEY", pattern=r"^RVOSBENCH_([A-Z0-9_]*_)?KEY([A-Z0-9_]*)$")
+    key_variable: Annotated[str, Field(pattern=_KEY_VARIABLE)] = runtime("RVOSBENCH_SERVER_KEY")
     """Environment variable that holds the endpoints' API key, if they want one: ``RVOSBENCH_...KEY``, so that a recipe
     cannot have other secrets of the user sent anywhere."""
-    replicas: int | Literal["auto"] = _runtime("auto")
+    replicas: int | Literal["auto"] = runtime("auto")
     """Engines to start; "auto": as many as the cluster's GPUs allow, one without GPUs."""
-    gpus: int = _runtime(0, ge=0)
+    gpus: Annotated[int, Field(ge=0)] = runtime(0)
     """GPUs of each engine (tensor parallel over them); 0 computes on the CPU."""
-    cpus: float = _runtime(0.0, ge=0)
+    cpus: Annotated[float, Field(ge=0)] = runtime(0.0)
     """CPUs set aside for each engine; 0: it shares what there is."""
-    engine: EngineChoice = _runtime(EngineChoice())
+    engine: EngineChoice = runtime(EngineChoice())
     """Memory and batch limits of the engines that are started."""
-    start_seconds: float = _runtime(900.0, gt=0)
+    start_seconds: Annotated[float, Field(gt=0)] = runtime(900.0)
     """The time in which an engine must load its model, in seconds."""
-    max_restarts: int = _runtime(3, ge=0)
+    max_restarts: Annotated[int, Field(ge=0)] = runtime(3)
     """How often Ray starts an engine again that was lost."""
-    concurrency: int = _runtime(8, ge=1)
+    concurrency: Annotated[int, Field(ge=1)] = runtime(8)
     """Requests in flight at most, per replica and worker of the stage."""
-    request_seconds: float = _runtime(300.0, gt=0)
+    request_seconds: Annotated[float, Field(gt=0)] = runtime(300.0)
     """For one answer."""
-    attempts: int = _runtime(4, ge=1)
+    attempts: Annotated[int, Field(ge=1)] = runtime(4)
     """How often a request may fail (time-out, dropped connection, error of the server) before its sample fails."""
 
-    @model_validator(mode="after")
-    def _addresses(self) -> Self:
+    def __post_init__(self) -> None:
         for endpoint in self.endpoints:
             if not endpoint.startswith(("http://", "https://")):
                 raise ValueError(f"endpoints: '{redacted(endpoint)}' does not begin with http:// or https://")
         if isinstance(self.replicas, int) and self.replicas < 1:
             raise ValueError("replicas must be at least 1, or auto")
-        return self
 
 
-class TrackingChoice(_Model):
+@dataclass(frozen=True, kw_only=True)
+class TrackingChoice(Settings):
     """MLflow mirror."""
 
-    enabled: bool = _runtime(True)
-    uri: str | None = _runtime(None)
+    enabled: bool = runtime(True)
+    uri: str | None = runtime(None)
     """Default: SQLite in the runs folder."""
 
 
-class Recipe(_Model):
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Settings):
     """What to run. ``identity`` fields decide the results, ``runtime`` fields only where and how fast."""
 
-    name: str = _identity(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    note: str | None = _runtime(None)
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = identity()
+    note: str | None = runtime(None)
     """Shown with the run's scores, e.g. "untrained models: the path is proven, not the accuracy"."""
-    data_root: Path = _runtime(default_factory=lambda: Path(os.environ.get("RVOSBENCH_DATA", "data")))
+    data_root: Path = runtime(default_factory=lambda: Path(os.environ.get("RVOSBENCH_DATA", "data")))
     """Default: RVOSBENCH_DATA, else ``data``."""
-    runs: Path = _runtime(default_factory=lambda: Path(os.environ.get("RVOSBENCH_RUNS", "runs")))
+    runs: Path = runtime(default_factory=lambda: Path(os.environ.get("RVOSBENCH_RUNS", "runs")))
     """Folder of run folders and of the artefact store they share. Default: RVOSBENCH_RUNS, else ``runs``."""
-    datasets: tuple[DatasetChoice, ...] = _identity(min_length=1)
-    lvlms: tuple[str, ...] = _identity(())
+    datasets: Annotated[tuple[DatasetChoice, ...], Field(min_length=1)] = identity()
+    lvlms: tuple[str, ...] = identity(())
     """Hub names (owner/name[@revision]) or local folders."""
-    methods: tuple[MethodChoice, ...] = _identity(min_length=1)
-    executor: ExecutorChoice = _runtime(ExecutorChoice())
-    serving: ServingChoice = _runtime(ServingChoice())
-    tracking: TrackingChoice = _runtime(TrackingChoice())
-
-
-def identity_values(model: BaseModel) -> dict[str, Any]:
-    """The identity fields of a recipe model as plain JSON.
-
-    Raises:
-        TypeError: a field declares no role.
-    """
-    out: dict[str, Any] = {}
-    for name, info in type(model).model_fields.items():
-        extra = info.json_schema_extra
-        role = extra.get("role") if isinstance(extra, dict) else None
-        if role not in ("identity", "runtime"):
-            raise TypeError(f"{type(model).__name__}.{name} declares no role: use _identity() or _runtime()")
-        if role == "identity":
-            value = getattr(model, name)
-            if isinstance(value, BaseModel):
-                out[name] = identity_values(value)
-            elif isinstance(value, tuple):
-                out[name] = [identity_values(v) if isinstance(v, BaseModel) else v for v in value]
-            else:
-                out[name] = value
-    return out
+    methods: Annotated[tuple[MethodChoice, ...], Field(min_length=1)] = identity()
+    executor: ExecutorChoice = runtime(ExecutorChoice())
+    serving: ServingChoice = runtime(ServingChoice())
+    tracking: TrackingChoice = runtime(TrackingChoice())
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -234,12 +206,14 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         )
     _resolve_cards(values, path.absolute().parent)
     try:
-        recipe = Recipe.model_validate(values)
+        recipe = Recipe.checked(values)
     except ValidationError as error:
-        raise PrerequisiteError(f"{path}: {describe(error)}.", "Correct the recipe or the --set value.") from error
+        raise PrerequisiteError(
+            f"{path}: {describe(error, Recipe)}.", "Correct the recipe or the --set value."
+        ) from error
     _require_secrets(recipe, path)
-    methods = tuple(choice.model_copy(update={"method": _placed(choice.method, path)}) for choice in recipe.methods)
-    return recipe.model_copy(update={"methods": methods})
+    methods = tuple(replace(choice, method=_placed(choice.method, path)) for choice in recipe.methods)
+    return replace(recipe, methods=methods, data_root=expanded(recipe.data_root), runs=expanded(recipe.runs))
 
 
 def _require_secrets(recipe: Recipe, path: Path) -> None:
@@ -296,7 +270,7 @@ def read_values(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML, every default written out; secrets are replaced (``harness.secrets``)."""
-    return yaml.safe_dump(redacted(recipe.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(redacted(recipe.plain()), sort_keys=False, allow_unicode=True)
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -309,17 +283,30 @@ def method_settings(settings_type: type[SettingsT], values: dict[str, Any], meth
         PrerequisiteError: an unknown key or a wrong value; one sentence names it.
     """
     try:
-        return TypeAdapter(settings_type).validate_python(values)
+        return settings_type.checked(values)
     except ValidationError as error:
-        raise PrerequisiteError(f"Settings of method '{method}': {describe(error)}.", "Correct the recipe.") from error
+        raise PrerequisiteError(
+            f"Settings of method '{method}': {describe(error, settings_type)}.", "Correct the recipe."
+        ) from error
 
 
-def describe(error: ValidationError) -> str:
-    """All problems of a validation error in one line, each with its key."""
+def describe(error: ValidationError, settings_type: type[Settings] | None = None) -> str:
+    """All problems of a validation error in one line, each with its key.
+
+    Args:
+        settings_type: what was validated; the nearest known key is then named after a wrong one.
+    """
     parts = []
     for problem in error.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in problem["loc"]) or "recipe"
-        parts.append(f"{where}: {problem['msg'].rstrip('.')}")
+        text = problem["msg"].rstrip(".")
+        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            text = "there is no such key"
+            known = () if settings_type is None else known_keys(settings_type, problem["loc"][:-1])
+            text += f" ({nearest_name(str(problem['loc'][-1]), known).rstrip('.')})" if known else ""
+        elif problem["type"] in ("tuple_type", "list_type"):
+            text = "should be a list, [a, b]"
+        parts.append(f"{where}: {one_line(text)}")
     return "; ".join(parts)
 
 

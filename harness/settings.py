@@ -1,4 +1,4 @@
-"""Settings whose every field says whether it changes results.
+"""Settings, of stages and of recipes, whose every field says whether it changes results.
 
 *Identity* fields change outputs and enter artefact keys; *runtime* fields (devices, batch sizes, worker
 counts) must not. A field that declares neither cannot be hashed, and ``tests/test_settings.py`` finds it.
@@ -7,9 +7,11 @@ counts) must not. A field that declares neither cannot be hashed, and ``tests/te
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, cast
+from collections.abc import Sequence
+from types import UnionType
+from typing import Any, ClassVar, Self, Union, cast, get_args, get_origin, get_type_hints
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, TypeAdapter
 
 ROLE = "rvosbench.role"
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]
@@ -29,6 +31,20 @@ class Settings:
     """Base of frozen settings dataclasses; read from recipes through pydantic, unknown keys refused."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    @classmethod
+    def checked(cls, values: Any) -> Self:
+        """These settings from plain values, as a YAML file has them.
+
+        Raises:
+            pydantic.ValidationError: an unknown key, or a value of the wrong type or range.
+        """
+        return TypeAdapter(cls).validate_python(values)
+
+    def plain(self) -> dict[str, Json]:
+        """All fields as JSON values; ``checked`` reads them back."""
+        values: dict[str, Json] = TypeAdapter(type(self)).dump_python(self, mode="json")
+        return values
 
     def uses(self) -> tuple[str, ...]:
         """``module:name`` of code that these settings choose by a name at run time, e.g. a model family's.
@@ -55,6 +71,27 @@ def identity_of(settings: Settings) -> dict[str, Json]:
         if role == "identity":
             out[field.name] = _plain(getattr(settings, field.name), where)
     return out
+
+
+def known_keys(settings_type: type[Settings], path: Sequence[str | int]) -> tuple[str, ...]:
+    """The fields that a mapping at ``path`` (keys and list positions) of such settings may have; () where any may."""
+    found: list[Any] = [settings_type]
+    for part in path:
+        inner: list[Any] = []
+        for kind in found:
+            if isinstance(kind, type) and issubclass(kind, Settings):
+                hints = get_type_hints(kind)
+                inner += _alternatives(hints[part]) if isinstance(part, str) and part in hints else []
+            else:  # an element of a list, or a value of a mapping
+                inner += [option for argument in get_args(kind) for option in _alternatives(argument)]
+        found = inner
+    names = [field.name for kind in found if dataclasses.is_dataclass(kind) for field in dataclasses.fields(kind)]
+    return tuple(dict.fromkeys(names))
+
+
+def _alternatives(hint: Any) -> list[Any]:
+    """The types of a hint that is a union."""
+    return list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else [hint]
 
 
 def uses_of(settings: Settings) -> tuple[str, ...]:

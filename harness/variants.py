@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
-from rvosbench.harness.recipes import MethodChoice, Recipe, identity_values, method_settings
+from rvosbench.harness.recipes import MethodChoice, Recipe, method_settings
 from rvosbench.harness.registry import load_method, method_file
-from rvosbench.harness.settings import Settings
+from rvosbench.harness.settings import Settings, identity_of
 from rvosbench.harness.stages import Method, StageSpec
 from rvosbench.harness.store.keys import digest_of
 
@@ -55,7 +55,7 @@ def run_name(recipe: Recipe) -> str:
     Raises:
         PrerequisiteError: see ``variants_of``.
     """
-    values = identity_values(recipe)
+    values = identity_of(recipe)
     del values["methods"], values["lvlms"]
     values["variants"] = [
         {

@@ -7,11 +7,10 @@ import importlib
 import pkgutil
 
 import pytest
-from pydantic import BaseModel
 
 import rvosbench.harness
 import rvosbench.methods
-from rvosbench.harness import recipes
+from rvosbench.harness.recipes import Recipe, ServingChoice
 from rvosbench.harness.settings import ROLE, Settings, identity, identity_of, runtime
 
 
@@ -30,6 +29,7 @@ def _all_settings() -> list[type[Settings]]:
 def test_every_settings_field_is_identity_or_runtime() -> None:
     found = _all_settings()
     assert len(found) >= 4, "the walk over the packages found too few settings classes"
+    assert {Recipe, ServingChoice} <= set(found), "recipes are settings like those of stages"
     for cls in found:
         assert dataclasses.is_dataclass(cls), f"{cls.__name__} must be a dataclass"
         for field in dataclasses.fields(cls):
@@ -37,16 +37,6 @@ def test_every_settings_field_is_identity_or_runtime() -> None:
                 f"{cls.__module__}.{cls.__name__}.{field.name} declares no role. Write identity(...) if it changes "
                 "results (artefacts are then computed anew), runtime(...) if it must not."
             )
-
-
-def test_every_recipe_field_is_identity_or_runtime() -> None:
-    models = [m for m in vars(recipes).values() if isinstance(m, type) and issubclass(m, BaseModel) and m.model_fields]
-    assert recipes.Recipe in models
-    for model in models:
-        for name, info in model.model_fields.items():
-            extra = info.json_schema_extra
-            role = extra.get("role") if isinstance(extra, dict) else None
-            assert role in ("identity", "runtime"), f"{model.__name__}.{name}: use _identity(...) or _runtime(...)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class RayExecutor:
         workers = len(items)
         if spec.servers is not None:
             # The model is in the servers; a worker that waited for a GPU they hold would wait for ever.
-            pool = pool.model_copy(update={"gpus": 0.0})
+            pool = replace(pool, gpus=0.0)
             if pool.workers == "auto":
                 workers = min(workers, _ASKERS_PER_SERVER * spec.servers.replicas)
         self._require_fit(spec.name, pool)

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -58,7 +58,7 @@ class RunFolder:
         Raises:
             PrerequisiteError: another driver works in it, or the disk refuses.
         """
-        recipe = recipe.model_copy(update={"runs": recipe.runs.resolve(), "data_root": recipe.data_root.resolve()})
+        recipe = replace(recipe, runs=recipe.runs.resolve(), data_root=recipe.data_root.resolve())
         folder = cls(recipe.runs / run_name(recipe))
         folder._acquire()
         with atomic_write(folder.path / "recipe.yaml") as file:
@@ -75,7 +75,7 @@ class RunFolder:
         if not (path / "recipe.yaml").is_file():
             raise PrerequisiteError(f"{path} is not a run folder: it has no recipe.yaml.", "See rvosbench run --help.")
         _require_no_links(path)
-        recipe = load_recipe(path / "recipe.yaml").model_copy(update={"runs": path.resolve().parent})
+        recipe = replace(load_recipe(path / "recipe.yaml"), runs=path.resolve().parent)
         folder = cls(path)
         folder._acquire()
         return folder, recipe

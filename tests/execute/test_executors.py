@@ -41,7 +41,7 @@ def run(executor: Executor, spec: StageSpec, items: list[WorkItem]) -> dict[str,
 
 def choice(**values: object) -> ExecutorChoice:
     pools = {"ground": Pool(workers=2, cpus=0.5)}
-    return ExecutorChoice.model_validate({"pools": pools, "object_store_gb": 0.1, **values})
+    return ExecutorChoice.checked({"pools": pools, "object_store_gb": 0.1, **values})
 
 
 def test_in_process_records_failures_and_commits_the_rest(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from rvosbench.harness.store.artefacts import DamagedArtefactError
 
 
 def execute(folder: Path) -> tuple[int, Path, str]:
-    recipe = Recipe.model_validate(
+    recipe = Recipe.checked(
         {
             "name": "trial",
             "data_root": str(folder / "data"),

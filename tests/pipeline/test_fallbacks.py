@@ -23,7 +23,7 @@ from rvosbench.harness.store.artefacts import ArtefactStore
 
 def execute(folder: Path, texts: dict[str, list[str]]) -> tuple[Path, str, int]:
     write_dataset(folder / "data", texts)
-    recipe = Recipe.model_validate(
+    recipe = Recipe.checked(
         {
             "name": "trial",
             "data_root": str(folder / "data"),

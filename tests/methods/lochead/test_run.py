@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe_of(folder: Path, lvlms: list[str], methods: list[dict[str, Any]]) -> Recipe:
-    return Recipe.model_validate(
+    return Recipe.checked(
         {
             "name": "baselines",
             "data_root": str(folder / "data"),

@@ -66,7 +66,7 @@ def small(world: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recipe_of(world: Any, folder: Path, methods: list[dict[str, Any]]) -> Recipe:
-    return Recipe.model_validate(
+    return Recipe.checked(
         {
             "name": f"trial{len(methods)}",
             "data_root": str(folder / "data"),

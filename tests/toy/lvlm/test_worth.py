@@ -20,6 +20,7 @@ coarser grid. But the highest cell of both lies on it more often, by world:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_sam2_masks_beat_attention_masks(tmp_path: Path, monkeypatch: pytest.Mon
         REPOSITORY / "recipes" / "small_world.yaml", (f"data_root={tmp_path / 'data'}", f"runs={tmp_path / 'runs'}")
     )
     rows = tuple(row for row in recipe.methods if row.label in ("DecAF", "attention masks"))
-    folder = RunFolder.create(recipe := recipe.model_copy(update={"methods": rows}))
+    folder = RunFolder.create(recipe := replace(recipe, methods=rows))
     assert Run(recipe, folder, Console(quiet=True)).execute() == 0
     scores = read_samples(read_run(folder.path)).groupby("method")["J_and_F"].mean()
     # 23 to 30 points on four videos each of three worlds.
