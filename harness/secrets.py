@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HIDDEN = "<redacted>"
+_MAX_DEPTH = 60
 _WORDS = re.compile(
     r"(?i)(^|[^a-z])(pass(word|wd|phrase)?|pwd|secrets?|credentials?|auth(orization)?|bearer"
     r"|(api|access|private|secret|signing|encryption|account|license|client)[^a-z]?key"
@@ -37,15 +38,20 @@ def redacted_text(text: str) -> str:
     return _HEADER.sub(rf"\1 {HIDDEN}", text)
 
 
-def redacted(value: Any) -> Any:
-    """A plain value (mappings, lists, scalars) without secrets: by the names of keys and flags, and in texts."""
+def redacted(value: Any, depth: int = 0) -> Any:
+    """A plain value (mappings, lists, scalars) without secrets: by the names of keys and flags, and in texts.
+
+    What nests too deeply to be looked through is hidden whole.
+    """
+    if depth > _MAX_DEPTH:
+        return HIDDEN
     if isinstance(value, Mapping):
         return {
-            name: HIDDEN if is_secret(str(name)) and _scalar(inner) else redacted(inner)
+            name: HIDDEN if is_secret(str(name)) and _scalar(inner) else redacted(inner, depth + 1)
             for name, inner in value.items()
         }
     if isinstance(value, list | tuple):
-        return _redacted_list(value)
+        return _redacted_list(value, depth)
     return redacted_text(value) if isinstance(value, str) else value
 
 
@@ -58,7 +64,7 @@ def holds_hidden(value: Any) -> bool:
     return isinstance(value, str) and HIDDEN in value
 
 
-def _redacted_list(values: Sequence[Any]) -> list[Any]:
+def _redacted_list(values: Sequence[Any], depth: int) -> list[Any]:
     """Elements of a list; what follows a secret flag, or stands behind its equals sign, is hidden."""
     found: list[Any] = []
     for index, value in enumerate(values):
@@ -69,7 +75,7 @@ def _redacted_list(values: Sequence[Any]) -> list[Any]:
         elif isinstance(before, str) and before.startswith("-") and is_secret(before) and _scalar(value):
             found.append(HIDDEN)
         else:
-            found.append(redacted(value))
+            found.append(redacted(value, depth + 1))
     return found
 
 

@@ -81,6 +81,8 @@ class StageSpec:
     """The model server that must run while the stage does. Not identity: the settings say which model is asked."""
     servers: Servers | None = None
     """Filled in by the engine once they run."""
+    driver_code: Code | None = None
+    """What computes the stage on the machine that planned it; filled in by the engine, compared by workers."""
     file: Path | None = None
     """The file of the method, where a recipe names one; filled in by the engine."""
 

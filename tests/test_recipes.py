@@ -99,3 +99,14 @@ def test_missing_file_and_bad_overrides(tmp_path: Path) -> None:
         load_recipe(path, ("executor",))
     with pytest.raises(PrerequisiteError, match="leads nowhere"):
         load_recipe(path, ("methods.7.label=x",))
+
+
+def test_paths_expand_and_nothing_is_left_of_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("SCRATCH", "/scratch/x")
+    monkeypatch.setenv("RVOSBENCH_DATA", "~/data")
+    recipe = load_recipe(write(tmp_path, {**GOOD, "runs": "$SCRATCH/runs"}))
+    assert (recipe.data_root, recipe.runs) == (Path("/home/somebody/data"), Path("/scratch/x/runs"))
+    for wrong in ("runs=$NO_SUCH_VARIABLE/runs", "data_root=~no-such-user/x"):
+        with pytest.raises(PrerequisiteError):
+            load_recipe(write(tmp_path, GOOD), (wrong,))

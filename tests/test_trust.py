@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -329,3 +330,15 @@ def test_a_local_cluster_listens_on_loopback_alone(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     RayExecutor(recipe().executor, tmp_path)._connect()
     assert socket.gethostbyname(asked["_node_ip_address"]) == "127.0.0.1" and asked["include_dashboard"] is False
+
+
+def test_an_edited_score_is_not_believed(tmp_path: Path, run: Run) -> None:
+    path = write_run(tmp_path)
+    assert run("run", str(path))[0] == 0
+    (folder,) = (folder for folder in (tmp_path / "runs").iterdir() if folder.name.startswith("trial-"))
+    scores = json.loads((folder / "scores.json").read_text())
+    for name in ("J", "F", "J_and_F"):
+        scores["scores"][0][name] = 0.99
+    (folder / "scores.json").write_text(json.dumps(scores))
+    found = find_runs(tmp_path / "runs")
+    assert not found.runs and "changed after it was written" in found.broken[0].reason

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -69,7 +71,7 @@ class StageWorker:
 
         def ended() -> list[Record]:
             each = (time.perf_counter() - started) / max(1, len(records))
-            return [replace(records[index], seconds=each) for index in sorted(records)]
+            return [replace(records[index], seconds=each, worker=place()) for index in sorted(records)]
 
         started = time.perf_counter()
         try:
@@ -98,6 +100,13 @@ class StageWorker:
             self.store.write(self.spec.name, item.pending[index].key, outcome)
             return Record(item.pending[index].key, "done", attempts=item.attempt)
         return _failure(item, index, outcome)
+
+
+def place() -> str:
+    """This process's machine, and the name of its GPU where torch computes on one."""
+    torch = sys.modules.get("torch")
+    gpu = f", {torch.cuda.get_device_name()}" if torch is not None and torch.cuda.is_initialized() else ""
+    return f"{platform.node()}{gpu}"
 
 
 def _failure(item: WorkItem, index: int, error: Exception) -> Record:

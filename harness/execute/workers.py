@@ -8,6 +8,7 @@ go first: what they hold may be all that there is.
 from __future__ import annotations
 
 import gc
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class WorkerProcess:
         """Loads the stage's models, in place of those of the stage before."""
         self._forget()
         try:
+            _require_same_code(spec)
             self._worker = StageWorker(spec, self._store_root)
         except PrerequisiteError as error:
             return error
@@ -51,6 +53,22 @@ class WorkerProcess:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _require_same_code(spec: StageSpec) -> None:
+    """Artefacts say what code computed them, and the driver said so for all machines.
+
+    Raises:
+        PrerequisiteError: this machine has other code or other versions of packages.
+    """
+    if spec.driver_code is not None:
+        changes = spec.code().changes_since(spec.driver_code)
+        if changes:
+            raise PrerequisiteError(
+                f"Machine {platform.node()} would compute {spec.name} by other code than this one has: "
+                f"{', '.join(changes[:3])}.",
+                "Install the same version of rvosbench and of the packages on every machine of the cluster.",
+            )
 
 
 class Workers:

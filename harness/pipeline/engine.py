@@ -175,6 +175,7 @@ class Run:
 
     def _compute(self, spec: StageSpec, items: Sequence[WorkItem], executor: Executor, report: Report) -> None:
         """Runs the stage, with its model servers up where it needs some."""
+        spec = replace(spec, driver_code=spec.code())
         if spec.server is None:
             executor.run(spec, items, report)
             return

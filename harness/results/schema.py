@@ -6,7 +6,7 @@ place and the reason, and messages never repeat the file's own text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
+from rvosbench.harness.data.parsing import load_json
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.store.keys import digest_of
 
 SCHEMA = 1
 """The newest run folder schema this version reads."""
@@ -187,6 +189,8 @@ class _Header:
 @dataclass(frozen=True, slots=True)
 class _ScoresFile:
     scores: tuple[Score, ...]
+    digest: str | None = None
+    """Of ``scores``; None in files of versions that wrote none, and in those of other tools."""
 
 
 _HEADER, _INFO, _SCORES = TypeAdapter(_Header), TypeAdapter(RunInfo), TypeAdapter(_ScoresFile)
@@ -227,13 +231,21 @@ def read_info(path: Path) -> RunInfo:
     return _read_json(path, _INFO)
 
 
+def scores_file(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The content of scores.json for the rows; a number that is edited later is found by the digest."""
+    return {"schema": SCHEMA, "digest": digest_of(list(rows)), "scores": list(rows)}
+
+
 def read_scores(path: Path) -> tuple[Score, ...]:
     """scores.json.
 
     Raises:
-        PrerequisiteError: not JSON, a newer schema, impossible or contradicting values.
+        PrerequisiteError: not JSON, a newer schema, impossible or contradicting values, edited after it was written.
     """
-    scores = _read_json(path, _SCORES).scores
+    file = _read_json(path, _SCORES)
+    scores = file.scores
+    if file.digest is not None and file.digest != digest_of(load_json(path)["scores"]):
+        raise unreadable(f"{path.name} was changed after it was written: its digest differs.")
     seen: set[tuple[str | None, ...]] = set()
     for index, score in enumerate(scores):
         problem = _impossible(score)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from rvosbench.harness.data.cards import KEPT, Card
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.results.schema import SCHEMA
+from rvosbench.harness.results.schema import scores_file
 from rvosbench.harness.scoring.kernel import f, j
 from rvosbench.harness.scoring.provenance import Origin
 from rvosbench.harness.scoring.rows import RecordedPairs, score_rows
@@ -76,7 +76,7 @@ def write_tables(
     samples = pa.Table.from_pylist(list(_sample_rows(results, hidden, stages)), _sample_schema(stages))
     _write_parquet(folder / "samples.parquet", samples)
     _write_parquet(folder / "frames.parquet", _frame_table(results))
-    write_json(folder / "scores.json", {"schema": SCHEMA, "scores": rows})
+    write_json(folder / "scores.json", scores_file(rows))
     return rows
 
 

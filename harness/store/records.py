@@ -18,3 +18,5 @@ class Record:
     detail: str | None = None
     """Traceback, for errors nobody foresaw."""
     attempts: int = 1
+    worker: str | None = None
+    """Where it was computed: the machine's name, and its GPU if the worker has one."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,11 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.execute.executor import Executor, InProcessExecutor, longest_first
 from rvosbench.harness.execute.ray_pool import RayExecutor, _worker_count
 from rvosbench.harness.execute.work import PendingExpression, WorkItem
+from rvosbench.harness.execute.workers import WorkerProcess
 from rvosbench.harness.recipes import ExecutorChoice, Pool
 from rvosbench.harness.stages import StageSpec
 from rvosbench.harness.store.artefacts import ArtefactStore
+from rvosbench.harness.store.code import Code
 from rvosbench.harness.store.records import Record
 
 
@@ -179,3 +183,17 @@ def test_a_disk_that_refuses_stops_the_run(tmp_path: Path, ray_cluster: str) -> 
     for executor in (InProcessExecutor(tmp_path / "store"), RayExecutor(choice(), tmp_path / "store")):
         with pytest.raises(PrerequisiteError, match="Cannot write"):
             run(executor, ground(), [item_of(write_clip(tmp_path, type(executor).__name__, ["x"]))])
+
+
+def test_a_machine_with_other_code_or_packages_refuses_to_compute(tmp_path: Path) -> None:
+    code = ground().code()
+    upgraded = Code(code.sources, {**code.packages, "numpy": "0.1"})
+    worker = WorkerProcess(tmp_path / "store")
+    assert worker.load(replace(ground(), driver_code=code)) is None
+    refused = worker.load(replace(ground(), driver_code=upgraded))
+    assert isinstance(refused, PrerequisiteError) and "numpy 0.1 -> " in refused.problem
+
+
+def test_records_say_where_they_were_computed(tmp_path: Path) -> None:
+    records = run(InProcessExecutor(tmp_path / "store"), ground(), [item_of(write_clip(tmp_path, "v", ["x"]))])
+    assert str(records["v-0"].worker).startswith(platform.node())

@@ -170,6 +170,9 @@ def test_what_changes_the_text_changes_the_key_and_nothing_else_does(lvlm: LvlmS
     here, there = key(local(lvlm)), key(served(lvlm))
     assert here != there, "kernels differ"
     assert key(served(lvlm, "http://a:1", "http://b:2", served_name="other")) == there
+    spec = served(lvlm)
+    assert spec.server is not None
+    assert key(replace(spec, server=replace(spec.server, max_length=1, videos=2))) == there
     for changed in ({"keyframes": 4}, {"max_new_tokens": 13}, {"max_attributes": 2}, {"structured": False}):
         assert key(served(lvlm, **changed)) != there
     assert key(local(lvlm, structured=False)) == here, "the local model decodes freely anyway"
