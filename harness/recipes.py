@@ -20,7 +20,6 @@ from rvosbench.harness.settings import Settings, identity, known_keys, runtime
 from rvosbench.harness.text import one_line
 from rvosbench.harness.yaml_files import parse_yaml, read_yaml
 
-
 _KEY_VARIABLE = r"^RVOSBENCH_([A-Z0-9_]*_)?KEY([A-Z0-9_]*)$"
 
 

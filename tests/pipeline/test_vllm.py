@@ -185,7 +185,7 @@ def test_a_schema_leaves_answers_in_the_prompts_form_alone(tmp_path: Path, execu
     assert set(meta(local, "fallback")) == {""}
     spec = reason_stage(ReasoningSettings(engine="server", keyframes=4, max_new_tokens=64), lvlm)
     assert spec.server is not None
-    choice = CHOICE.model_copy(update={"concurrency": 1})
+    choice = replace(CHOICE, concurrency=1)
     with serving(spec.server, choice, executor, tmp_path / "logs", print) as engines:
         served = answers(replace(spec, servers=engines), video)
     assert set(meta(served, "fallback")) == {""}

@@ -34,7 +34,7 @@ class Setup:
         self.lines: list[str] = []
 
     def serving(self, host: EngineHost, **values: Any) -> Any:
-        choice = ServingChoice.model_validate({"start_seconds": 60.0, "replicas": 1, **values})
+        choice = ServingChoice.checked({"start_seconds": 60.0, "replicas": 1, **values})
         return serving(NEED, choice, host, self.folder / "logs", self.lines.append)
 
     def noted(self, name: str) -> list[dict[str, Any]]:
