@@ -74,7 +74,7 @@ def engine_arguments(need: ModelServer, choice: ServingChoice) -> dict[str, Any]
         # The one backend whose schemas state where white space may stand; see methods.reason.parser.schema.
         "structured_outputs_config": {"backend": "guidance"},
         "tensor_parallel_size": max(1, choice.gpus),
-        **{name: value for name, value in choice.engine.plain().items() if value is not None},
+        **choice.engine.plain(),
     }
     if need.videos:
         # -1: all frames that are sent; vLLM would keep 32.
