@@ -23,7 +23,7 @@ def require_plausible(dataset: Dataset, results: Sequence[SampleResult]) -> None
     """
     if dataset.ground_truth is None:
         return
-    fix = f"Check it with rvosbench datasets verify {dataset.card.name} --data-root {dataset.root} --full."
+    fix = f"Check it with {verify_command(dataset)}."
     seen, empty = set[str](), dict[str, Video]()
     for result in results:
         if result.counts_T6 is None or not result.sample.expression.targets:
@@ -51,6 +51,11 @@ def require_plausible(dataset: Dataset, results: Sequence[SampleResult]) -> None
             f"No target of {dataset.card.title} ({dataset.split}) has a pixel in any scored frame; nothing was scored.",
             fix,
         )
+
+
+def verify_command(dataset: Dataset) -> str:
+    """The command that names every fault of a data root."""
+    return f"rvosbench datasets verify {dataset.card.source} --split {dataset.split} --data-root {dataset.root} --full"
 
 
 def _only_void(ground_truth: PaletteGroundTruth, video: Video) -> bool:

@@ -60,7 +60,9 @@ def note_lines(scores: Sequence[Score]) -> Iterator[Text]:
             rows.setdefault(note, []).append(score)
     several = len(scores) > 1
     for note, of in sorted(rows.items(), key=lambda entry: not entry[0].startswith(WARNING)):
-        places = dict.fromkeys(f"{_name(score)}, {score.dataset}/{score.split} {score.protocol}" for score in of)
+        places = dict.fromkeys(
+            f"{_name(score)}, {score.dataset}/{score.split} {score.subset} {score.protocol}" for score in of
+        )
         where = f" ({'; '.join(places)})" if several and len(of) < len(scores) else ""
         yield Text(note + where, "bold red" if note.startswith(WARNING) else "")
 

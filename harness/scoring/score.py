@@ -18,7 +18,7 @@ from rvosbench.harness.data.ground_truth import DiskGroundTruth
 from rvosbench.harness.data.reader import Dataset, no_ground_truth
 from rvosbench.harness.data.types import Sample, Video
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
-from rvosbench.harness.scoring.plausibility import require_plausible
+from rvosbench.harness.scoring.plausibility import require_plausible, verify_command
 from rvosbench.harness.scoring.predictions import (
     KINDS,
     Absence,
@@ -61,9 +61,8 @@ class ScoreReport:
     """Samples by status."""
     reading: Reading
     """How the predictions were read."""
-    dataset: str
-    """The card's name."""
-    data_root: Path
+    verify: str
+    """The command that names the faults of the data root."""
 
     @property
     def problem_counts(self) -> dict[Kind, int]:
@@ -96,8 +95,7 @@ class ScoreReport:
             also = f" Besides, {masks} predicted masks are missing, extra or unusable." if masks else ""
             raise PrerequisiteError(
                 f"The ground truth of {samples} samples cannot be used; nothing was scored.{also}",
-                f"Check it with rvosbench datasets verify {self.dataset} --data-root {self.data_root} --full, or score "
-                "with --lenient, which counts these samples as 0.",
+                f"Check it with {self.verify}, or score with --lenient, which counts these samples as 0.",
             )
         raise PrerequisiteError(
             f"{masks} masks are missing, extra or unusable; nothing was scored.",
@@ -187,6 +185,11 @@ def score_predictions(
     refused = tolerance.refuses(problems)
     rows: list[dict[str, Any]] = []
     if not refused:
+        if all(result.counts_T6 is None for result in results):
+            raise PrerequisiteError(
+                f"The ground truth of all {len(results)} samples cannot be used: {problems[0]}.",
+                f"Check it with {verify_command(dataset)}.",
+            )
         require_plausible(dataset, results)
         date = datetime.now(UTC).isoformat(timespec="seconds")
         origin = Origin(date, predictions.absolute(), source.reading.text, tolerance.absence)
@@ -199,8 +202,7 @@ def score_predictions(
         notes=dataset.notes,
         statuses=dict(Counter(result.status for result in results)),
         reading=source.reading,
-        dataset=dataset.card.name,
-        data_root=dataset.root,
+        verify=verify_command(dataset),
     )
 
 

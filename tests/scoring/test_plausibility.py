@@ -117,13 +117,17 @@ def test_a_damaged_mask_fails_the_samples_that_use_it(tmp_path: Path) -> None:
 
 
 def test_a_damaged_index_map_scores_its_objects_zero_under_anno4(tmp_path: Path) -> None:
-    dataset = davis(tmp_path, davis_labels())
-    folder = write_predictions(tmp_path / "p", dataset, right_masks(dataset))
-    next((tmp_path / "data").rglob("00001.png")).write_bytes(b"no image")
+    labels = [davis_labels()] * 2
+    expressions = {str(index): "1" if index < 4 else "2" for index in range(8)}
+    dataset = ref_davis(tmp_path / "data", {"v": labels, "w": labels}, {"v": expressions, "w": expressions})
+    masks = right_masks(dataset)
+    masks |= {name.replace("v/", "w/"): track for name, track in masks.items()}
+    folder = write_predictions(tmp_path / "p", dataset, masks)
+    next((tmp_path / "data").rglob("w/00001.png")).write_bytes(b"no image")
     report = score_predictions(folder, dataset, out=tmp_path / "out", strictness="lenient")
     assert {row["protocol"]: (row["J"], row["counts"]["failed"]) for row in report.rows} == {
-        "refdavis17/expr": (0.0, 8),
-        "refdavis17/anno4": (0.0, 8),
+        "refdavis17/expr": (0.5, 8),
+        "refdavis17/anno4": (0.5, 8),
     }
 
 
@@ -263,3 +267,15 @@ def test_notes_reach_the_terminal_warnings_first_and_in_red(tmp_path: Path) -> N
     printed = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "again")])
     assert printed.exit_code == 0
     assert all(note[:40] in printed.output for note in scores[0].notes)
+
+
+def test_ground_truth_that_is_all_damaged_is_refused_in_lenient_mode_too(tmp_path: Path) -> None:
+    dataset = davis(tmp_path, davis_labels())
+    folder = write_predictions(tmp_path / "p", dataset, right_masks(dataset))
+    for path in (tmp_path / "data").rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(PrerequisiteError) as caught:
+        score_predictions(folder, dataset, out=tmp_path / "out", strictness="lenient")
+    assert "all 8 samples" in caught.value.problem
+    assert caught.value.fix is not None and "datasets verify ref_davis17 --split valid" in caught.value.fix
+    assert not (tmp_path / "out").exists()
