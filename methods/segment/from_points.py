@@ -19,6 +19,7 @@ from rvosbench.harness.data.masks import encode, track_from_masks
 from rvosbench.harness.data.types import MaskTrack
 from rvosbench.harness.settings import Json
 from rvosbench.methods.models.sam2.packed import PackedMasks
+from rvosbench.methods.models.sam2.prompts import Masks
 from rvosbench.methods.models.sam2.segmenter import Segmenter
 from rvosbench.methods.segment.nms import DeletionRule, suppress
 
@@ -158,7 +159,7 @@ def tracklets_from_points(
             continue
         kept = list(outcome.keep)
         tracks = PackedMasks.empty((len(kept), len(keyframes)), height, width)
-        for tracked in segmenter.propagate(keyframes, keyframe, found.masks.take(kept).unpack()):
+        for tracked in segmenter.propagate(keyframes, Masks(keyframe, found.masks.take(kept).unpack())):
             tracks.words[tracked.objects, tracked.position] = PackedMasks.pack(tracked.masks).words
         tracklets = [tracklet for k, tracklet in enumerate(tracklets) if k not in outcome.delete_previous]
         tracklets += [
@@ -183,7 +184,7 @@ def _union_over_video(segmenter: Segmenter, keyframes: Sequence[int], chosen: Se
     for keyframe in sorted({tracklet.keyframe for tracklet in chosen}):
         group = [tracklet.masks.words[keyframe] for tracklet in chosen if tracklet.keyframe == keyframe]
         prompts = PackedMasks(np.stack(group), height, width)
-        for tracked in segmenter.propagate(frames, keyframes[keyframe], prompts.unpack()):
+        for tracked in segmenter.propagate(frames, Masks(keyframes[keyframe], prompts.unpack())):
             union.words[tracked.position] |= PackedMasks.pack(np.logical_or.reduce(tracked.masks, axis=0)).words
     return track_from_masks([union.take(frame).unpack() for frame in frames], frames, height, width)
 

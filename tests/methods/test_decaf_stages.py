@@ -24,6 +24,7 @@ from rvosbench.methods.ground.rollouts import ContrastSettings, Rollouts, contra
 from rvosbench.methods.models.lvlm.base import Grid, LvlmSettings, ModelInputs, VisualTokens
 from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
 from rvosbench.methods.models.sam2.packed import PackedMasks
+from rvosbench.methods.models.sam2.prompts import Masks, Prompt
 from rvosbench.methods.models.sam2.segmenter import PointMasks, TrackedMasks
 from rvosbench.methods.reason import expression_prompts as prompts
 from rvosbench.methods.reason.naming import Naming, NamingSettings
@@ -289,8 +290,10 @@ class StandInSegmenter:
             mask[:, WIDTH // 2 :] = x >= 0.5
         return PointMasks(PackedMasks.pack(masks), np.full(len(masks), 0.9, dtype=np.float32))
 
-    def propagate(self, frames: Sequence[int], prompt: int, masks_NHW: Any) -> Iterator[TrackedMasks]:
-        for position in (*range(prompt, len(frames)), *range(prompt)):
+    def propagate(self, frames: Sequence[int], prompt: Prompt) -> Iterator[TrackedMasks]:
+        assert isinstance(prompt, Masks)
+        masks_NHW = prompt.mask_NHW
+        for position in (*range(prompt.position, len(frames)), *range(prompt.position)):
             yield TrackedMasks(position, slice(0, len(masks_NHW)), masks_NHW)
 
 

@@ -32,6 +32,7 @@ from rvosbench.harness.errors import PrerequisiteError  # noqa: E402
 from rvosbench.methods.models.sam2.checkpoints import Sam2Settings  # noqa: E402
 from rvosbench.methods.models.sam2.frames import preprocess  # noqa: E402
 from rvosbench.methods.models.sam2.model import load  # noqa: E402
+from rvosbench.methods.models.sam2.prompts import Masks  # noqa: E402
 from rvosbench.methods.models.sam2.tracking import Sam2Video  # noqa: E402
 
 CARD = Card(0, 0, 1, "cpu", 24, 1e-3)
@@ -132,7 +133,7 @@ def test_the_unroll_is_what_the_methods_tracker_computes(clips: list[RenderedCli
     found, _ = chosen(steps, 0)
     torch.testing.assert_close(found, clicked.logits, rtol=0, atol=1e-4)
     torch.testing.assert_close(steps.iou_RB3[0].max(dim=1).values, clicked.predicted_iou, rtol=0, atol=1e-5)
-    tracked = {p: t for p, _, t in video.propagate_logits(range(9), 3, batch.masks_TBSS[3].numpy())}
+    tracked = {p: t for p, _, t in video.propagate_logits(range(9), Masks(3, batch.masks_TBSS[3].numpy()))}
     for record, position in enumerate(steps.frames[1:], start=1):
         found, shown = chosen(steps, record)
         torch.testing.assert_close(found[shown], tracked[position][shown], rtol=0, atol=0.05)
@@ -297,7 +298,7 @@ def test_a_trained_folder_is_a_checkpoint_with_a_card(clips: list[RenderedClip],
     assert all(p.dtype == torch.float32 for p in model.network.parameters())
     clip = make_clip(0, "valid", 0)
     video = Sam2Video(model, list(clip.pictures())[:3])
-    tracked = [t.position for t in video.propagate(range(3), 1, clip.mask((1,), 1)[None])]
+    tracked = [t.position for t in video.propagate(range(3), Masks(1, clip.mask((1,), 1)[None]))]
     assert tracked == [1, 2, 0]
 
     add_quality(folder, {"J": 0.5})

@@ -32,6 +32,7 @@ from rvosbench.harness.scoring import kernel
 from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
 from rvosbench.methods.models.sam2.model import Sam2, load
 from rvosbench.methods.models.sam2.packed import BoolTHW
+from rvosbench.methods.models.sam2.prompts import Masks
 from rvosbench.methods.models.sam2.segmenter import Segmenter
 from rvosbench.methods.models.sam2.tracking import Sam2Video
 from toy.sam2.card import add_quality
@@ -112,7 +113,7 @@ def _clips(seed: int, split: str, count: int) -> Iterator[Clip]:
 
 def _track(segmenter: Segmenter, frame: int, mask_1HW: NDArray[np.bool_]) -> BoolTHW:
     track_THW = np.zeros((len(segmenter), *segmenter.size), dtype=bool)
-    for tracked in segmenter.propagate(range(len(segmenter)), frame, mask_1HW):
+    for tracked in segmenter.propagate(range(len(segmenter)), Masks(frame, mask_1HW)):
         track_THW[tracked.position] = tracked.masks[0]
     return track_THW
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rvosbench.methods.models.sam2.packed import BoolNHW, PackedMasks
+from rvosbench.methods.models.sam2.prompts import Prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +57,12 @@ class Segmenter(Protocol):
         """
         ...
 
-    def propagate(self, frames: Sequence[int], prompt: int, masks_NHW: BoolNHW) -> Iterator[TrackedMasks]:
-        """Tracks N objects, prompted by masks on one frame, through ``frames`` treated as a video.
+    def propagate(self, frames: Sequence[int], prompt: Prompt) -> Iterator[TrackedMasks]:
+        """Tracks N objects, prompted on one frame, through ``frames`` treated as a video.
 
         Args:
             frames: indices into the video, in the order that stands for time.
-            prompt: position in ``frames`` of the prompted frame.
-            masks_NHW: one mask per object, at video resolution.
+            prompt: points, boxes, masks or token embeddings of every object, and their position in ``frames``.
 
         Yields:
             Each object on each position exactly once: from the prompt to the end, then from the prompt to the start.

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from rvosbench.methods.models.sam2.checkpoints import resolve
 from rvosbench.methods.models.sam2.frames import FrameSource, preprocess
 from rvosbench.methods.models.sam2.model import Sam2, build, post_processing
-from rvosbench.methods.models.sam2.packed import BoolNHW, PackedMasks
+from rvosbench.methods.models.sam2.packed import PackedMasks
+from rvosbench.methods.models.sam2.prompts import Boxes, Masks, Points, Prompt
 from rvosbench.methods.models.sam2.segmenter import PointMasks, TrackedMasks
 
 
@@ -85,25 +86,40 @@ class StockVideo:
             hook.remove()
         return logits_N1HW, np.array(predicted, dtype=np.float32)
 
-    def propagate(self, frames: Sequence[int], prompt: int, masks_NHW: BoolNHW) -> Iterator[TrackedMasks]:
+    def propagate(self, frames: Sequence[int], prompt: Prompt) -> Iterator[TrackedMasks]:
         """See ``Segmenter``; the prompted frame comes once."""
-        for position, logits_N1HW in self.propagate_logits(frames, prompt, masks_NHW):
-            yield TrackedMasks(position, slice(0, len(masks_NHW)), (logits_N1HW[:, 0] > 0).cpu().numpy())
+        for position, logits_N1HW in self.propagate_logits(frames, prompt):
+            yield TrackedMasks(position, slice(0, len(prompt)), (logits_N1HW[:, 0] > 0).cpu().numpy())
 
-    def propagate_logits(
-        self, frames: Sequence[int], prompt: int, masks_NHW: BoolNHW
-    ) -> Iterator[tuple[int, torch.Tensor]]:
-        """(position, logits (N, 1, H, W)): forward, then in reverse in the same state."""
+    def propagate_logits(self, frames: Sequence[int], prompt: Prompt) -> Iterator[tuple[int, torch.Tensor]]:
+        """(position, logits (N, 1, H, W)): forward, then in reverse in the same state.
+
+        Raises:
+            TypeError: a prompt of tokens, which the package's predictor does not take.
+        """
         predictor = self._predictor
         state = self._state(tuple(frames))
         predictor.reset_state(state)
         with self._running(), patch("sam2.sam2_video_predictor.tqdm", lambda positions, desc: positions):
-            for i, mask_HW in enumerate(masks_NHW):
-                predictor.add_new_mask(state, prompt, 100 + i, mask_HW)
-            forward = list(predictor.propagate_in_video(state, start_frame_idx=prompt))
-            backward = list(predictor.propagate_in_video(state, start_frame_idx=prompt, reverse=True))
+            for i in range(len(prompt)):
+                self._add(state, prompt, i)
+            forward = list(predictor.propagate_in_video(state, start_frame_idx=prompt.position))
+            backward = list(predictor.propagate_in_video(state, start_frame_idx=prompt.position, reverse=True))
         for position, _, logits_N1HW in [*forward, *backward[1:]]:
             yield position, logits_N1HW
+
+    def _add(self, state: Any, prompt: Prompt, index: int) -> None:
+        predictor, position = self._predictor, prompt.position
+        if isinstance(prompt, Masks):
+            predictor.add_new_mask(state, position, 100 + index, prompt.mask_NHW[index])
+            return
+        if isinstance(prompt, Points):
+            given = {"points": prompt.xy_NP2[index], "labels": prompt.label_NP[index]}
+        elif isinstance(prompt, Boxes):
+            given = {"box": prompt.xyxy_N4[index]}
+        else:
+            raise TypeError("the package's predictor takes no tokens")
+        predictor.add_new_points_or_box(state, position, 100 + index, normalize_coords=False, **given)
 
     @contextmanager
     def _running(self) -> Iterator[None]:

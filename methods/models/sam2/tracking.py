@@ -12,6 +12,7 @@ Shape legend: N objects (b of one batch), H W pixels of the video, S model image
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +25,8 @@ from torch.nn.functional import interpolate
 from rvosbench.methods.models.sam2.features import FrameFeatures
 from rvosbench.methods.models.sam2.frames import FrameSource
 from rvosbench.methods.models.sam2.model import Sam2
-from rvosbench.methods.models.sam2.packed import BoolNHW, PackedMasks
+from rvosbench.methods.models.sam2.packed import PackedMasks
+from rvosbench.methods.models.sam2.prompts import Boxes, Masks, Points, Prompt, Tokens
 from rvosbench.methods.models.sam2.segmenter import PointMasks, TrackedMasks
 
 Direction = Literal["forward", "backward"]
@@ -77,29 +79,31 @@ class Sam2Video:
         for objects in self._batches(len(points_N2)):
             yield self._prompt_points(frame, objects, points_N2[objects])
 
-    def propagate(self, frames: Sequence[int], prompt: int, masks_NHW: BoolNHW) -> Iterator[TrackedMasks]:
+    def propagate(self, frames: Sequence[int], prompt: Prompt) -> Iterator[TrackedMasks]:
         """See ``Segmenter``; batch by batch, so that memory does not grow with the number of objects."""
-        for position, objects, logits_bHW in self.propagate_logits(frames, prompt, masks_NHW):
+        for position, objects, logits_bHW in self.propagate_logits(frames, prompt):
             yield TrackedMasks(position, objects, (logits_bHW > 0).cpu().numpy())
 
-    def propagate_logits(
-        self, frames: Sequence[int], prompt: int, masks_NHW: BoolNHW
-    ) -> Iterator[tuple[int, slice, torch.Tensor]]:
+    def propagate_logits(self, frames: Sequence[int], prompt: Prompt) -> Iterator[tuple[int, slice, torch.Tensor]]:
         """``propagate`` before the masks are cut at 0: (position, objects, logits at video resolution).
 
         Raises:
-            ValueError: the prompted position or the masks' size do not fit the video.
+            ValueError: the prompted position, the masks' size or the tokens' width do not fit the video or the model.
         """
-        if not 0 <= prompt < len(frames):
-            raise ValueError(f"prompt at position {prompt} of {len(frames)} frames")
-        if masks_NHW.shape[1:] != self.size:
-            raise ValueError(f"masks of size {masks_NHW.shape[1:]} for a video of {self.size}")
-        for objects in self._batches(len(masks_NHW)):
+        start = prompt.position
+        if not 0 <= start < len(frames):
+            raise ValueError(f"prompt at position {start} of {len(frames)} frames")
+        if isinstance(prompt, Masks) and prompt.mask_NHW.shape[1:] != self.size:
+            raise ValueError(f"masks of size {prompt.mask_NHW.shape[1:]} for a video of {self.size}")
+        width = self._model.network.sam_prompt_embed_dim
+        if isinstance(prompt, Tokens) and prompt.embedding_NkC.shape[2] != width:
+            raise ValueError(f"tokens of width {prompt.embedding_NkC.shape[2]} for a model of width {width}")
+        for objects in self._batches(len(prompt)):
             tracker = _Tracker(self._model, self._features, frames)
-            yield prompt, objects, tracker.start(prompt, masks_NHW[objects])
-            for position in range(prompt + 1, len(frames)):
+            yield start, objects, tracker.start(prompt.take(objects))
+            for position in range(start + 1, len(frames)):
                 yield position, objects, tracker.step(position, "forward")
-            for position in range(prompt - 1, -1, -1):
+            for position in range(start - 1, -1, -1):
                 yield position, objects, tracker.step(position, "backward")
 
     def _batches(self, count: int) -> Iterator[slice]:
@@ -137,6 +141,52 @@ class Sam2Video:
         return PointLogits(objects, _to_size(low_b1ss, self.size)[:, 0], ious.max(dim=1).values)
 
 
+@dataclass(frozen=True, eq=False)
+class _PromptInputs:
+    """A prompt as ``SAM2Base.track_step`` takes it: points, or masks of the model's image size."""
+
+    points: dict[str, torch.Tensor] | None = None
+    masks_b1SS: torch.Tensor | None = None
+
+
+def _inputs(network: Any, prompt: Prompt, device: torch.device) -> _PromptInputs:
+    if isinstance(prompt, Masks):
+        size = (network.image_size, network.image_size)
+        masks_b1HW = torch.from_numpy(np.ascontiguousarray(prompt.mask_NHW)).to(device)[:, None].float()
+        if masks_b1HW.shape[-2:] != size:
+            resized = interpolate(masks_b1HW, size=size, mode="bilinear", align_corners=False, antialias=True)
+            masks_b1HW = (resized >= 0.5).float()
+        return _PromptInputs(masks_b1SS=masks_b1HW)
+    if isinstance(prompt, Points):
+        xy_bP2, label_bP = prompt.xy_NP2, prompt.label_NP
+    elif isinstance(prompt, Boxes):
+        # The package's form of a box: its corners as points with labels of their own.
+        xy_bP2 = prompt.xyxy_N4.reshape(-1, 2, 2)
+        label_bP = np.tile(np.array([2, 3], dtype=np.int32), (len(prompt), 1))
+    else:
+        # Their embeddings are replaced; their number decides how many candidates the decoder gives.
+        count = 1 if prompt.candidates == "best_of_three" else network.multimask_max_pt_num + 1
+        xy_bP2 = np.zeros((len(prompt), count, 2), dtype=np.float32)
+        label_bP = np.full((len(prompt), count), -1, dtype=np.int32)
+    coordinates = torch.from_numpy(np.array(xy_bP2, dtype=np.float32)) * network.image_size
+    labels = torch.from_numpy(np.array(label_bP, dtype=np.int32))
+    return _PromptInputs({"point_coords": coordinates.to(device), "point_labels": labels.to(device)})
+
+
+@contextmanager
+def _tokens_in_place(network: Any, prompt: Prompt, device: torch.device) -> Iterator[None]:
+    """Puts tokens where the prompt encoder's sparse embeddings go, while the prompted frame is run."""
+    if not isinstance(prompt, Tokens):
+        yield
+        return
+    tokens_bkC = torch.from_numpy(np.array(prompt.embedding_NkC, dtype=np.float32)).to(device)
+    hook = network.sam_prompt_encoder.register_forward_hook(lambda _module, _inputs, outputs: (tokens_bkC, outputs[1]))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 class _Tracker:
     """The memory of a batch of objects prompted on the same frame, and the steps that grow it."""
 
@@ -154,19 +204,15 @@ class _Tracker:
         self._pointer_reach = network.max_obj_ptrs_in_encoder - 1 if network.use_obj_ptrs_in_encoder else 0
 
     @torch.inference_mode()
-    def start(self, prompt: int, masks_bHW: BoolNHW) -> torch.Tensor:
-        """Prompts with masks; their logits at video resolution, (b, H, W)."""
+    def start(self, prompt: Prompt) -> torch.Tensor:
+        """Prompts a batch of objects; their logits at video resolution, (b, H, W)."""
         network, settings = self._model.network, self._model.settings
-        self._prompt, self._objects = prompt, len(masks_bHW)
+        self._prompt, self._objects = prompt.position, len(prompt)
         size = (network.image_size, network.image_size)
-        masks_b1HW = torch.from_numpy(np.ascontiguousarray(masks_bHW)).to(self._model.device)[:, None].float()
-        if masks_b1HW.shape[-2:] != size:
-            resized = interpolate(masks_b1HW, size=size, mode="bilinear", align_corners=False, antialias=True)
-            masks_b1HW = (resized >= 0.5).float()
-        with self._model.precision():
-            output = self._track(prompt, masks_b1HW, "forward")
+        with self._model.precision(), _tokens_in_place(network, prompt, self._model.device):
+            output = self._track(prompt.position, _inputs(network, prompt, self._model.device), "forward")
             low_b1ss = fill_holes(output["pred_masks"], settings.fill_hole_area)
-            vision = self._features.inputs(self._frames[prompt], self._objects)
+            vision = self._features.inputs(self._frames[prompt.position], self._objects)
             memory, positions = network._encode_new_memory(
                 current_vision_feats=vision.features,
                 feat_sizes=vision.sizes,
@@ -174,7 +220,7 @@ class _Tracker:
                 object_score_logits=output["object_score_logits"],
                 is_mask_from_pts=True,
             )
-        self._outputs["cond_frame_outputs"][prompt] = {
+        self._outputs["cond_frame_outputs"][prompt.position] = {
             "maskmem_features": memory.to(torch.bfloat16),
             "maskmem_pos_enc": positions,
             "obj_ptr": output["obj_ptr"],
@@ -197,21 +243,21 @@ class _Tracker:
         low_b1ss = fill_holes(output["pred_masks"], self._model.settings.fill_hole_area)
         return _to_size(low_b1ss, self._features.size)[:, 0]
 
-    def _track(self, position: int, masks_b1SS: torch.Tensor | None, direction: Direction) -> dict[str, Any]:
+    def _track(self, position: int, prompt: _PromptInputs | None, direction: Direction) -> dict[str, Any]:
         vision = self._features.inputs(self._frames[position], self._objects)
         output: dict[str, Any] = self._model.network.track_step(
             frame_idx=position,
-            is_init_cond_frame=masks_b1SS is not None,
+            is_init_cond_frame=prompt is not None,
             current_vision_feats=vision.features,
             current_vision_pos_embeds=vision.positions,
             feat_sizes=vision.sizes,
-            point_inputs=None,
-            mask_inputs=masks_b1SS,
+            point_inputs=None if prompt is None else prompt.points,
+            mask_inputs=None if prompt is None else prompt.masks_b1SS,
             output_dict=self._outputs,
             num_frames=len(self._frames),
             track_in_reverse=direction == "backward",
             # A prompted frame is remembered from its low-resolution mask, as the package does.
-            run_mem_encoder=masks_b1SS is None,
+            run_mem_encoder=prompt is None,
         )
         return output
 

@@ -20,6 +20,7 @@ from rvosbench.harness.store.tracks import mask_track
 from rvosbench.methods.ground.fusion import FusionSettings
 from rvosbench.methods.models.sam2.checkpoints import Sam2Settings
 from rvosbench.methods.models.sam2.packed import PackedMasks
+from rvosbench.methods.models.sam2.prompts import Masks, Prompt
 from rvosbench.methods.models.sam2.segmenter import PointMasks, TrackedMasks
 from rvosbench.methods.segment.from_map import (
     FALLBACK,
@@ -66,7 +67,9 @@ class Thirds:
             mask[:, 4 * third : 4 * third + 4] = third not in self.hides
         return PointMasks(PackedMasks.pack(masks), np.full(len(thirds), 0.9, dtype=np.float32))
 
-    def propagate(self, frames: Sequence[int], prompt: int, masks_NHW: Any) -> Iterator[TrackedMasks]:
+    def propagate(self, frames: Sequence[int], prompt: Prompt) -> Iterator[TrackedMasks]:
+        assert isinstance(prompt, Masks)
+        masks_NHW = prompt.mask_NHW
         middle_N = masks_NHW[:, 0, 4]
         for position in range(len(frames)):
             gone_N = middle_N & (frames[position] > 0)

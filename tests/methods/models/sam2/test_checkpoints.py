@@ -25,6 +25,7 @@ from rvosbench.methods.models.sam2.checkpoints import (
     with_digest,
 )
 from rvosbench.methods.models.sam2.overrides import configured, parse_override
+from rvosbench.methods.models.sam2.prompts import Masks
 from tests.methods.models.sam2.videos import boxes, moving_blocks
 
 
@@ -302,7 +303,8 @@ def test_several_models_live_in_one_process_whoever_holds_hydra(sam2_1: Path, sa
         GlobalHydra.instance().hydra = state
     frames, prompts = moving_blocks(3, (40, 60)), boxes(1, (40, 60))
     tracks = [
-        [tracked.masks for tracked in Sam2Video(model, frames).propagate(range(3), 0, prompts)] for model in models
+        [tracked.masks for tracked in Sam2Video(model, frames).propagate(range(3), Masks(0, prompts))]
+        for model in models
     ]
     np.testing.assert_array_equal(tracks[0], tracks[2])
     assert (np.array(tracks[0]) != np.array(tracks[1])).any()

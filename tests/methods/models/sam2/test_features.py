@@ -16,6 +16,7 @@ from rvosbench.methods.models.sam2.checkpoints import Sam2Settings  # noqa: E402
 from rvosbench.methods.models.sam2.features import FrameFeatures  # noqa: E402
 from rvosbench.methods.models.sam2.frames import preprocess  # noqa: E402
 from rvosbench.methods.models.sam2.model import load  # noqa: E402
+from rvosbench.methods.models.sam2.prompts import Masks  # noqa: E402
 from rvosbench.methods.models.sam2.tracking import Sam2Video  # noqa: E402
 from tests.methods.models.sam2.videos import boxes, moving_blocks  # noqa: E402
 
@@ -49,10 +50,10 @@ def test_each_frame_is_encoded_once_and_only_on_demand(sam2_1: Path) -> None:
 def test_features_beyond_the_budget_spill_and_change_nothing(sam2_1: Path) -> None:
     pictures, masks = moving_blocks(6, (60, 90)), boxes(2, (60, 90))
     roomy = Sam2Video(load(Sam2Settings(checkpoint=str(sam2_1))), pictures)
-    expected = [tracked.masks for tracked in roomy.propagate(range(6), 2, masks)]
+    expected = [tracked.masks for tracked in roomy.propagate(range(6), Masks(2, masks))]
     one_frame = sum(level.nbytes for level in roomy.features.inputs(0, 1).features)
     tight = Sam2Video(load(Sam2Settings(checkpoint=str(sam2_1), feature_budget_bytes=2 * one_frame)), pictures)
-    for tracked, mask in zip(tight.propagate(range(6), 2, masks), expected, strict=True):
+    for tracked, mask in zip(tight.propagate(range(6), Masks(2, masks)), expected, strict=True):
         np.testing.assert_array_equal(tracked.masks, mask)
     assert roomy.features.spilled == set()
     assert tight.features.spilled == {0, 1, 4, 5}  # the pass goes 2, 3, 4, 5, 1, 0
@@ -65,4 +66,4 @@ def test_frames_that_cannot_make_a_video_are_sample_errors(sam2_1: Path) -> None
         _ = Sam2Video(model, []).size
     odd = [*moving_blocks(1, (60, 90)), *moving_blocks(1, (64, 90))]
     with pytest.raises(SampleError, match=r"frame 1 has shape \(64, 90, 3\)"):
-        list(Sam2Video(model, odd).propagate([0, 1], 0, boxes(1, (60, 90))))
+        list(Sam2Video(model, odd).propagate([0, 1], Masks(0, boxes(1, (60, 90)))))

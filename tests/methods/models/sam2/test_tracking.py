@@ -16,6 +16,7 @@ from toy.tiny_sam2 import write_small  # noqa: E402
 
 from rvosbench.methods.models.sam2.checkpoints import Sam2Settings  # noqa: E402
 from rvosbench.methods.models.sam2.model import Sam2, load  # noqa: E402
+from rvosbench.methods.models.sam2.prompts import Boxes, Masks, Points, Prompt, Tokens  # noqa: E402
 from rvosbench.methods.models.sam2.stock import StockVideo, stock_predictor  # noqa: E402
 from rvosbench.methods.models.sam2.tracking import Sam2Video, _Tracker, fill_holes  # noqa: E402
 from tests.methods.models.sam2.videos import boxes, moving_blocks, points  # noqa: E402
@@ -31,9 +32,14 @@ def small(folder: Path, **settings: Any) -> Sam2:
 
 
 def ours(video: Sam2Video, frames: list[int], prompt: int, masks: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(N, T, H, W) logits of objects prompted by masks."""
+    return tracked_logits(video, frames, Masks(prompt, masks))
+
+
+def tracked_logits(video: Sam2Video, frames: list[int], prompt: Prompt) -> NDArray[np.float32]:
     """(N, T, H, W) logits; every object is seen on every frame exactly once."""
-    logits = np.full((len(masks), len(frames), *video.size), np.nan, dtype=np.float32)
-    for position, objects, batch in video.propagate_logits(frames, prompt, masks):
+    logits = np.full((len(prompt), len(frames), *video.size), np.nan, dtype=np.float32)
+    for position, objects, batch in video.propagate_logits(frames, prompt):
         assert np.isnan(logits[objects, position]).all()
         logits[objects, position] = batch.numpy()
     assert not np.isnan(logits).any()
@@ -41,8 +47,12 @@ def ours(video: Sam2Video, frames: list[int], prompt: int, masks: NDArray[np.boo
 
 
 def stock(video: StockVideo, frames: list[int], prompt: int, masks: NDArray[np.bool_]) -> NDArray[np.float32]:
-    logits = np.full((len(masks), len(frames), *video.size), np.nan, dtype=np.float32)
-    for position, batch in video.propagate_logits(frames, prompt, masks):
+    return stock_logits(video, frames, Masks(prompt, masks))
+
+
+def stock_logits(video: StockVideo, frames: list[int], prompt: Prompt) -> NDArray[np.float32]:
+    logits = np.full((len(prompt), len(frames), *video.size), np.nan, dtype=np.float32)
+    for position, batch in video.propagate_logits(frames, prompt):
         assert np.isnan(logits[:, position]).all()
         logits[:, position] = batch[:, 0].numpy()
     return logits
@@ -104,6 +114,95 @@ def test_point_prompts_give_the_packages_masks_and_ious(
     assert video.features.encoder_calls == 1
 
 
+BOXES = np.array([[0.1, 0.2, 0.5, 0.7], [0.3, 0.1, 0.9, 0.6], [0.0, 0.0, 1.0, 1.0]], dtype=np.float32)
+POINT_PAIRS = np.array([[[0.3, 0.4], [0.8, 0.2]], [[0.6, 0.5], [0.1, 0.9]]], dtype=np.float32)
+
+
+def one_point(position: int, count: int) -> Points:
+    return Points(position, points(count)[:, None], np.ones((count, 1), dtype=np.int32))
+
+
+@pytest.mark.parametrize("version", ["sam2_1", "sam2_0"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Boxes(2, BOXES),
+        one_point(2, 3),
+        Points(0, POINT_PAIRS, np.array([[1, 0], [1, 1]], dtype=np.int32)),
+    ],
+    ids=["boxes", "a point", "points on and beside"],
+)
+def test_boxes_and_points_are_tracked_as_by_the_package(
+    version: str, prompt: Prompt, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(version)
+    pictures, clip = moving_blocks(5, (60, 90)), list(range(5))
+    model = small(folder, object_batch=1)
+    theirs = stock_logits(StockVideo(model, stock_predictor(model), pictures, clip), clip, prompt)
+    np.testing.assert_array_equal(tracked_logits(Sam2Video(model, pictures), clip, prompt), theirs)
+    batched = tracked_logits(Sam2Video(small(folder, object_batch=4), pictures), clip, prompt)
+    # Masks that the decoder predicts are further from 0 and 1 than given ones: the largest difference seen is 4e-3.
+    np.testing.assert_allclose(batched, theirs, rtol=0, atol=2e-2)
+    assert (theirs[0] != theirs[1]).any()
+
+
+def test_a_point_prompt_gives_the_masks_of_points_on_its_frame(sam2_1: Path) -> None:
+    video = Sam2Video(small(sam2_1), moving_blocks(4, (60, 90)))
+    found = video.masks_from_points(2, points(3)).masks.unpack()
+    tracked = {one.position: one.masks for one in video.propagate([0, 1, 2, 3], one_point(2, 3))}
+    np.testing.assert_array_equal(tracked[2], found)
+
+
+def test_tokens_stand_where_the_prompt_encoder_s_would(sam2_1: Path) -> None:
+    model = small(sam2_1)
+    pictures, clip = moving_blocks(4, (60, 90)), [0, 1, 2, 3]
+    network = model.network
+
+    def encoded(prompt_points: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.float32]:
+        coordinates = torch.from_numpy(prompt_points) * network.image_size
+        with torch.inference_mode():
+            sparse, _ = network.sam_prompt_encoder((coordinates, torch.from_numpy(labels)), boxes=None, masks=None)
+        return sparse.numpy()
+
+    by_points = one_point(1, 3)
+    tokens = Tokens(1, encoded(by_points.xy_NP2, by_points.label_NP))
+    expected = tracked_logits(Sam2Video(model, pictures), clip, by_points)
+    np.testing.assert_array_equal(tracked_logits(Sam2Video(model, pictures), clip, tokens), expected)
+    # A box is two points to the encoder, which asks the decoder for one candidate.
+    corners = BOXES.reshape(-1, 2, 2)
+    as_tokens = Tokens(1, encoded(corners, np.tile(np.array([2, 3], dtype=np.int32), (3, 1))), candidates="one")
+    of_boxes = tracked_logits(Sam2Video(model, pictures), clip, Boxes(1, BOXES))
+    np.testing.assert_array_equal(tracked_logits(Sam2Video(model, pictures), clip, as_tokens), of_boxes)
+    # Other tokens give other masks, and nothing of them stays in the network.
+    other = Tokens(1, tokens.embedding_NkC[:, :1] * np.float32(-3))
+    assert (tracked_logits(Sam2Video(model, pictures), clip, other) != expected).any()
+    np.testing.assert_array_equal(tracked_logits(Sam2Video(model, pictures), clip, by_points), expected)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Boxes(0, np.array([[0.5, 0.1, 0.2, 0.9]], dtype=np.float32)),
+        lambda: Boxes(0, np.array([0.1, 0.1, 0.2, 0.9], dtype=np.float32)),
+        lambda: Boxes(0, np.array([[np.nan, 0.1, 0.2, 0.9]], dtype=np.float32)),
+        lambda: Points(0, np.zeros((2, 2), np.float32), np.ones((2, 1), np.int32)),
+        lambda: Points(0, np.zeros((2, 1, 2), np.float32), np.full((2, 1), 3, np.int32)),
+        lambda: Masks(0, np.zeros((1, 4, 4), np.uint8)),  # type: ignore[arg-type]
+        lambda: Tokens(0, np.zeros((1, 0, 256), np.float32)),
+        lambda: Tokens(0, np.full((1, 1, 256), np.inf, np.float32)),
+    ],
+)
+def test_prompts_that_are_none_are_refused(make: Any) -> None:
+    with pytest.raises(ValueError, match="a prompt needs"):
+        make()
+
+
+def test_tokens_of_another_width_are_refused(sam2_1: Path) -> None:
+    video = Sam2Video(small(sam2_1), moving_blocks(2, (60, 90)))
+    with pytest.raises(ValueError, match="width 8"):
+        next(video.propagate([0, 1], Tokens(0, np.zeros((1, 1, 8), np.float32))))
+
+
 def test_a_clip_and_the_whole_video_share_encoded_frames(sam2_1: Path) -> None:
     model = small(sam2_1)
     pictures = moving_blocks(9, (60, 90))
@@ -144,7 +243,7 @@ def test_memories_out_of_reach_are_dropped_without_effect(tmp_path: Path, overri
     model = small(write_small(tmp_path, seed=3, overrides=overrides))
     compare(model, frames=32, prompt=11, objects=2, size=(40, 60))
     tracker = _Tracker(model, Sam2Video(model, moving_blocks(32, (40, 60))).features, range(32))
-    tracker.start(11, boxes(2, (40, 60)))
+    tracker.start(Masks(11, boxes(2, (40, 60))))
     held, features = [], []
     for position in [*range(12, 32), *range(10, -1, -1)]:
         tracker.step(position, "forward" if position > 11 else "backward")
@@ -253,6 +352,6 @@ def _cells(map_Thw: NDArray[np.float32], threshold: float) -> Any:
 def test_prompts_that_do_not_fit_are_refused(sam2_1: Path) -> None:
     video = Sam2Video(small(sam2_1), moving_blocks(3, (60, 90)))
     with pytest.raises(ValueError, match="position 3 of 3"):
-        next(video.propagate([0, 1, 2], 3, boxes(1, (60, 90))))
+        next(video.propagate([0, 1, 2], Masks(3, boxes(1, (60, 90)))))
     with pytest.raises(ValueError, match="masks of size"):
-        next(video.propagate([0, 1, 2], 0, boxes(1, (90, 60))))
+        next(video.propagate([0, 1, 2], Masks(0, boxes(1, (90, 60)))))

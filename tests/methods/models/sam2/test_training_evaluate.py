@@ -58,7 +58,7 @@ class _Truth:
         masks = np.stack([self._ids[frame] == thing for thing in hit])
         return PointMasks(PackedMasks.pack(masks), np.full(len(hit), 0.9, dtype=np.float32))
 
-    def propagate(self, frames: Any, prompt: int, masks_NHW: Any) -> Any:
-        hit = [np.bincount(self._ids[frames[prompt]][mask]).argmax() for mask in masks_NHW]
+    def propagate(self, frames: Any, prompt: Any) -> Any:
+        hit = [np.bincount(self._ids[frames[prompt.position]][mask]).argmax() for mask in prompt.mask_NHW]
         for position, frame in enumerate(frames):
             yield TrackedMasks(position, slice(0, len(hit)), np.stack([self._ids[frame] == thing for thing in hit]))

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rvosbench.methods.models.sam2.packed import BoolNHW, PackedMasks
+from rvosbench.methods.models.sam2.packed import PackedMasks
+from rvosbench.methods.models.sam2.prompts import Masks, Prompt
 from rvosbench.methods.models.sam2.segmenter import PointMasks, Segmenter, TrackedMasks
 from rvosbench.methods.segment.from_points import (
     PointPrompts,
@@ -65,14 +66,16 @@ class WorldSegmenter:
             ious.append(self.iou_of_frame[frame][label])
         return PointMasks(PackedMasks.pack(np.stack(masks)), np.array(ious, dtype=np.float32))
 
-    def propagate(self, frames: Sequence[int], prompt: int, masks_NHW: BoolNHW) -> Iterator[TrackedMasks]:
-        self.prompted.append((len(frames), prompt, len(masks_NHW)))
+    def propagate(self, frames: Sequence[int], prompt: Prompt) -> Iterator[TrackedMasks]:
+        assert isinstance(prompt, Masks)
+        start, masks_NHW = prompt.position, prompt.mask_NHW
+        self.prompted.append((len(frames), start, len(masks_NHW)))
         labels = []
         for mask in masks_NHW:
-            under = self.world[frames[prompt]][mask]
+            under = self.world[frames[start]][mask]
             counts = np.bincount(under[under > 0], minlength=1)
             labels.append(int(counts.argmax()) if counts.any() else 0)
-        for position in [*range(prompt, len(frames)), *range(prompt - 1, -1, -1)]:
+        for position in [*range(start, len(frames)), *range(start - 1, -1, -1)]:
             world = self.world[frames[position]]
             for i, label in enumerate(labels):
                 yield TrackedMasks(position, slice(i, i + 1), ((world == label) & (label > 0))[None])
