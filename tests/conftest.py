@@ -35,6 +35,11 @@ def ray_cluster() -> Iterator[str]:
         yield address
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are named by their argument: archives hold times, and all processes of xdist must find equal names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several processes, a file's tests stay together, since they share models and servers, and so do all files
