@@ -30,6 +30,14 @@ _APART = 0.05
 
 
 @dataclass(frozen=True)
+class PublishedLine:
+    """A method on an LVLM, as the table spells them."""
+
+    method: str
+    lvlm: str
+
+
+@dataclass(frozen=True)
 class PublishedNumber:
     """A printed number of a method on an LVLM: percent, None where the source prints no such value."""
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from rvosbench.harness.costs import Cost
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.secrets import holds_hidden, redacted
 from rvosbench.harness.settings import Settings, identity, known_keys, runtime
@@ -21,6 +22,16 @@ from rvosbench.harness.text import one_line
 from rvosbench.harness.yaml_files import parse_yaml, read_yaml
 
 _KEY_VARIABLE = r"^RVOSBENCH_([A-Z0-9_]*_)?KEY([A-Z0-9_]*)$"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticChoice(Settings):
+    """A split of the synthetic benchmark that is written before a run where the data root does not hold it yet."""
+
+    layout: str = runtime()
+    """"shapes", or the layout of a benchmark: davis17, revos, mevis ..."""
+    seed: Annotated[int, Field(ge=0)] = runtime(0)
+    videos: Annotated[int, Field(ge=1)] = runtime(2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +48,8 @@ class DatasetChoice(Settings):
     """Default: the split's protocols in the card."""
     limit_videos: Annotated[int | None, Field(ge=1)] = identity(None)
     """Only the first videos in name order; summaries then say "n of N videos"."""
+    synthetic: SyntheticChoice | None = runtime(None)
+    """Generated data in place of the benchmark's; refused where the data root holds the benchmark."""
 
     @model_validator(mode="before")
     @classmethod
@@ -55,6 +68,15 @@ class DatasetChoice(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReferenceChoice(Settings):
+    """The line of the published table that an entry reproduces, as ``published_results.csv`` spells it."""
+
+    method: str = runtime()
+    lvlm: str | None = runtime(None)
+    """Default: what the table calls the checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodChoice(Settings):
     """A method with settings that differ from its defaults."""
 
@@ -66,6 +88,8 @@ class MethodChoice(Settings):
     """Default: the recipe's list."""
     settings: dict[str, Any] = identity(default_factory=dict)
     """Validated by the method's own settings type, unknown keys refused."""
+    reference: ReferenceChoice | None = runtime(None)
+    """Published numbers to set the scores beside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +212,8 @@ class Recipe(Settings):
     executor: ExecutorChoice = runtime(ExecutorChoice())
     serving: ServingChoice = runtime(ServingChoice())
     tracking: TrackingChoice = runtime(TrackingChoice())
+    cost: Cost | None = runtime(None)
+    """Assumed rates, from which plans estimate GPU-hours."""
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.recipes import MethodChoice, Recipe, method_settings
@@ -16,6 +16,9 @@ from rvosbench.harness.registry import load_method, method_file
 from rvosbench.harness.settings import Settings, identity_of
 from rvosbench.harness.stages import Method, StageSpec
 from rvosbench.harness.store.keys import digest_of
+
+if TYPE_CHECKING:
+    from rvosbench.harness.published import PublishedLine
 
 SCORE, SEGMENT = "score", "segment"
 KNOWN_STAGES = ("reason", "ground", SEGMENT, SCORE)
@@ -31,6 +34,8 @@ class Variant:
     lvlm: str | None
     """As printed: the last component of the hub name or folder."""
     stages: tuple[StageSpec, ...]
+    reference: PublishedLine | None = None
+    """What it reproduces."""
 
 
 def variants_of(recipe: Recipe) -> tuple[Variant, ...]:
@@ -95,7 +100,29 @@ def _variants(choice: MethodChoice, recipe_lvlms: Sequence[str]) -> Iterator[Var
         _require_flow(choice.method, stages)
         if file is not None:
             stages = tuple(replace(spec, file=file) for spec in stages)
-        yield Variant(choice.label or method.title, shown, stages)
+        yield Variant(choice.label or method.title, shown, stages, reference_of(choice, lvlms, lvlm))
+
+
+def reference_of(choice: MethodChoice, lvlms: Sequence[str | None], lvlm: str | None) -> PublishedLine | None:
+    """The published line that an entry of a recipe reproduces with one of its LVLMs; None where it names none.
+
+    Raises:
+        PrerequisiteError: the table has no such method or LVLM, or one LVLM of the table is named for several.
+    """
+    wanted = choice.reference
+    if wanted is None:
+        return None
+    # Here, as few recipes need it and it imports pandas.
+    from rvosbench.harness.published import PublishedLine, display_lvlm, require_reference
+
+    require_reference(wanted.method, wanted.lvlm)
+    if wanted.lvlm is not None and len(lvlms) > 1:
+        raise PrerequisiteError(
+            f"The reference of '{choice.label or choice.method}' names one LVLM, {wanted.lvlm}, and the entry runs on "
+            f"{len(lvlms)}.",
+            "Leave reference.lvlm out, or give each LVLM an entry of its own.",
+        )
+    return PublishedLine(wanted.method, wanted.lvlm or display_lvlm(lvlm))
 
 
 def _require_flow(method: str, stages: Sequence[StageSpec]) -> None:

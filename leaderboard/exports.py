@@ -108,7 +108,13 @@ def _number(value: float) -> str:
 
 def _legend(table: Pivot, escaped: Callable[[str], str]) -> str:
     signs = [f"{escaped(sign)} {meaning}" for sign, meaning in table.legend.items()]
+    if any(cell.difference is not None for line in table.lines for cell in line.cells.values()):
+        signs.append("in brackets the difference to the published number, points")
     return "; ".join([escaped("J&F in percent"), *signs]) + "."
+
+
+def _difference(cell: Cell) -> str:
+    return "" if cell.difference is None else f" ({cell.difference:+.1f})"
 
 
 def _inert(value: object) -> object:
@@ -123,7 +129,7 @@ def _md(text: str) -> str:
 def _md_cell(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    return (f"**{cell.value:.1f}**" if cell.best else f"{cell.value:.1f}") + _md(cell.marks)
+    return (f"**{cell.value:.1f}**" if cell.best else f"{cell.value:.1f}") + _md(cell.marks + _difference(cell))
 
 
 def _tex(text: str) -> str:
@@ -133,4 +139,5 @@ def _tex(text: str) -> str:
 def _tex_cell(cell: Cell | None) -> str:
     if cell is None:
         return "--"
-    return (rf"\textbf{{{cell.value:.1f}}}" if cell.best else f"{cell.value:.1f}") + _tex(cell.marks)
+    value = rf"\textbf{{{cell.value:.1f}}}" if cell.best else f"{cell.value:.1f}"
+    return value + _tex(cell.marks + _difference(cell))

@@ -44,6 +44,8 @@ class Cell:
     """The best of its column among published, or among own, undoubted values."""
     low: float | None = None
     high: float | None = None
+    difference: float | None = None
+    """To the published number that it reproduces, points."""
 
 
 @dataclass(frozen=True)
@@ -195,8 +197,15 @@ def _cell(rows: pd.DataFrame) -> Cell:
         "°": is_partial(shown["coverage"]),
         "!": incomplete,
     }
-    low, high = (None if pd.isna(shown[name]) else float(shown[name]) for name in ("low", "high"))
-    return Cell(float(shown["J_and_F"]), "".join(sign for sign, holds in signs.items() if holds), low=low, high=high)
+    names = ("low", "high", "difference")
+    low, high, difference = (None if pd.isna(shown[name]) else float(shown[name]) for name in names)
+    return Cell(
+        float(shown["J_and_F"]),
+        "".join(sign for sign, holds in signs.items() if holds),
+        low=low,
+        high=high,
+        difference=difference,
+    )
 
 
 def _with_best(lines: list[Line], headings: tuple[str, ...]) -> list[Line]:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import Literal
 
 import pandas as pd
 
-from rvosbench.harness.data.cards import load_card
-from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.published import (
     display_lvlm,
     display_method,
@@ -18,6 +15,7 @@ from rvosbench.harness.published import (
     source_link,
 )
 from rvosbench.harness.results.reader import Run, Score
+from rvosbench.harness.scoring.references import dataset_title
 
 Scope = Literal["main", "published", "everything"]
 SCOPES: Mapping[Scope, str] = {"main": "Main comparison", "published": "All published", "everything": "With ablations"}
@@ -31,7 +29,8 @@ KINDS = {
 OURS = ("reproduced", "imported")
 COLUMNS = (
     "method", "lvlm", "training", "venue", "kind", "run_by", "dataset", "split", "subset", "protocol",
-    "J_and_F", "J", "F", "low", "high", "coverage", "attempted", "scored", "failed", "missing",
+    "J_and_F", "J", "F", "low", "high", "published", "difference", "coverage",
+    "attempted", "scored", "failed", "missing",
     "flag", "note", "source", "link", "run_id", "variant", "main",
 )  # fmt: skip
 
@@ -61,7 +60,7 @@ def board(runs: Iterable[Run]) -> pd.DataFrame:
     rows = pd.concat([_with_columns(published), _with_columns(pd.DataFrame(own))], ignore_index=True)
     counts = ["attempted", "scored", "failed", "missing"]
     rows[counts] = rows[counts].astype("Int64")
-    numbers = ["J_and_F", "J", "F", "low", "high"]
+    numbers = ["J_and_F", "J", "F", "low", "high", "published", "difference"]
     rows[numbers] = rows[numbers].astype(float)
     text = [name for name in COLUMNS if name not in (*numbers, *counts, "variant", "main", "link")]
     rows[text] = rows[text].fillna("").astype(str)
@@ -84,19 +83,12 @@ def apply(rows: pd.DataFrame, filters: Filters) -> pd.DataFrame:
     return rows[keep].sort_values("J_and_F", ascending=False, na_position="last", kind="stable")
 
 
-@cache
-def dataset_title(name: str) -> str:
-    """A card's title; a name without a card stays as it is."""
-    try:
-        return load_card(name).title
-    except PrerequisiteError:
-        return name
-
-
 def score_notes(run: Run, score: Score) -> list[str]:
     """What a reader must know of a score: its own notes, then the run's."""
     note = run.recipe.get("note")
-    notes = [*score.notes, *([note] if isinstance(note, str) else [])]
+    why = score.published.why if score.published else None
+    beside = [f"no difference to the published number: {why}"] if why else []
+    notes = [*score.notes, *beside, *([note] if isinstance(note, str) else [])]
     if run.status in ("running", "interrupted"):
         notes.append(f"the run is {run.status}")
     return notes
@@ -119,6 +111,8 @@ def _own_row(run: Run, score: Score, training: Mapping[str, str]) -> dict[str, o
         "F": _percent(score.F),
         "low": _percent(interval.low if interval else None),
         "high": _percent(interval.high if interval else None),
+        "published": _percent(score.published.J_and_F if score.published else None),
+        "difference": _percent(score.published.difference if score.published else None),
         "coverage": score.coverage,
         "attempted": counts.attempted,
         "scored": counts.scored,

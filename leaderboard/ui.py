@@ -143,6 +143,8 @@ def _cell_html(cell: Cell | None) -> str:
         return '<td class="num none">–</td>'
     value = f"<b>{cell.value:.1f}</b>" if cell.best else f"{cell.value:.1f}"
     interval = f'<span class="ci">{cell.low:.1f}–{cell.high:.1f}</span>' if cell.low is not None else ""
+    if cell.difference is not None:
+        interval += f'<span class="ci">{cell.difference:+.1f} to published</span>'
     return f'<td class="num">{value}{_marks_html(cell)}{interval}</td>'
 
 

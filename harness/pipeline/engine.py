@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rvosbench.harness.data.cards import load_card
 from rvosbench.harness.data.digests import MediaIndex
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.execute.executor import Executor, InProcessExecutor, Report
@@ -88,6 +89,7 @@ class Run:
         Raises:
             PrerequisiteError: nothing further can succeed; what was committed is kept.
         """
+        write_synthetic(self._recipe)
         plan = make_plan(self._recipe, media_index(self._recipe), self._history if self._reuse == "force" else None)
         self._say(plan)
         if self._folder.unlocked:
@@ -202,6 +204,7 @@ class Run:
             [chosen.scored for chosen in plan.datasets],
             pairs=recorded_pairs(plan, results, self._store),
             origin=Origin(now()),
+            references={(v.label, v.lvlm): v.reference for v in plan.variants if v.reference is not None},
         )
         statuses: Counter[str] = Counter(result.status for result in results)
         exit_code = FAILED_SAMPLES if statuses["failed"] or statuses["missing"] else 0
@@ -292,6 +295,20 @@ def print_plan(recipe: Recipe, console: Console, reuse: Reuse = "exact") -> None
     for line in code_lines(plan, store, history):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(f"Run folder: {recipe.runs / run_name(recipe)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def write_synthetic(recipe: Recipe) -> None:
+    """Writes the generated data that the recipe wants; what is there already stays.
+
+    Raises:
+        PrerequisiteError: other data is in the way, or the disk refuses.
+    """
+    for choice in recipe.datasets:
+        if (wanted := choice.synthetic) is not None:
+            from rvosbench.harness.data.synthetic import write_shapes
+
+            split = load_card(choice.source).split(choice.split)[0]
+            write_shapes(recipe.data_root, layout=wanted.layout, split=split, seed=wanted.seed, videos=wanted.videos)
 
 
 def code_lines(plan: Plan, store: ArtefactStore, history: History) -> list[str]:

@@ -149,6 +149,7 @@ def score_metrics(scores: Sequence[Score]) -> dict[str, float]:
             "J_and_F": score.J_and_F,
             "J_and_F_low": score.interval.low if score.interval else None,
             "J_and_F_high": score.interval.high if score.interval else None,
+            "J_and_F_minus_published": score.published.difference if score.published else None,
             "attempted": counts.attempted,
             "scored": counts.scored,
             "failed": counts.failed,

@@ -78,6 +78,30 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
+class Published:
+    """The published number that a row reproduces, as the table of published numbers had it. Fractions in [0, 1]."""
+
+    method: str
+    """As the table spells it."""
+    lvlm: str
+    J: Fraction | None = None
+    F: Fraction | None = None
+    J_and_F: Fraction | None = None
+    protocol: str | None = None
+    """None: no number is printed."""
+    run_by: str | None = None
+    """Who ran it, where that is not the method's author."""
+    flag: str | None = None
+    """"suspect", "copied" or "superseded"."""
+    note: str | None = None
+    """What is known about it, and what other sources print."""
+    difference: FiniteFloat | None = None
+    """The row's J_and_F minus the published one; None where the two cannot be compared."""
+    why: str | None = None
+    """Why there is no difference."""
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """One row of scores.json: a method on a subset of a dataset under one protocol. Fractions in [0, 1]."""
 
@@ -98,6 +122,8 @@ class Score:
     notes: tuple[str, ...] = ()
     """What a reader must know of the number; one that begins with "Warning: " puts it in doubt."""
     provenance: Provenance | None = None
+    published: Published | None = None
+    """What the row reproduces, where the recipe names it (``reference``)."""
 
 
 @dataclass(frozen=True, slots=True)

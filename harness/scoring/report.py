@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rvosbench.harness.results.schema import ConfidenceInterval, Score
+from rvosbench.harness.results.schema import ConfidenceInterval, Published, Score
 from rvosbench.harness.scoring.oddities import WARNING
 from rvosbench.harness.scoring.predictions import Problem, Reading, summary_lines
 from rvosbench.harness.scoring.submission import Submission
@@ -20,11 +20,19 @@ if TYPE_CHECKING:
     # pandas, which scoring processes must not carry in their memory.
     from rvosbench.harness.scoring.compare import Comparison
 
+FLAGS = {
+    "suspect": "suspect",
+    "copied": "in another paper too, so who ran it is doubtful",
+    "superseded": "replaced by its source since",
+}
+"""Flag of a published number -> words."""
+
 
 def score_tables(scores: Sequence[Score]) -> Iterator[Table]:
     """Terminal tables of ``scores.json`` rows, one per dataset, subset and protocol, best first; 80 columns do.
 
-    The tables keep the order of the rows, those over whole datasets first.
+    The tables keep the order of the rows, those over whole datasets first. Where a row reproduces a published number,
+    that number and the difference to it have columns of their own.
     """
     groups: dict[tuple[str, bool, str, str], list[Score]] = {}
     for score in scores:
@@ -33,17 +41,21 @@ def score_tables(scores: Sequence[Score]) -> Iterator[Table]:
     for (place, _, subset, protocol), rows in sorted(groups.items(), key=lambda group: group[0][1]):
         coverage = ", ".join(dict.fromkeys(row.coverage for row in rows if row.coverage))
         title = Text.assemble((place, "bold"), f" {subset}   ", (", ".join(filter(None, (protocol, coverage))), "dim"))
+        beside = any(row.published is not None for row in rows)
         table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("method", min_width=12)
-        table.add_column("LVLM", min_width=10, overflow="fold")
-        for name in ("J&F", "95% interval", "J", "F", "scored"):
+        table.padding = (0, 1, 0, 0) if beside else (0, 1)
+        table.add_column("method", min_width=8 if beside else 12)
+        table.add_column("LVLM", min_width=8 if beside else 10, overflow="fold")
+        columns = ["J&F", "95% interval", *(("published", "diff.") if beside else ()), "J", "F", "scored"]
+        for name in columns:
             table.add_column(name, justify="right", no_wrap=True)
         for row in sorted(rows, key=lambda row: -1.0 if row.J_and_F is None else row.J_and_F, reverse=True):
             cells = (
                 row.method,
                 row.lvlm or "",
                 _percent(row.J_and_F),
-                _interval(row.interval),
+                interval_text(row.interval),
+                *((published_text(row.published), difference_text(row.published)) if beside else ()),
                 _percent(row.J),
                 _percent(row.F),
                 f"{row.counts.scored}/{row.counts.attempted}",
@@ -58,6 +70,9 @@ def note_lines(scores: Sequence[Score]) -> Iterator[Text]:
     for score in scores:
         for note in score.notes:
             rows.setdefault(note, []).append(score)
+        if score.published is not None:
+            for note in published_notes(score.published):
+                rows.setdefault(note, []).append(score)
     several = len(scores) > 1
     for note, of in sorted(rows.items(), key=lambda entry: not entry[0].startswith(WARNING)):
         places = dict.fromkeys(
@@ -65,6 +80,14 @@ def note_lines(scores: Sequence[Score]) -> Iterator[Text]:
         )
         where = f" ({'; '.join(places)})" if several and len(of) < len(scores) else ""
         yield Text(note + where, "bold red" if note.startswith(WARNING) else "")
+
+
+def published_notes(published: Published) -> Iterator[str]:
+    """What a reader must know of a published number and of the difference to it."""
+    if published.why is not None:
+        yield f"no difference to the published number: {published.why}"
+    if published.flag is not None:
+        yield f"the published number is {FLAGS[published.flag]}" + (f": {published.note}" if published.note else "")
 
 
 def comparison_lines(comparisons: Sequence[Comparison]) -> Iterator[Text]:
@@ -78,7 +101,7 @@ def comparison_lines(comparisons: Sequence[Comparison]) -> Iterator[Text]:
             style = "bold red" if row.other_ground_truth else ""
             yield Text.assemble(f"{both}; no difference: ", (row.why or "", style))
             continue
-        interval = "(no interval)" if gain.interval is None else _interval(gain.interval)
+        interval = "(no interval)" if gain.interval is None else interval_text(gain.interval)
         yield Text(
             f"{both}: {100 * gain.J_and_F:+.1f} {interval}, J {100 * gain.J:+.1f}, F {100 * gain.F:+.1f}; "
             f"{gain.wins} wins, {gain.ties} ties, {gain.losses} losses in {gain.videos} videos"
@@ -118,7 +141,18 @@ def _name(score: Score) -> str:
     return f"{score.method} on {score.lvlm}" if score.lvlm else score.method
 
 
-def _interval(interval: ConfidenceInterval | None) -> str:
+def published_text(published: Published | None) -> str:
+    """The published J&F."""
+    return "-" if published is None else _percent(published.J_and_F)
+
+
+def difference_text(published: Published | None) -> str:
+    """Reproduced minus published J&F, in points."""
+    return "-" if published is None or published.difference is None else f"{100 * published.difference:+.1f}"
+
+
+def interval_text(interval: ConfidenceInterval | None) -> str:
+    """The ends of an interval."""
     return "-" if interval is None else f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 

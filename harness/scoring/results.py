@@ -23,6 +23,7 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.results.schema import scores_file
 from rvosbench.harness.scoring.kernel import f, j
 from rvosbench.harness.scoring.provenance import Origin
+from rvosbench.harness.scoring.references import References, with_published
 from rvosbench.harness.scoring.rows import RecordedPairs, score_rows
 from rvosbench.harness.scoring.sample import SampleResult, ScoredDataset
 from rvosbench.harness.store.artefacts import atomic_write, write_json
@@ -52,6 +53,7 @@ def write_tables(
     *,
     pairs: RecordedPairs | None = None,
     origin: Origin | None = None,
+    references: References | None = None,
 ) -> list[dict[str, Any]]:
     """Writes the three tables, each complete or not at all, ``scores.json`` last. Returns the rows of the latter.
 
@@ -60,13 +62,14 @@ def write_tables(
         pairs: of the protocols that need all masks of a video at once (``refdavis17/anno4``). A row without them has
             no score and a note that gives the reason.
         origin: when, and from which predictions; default: not recorded.
+        references: the published lines that methods reproduce; default: none.
 
     Raises:
         PrerequisiteError: the folder cannot be written.
     """
     hidden = {(d.dataset.card.name, d.dataset.split) for d in datasets if d.dataset.ground_truth is None}
     rows = []
-    for score in score_rows(results, datasets, pairs or {}, origin or Origin()):
+    for score in with_published(score_rows(results, datasets, pairs or {}, origin or Origin()), references or {}):
         row = asdict(score)
         row["notes"] = list(score.notes)
         rows.append(row)

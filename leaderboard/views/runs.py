@@ -9,7 +9,7 @@ import streamlit as st
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.results.reader import Run, status_counts
-from rvosbench.leaderboard.tables import dataset_title
+from rvosbench.harness.scoring.references import dataset_title
 from rvosbench.leaderboard.ui import duration, load_runs, page_title, plain, runs_root
 
 _COLUMNS: dict[str, Any] = {

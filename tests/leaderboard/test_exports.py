@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,24 @@ def test_the_command_prints_and_needs_no_browser(runs: Path, capsys: pytest.Capt
     assert len(pd.read_csv(io.StringIO(capsys.readouterr().out))) == 83 + 2
     leaderboard(runs, scores=True)
     assert "62.5" in capsys.readouterr().out
+
+
+def test_a_run_that_reproduces_a_published_number_shows_the_difference(runs: Path) -> None:
+    path = runs / "example-1" / "scores.json"
+    values = json.loads(path.read_text())
+    row = next(row for row in values["scores"] if row["method"] == NASTY)
+    row["published"] = {
+        "method": "DecAF",
+        "lvlm": "Qwen2.5VL-7B",
+        "J_and_F": 0.6127,
+        "protocol": row["protocol"],
+        "difference": 0.0123,
+    }
+    path.write_text(json.dumps(values))
+    table = pd.read_csv(io.StringIO(export(runs, "csv", Filters("everything"))))
+    own = table[table["kind"] == "reproduced"].set_index("method")
+    assert own.loc[NASTY, "published"] == 61.27 and own.loc[NASTY, "difference"] == 1.23
+    assert own["difference"].notna().sum() == 1
+    for form in ("md", "latex"):
+        text = export(runs, form)
+        assert text.count("(+1.2)") == 1 and "difference to the published number" in text
