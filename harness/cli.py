@@ -141,7 +141,22 @@ def plan(
             for line in entry.load()(recipe, changes):
                 out.print(Text(line), soft_wrap=True)
             return
-    print_plan(load_recipe(recipe, changes), out, reuse)
+    loaded = load_recipe(recipe, changes)
+    if loaded.cost is None:
+        print_plan(loaded, out, reuse)
+        return
+    from rvosbench.harness.pipeline.overview import cost_lines, overview
+    from rvosbench.harness.pipeline.parts import survey
+
+    parts = survey(loaded)
+    missing = next((need for part in parts for need in part.missing), None)
+    if missing is not None:
+        for shown in overview(parts, loaded):
+            out.print(shown, soft_wrap=isinstance(shown, Text))
+        raise PrerequisiteError(missing.detail, missing.fix)
+    print_plan(loaded, out, reuse)
+    for line in cost_lines(parts, loaded):
+        out.print(line, soft_wrap=True)
 
 
 @app.command()

@@ -71,6 +71,23 @@ def load_published() -> pd.DataFrame:
     return table
 
 
+def main_lines() -> tuple[PublishedLine, ...]:
+    """The lines of the main comparison, in its order."""
+    rows = load_published()
+    rows = rows[rows["main"]]
+    return tuple(dict.fromkeys(PublishedLine(*line) for line in zip(rows["method"], rows["lvlm"], strict=True)))
+
+
+def published_subsets(dataset: str, split: str) -> tuple[str, ...]:
+    """The subsets of a split that any source prints, in the order of the main comparison.
+
+    Args:
+        dataset: a card's title.
+    """
+    rows = load_published()
+    return tuple(rows.loc[(rows["dataset"] == dataset) & (rows["split"] == split), "subset"].unique())
+
+
 def published_number(
     method: str, lvlm: str, dataset: str, split: str, subset: str, protocol: str | None = None
 ) -> PublishedNumber | None:

@@ -32,6 +32,24 @@ def one_line(text: str) -> str:
     return shown(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def markdown(text: str) -> str:
+    r"""One line of text in which nothing is Markdown.
+
+    >>> print(markdown("a|b *c*"))
+    a\|b \*c\*
+    """
+    return re.sub(r"([\\`*_{}\[\]<>|#!~&])", r"\\\1", " ".join(text.split()))
+
+
+def inert(value: str) -> str:
+    """Text that a spreadsheet would run as a formula gets a leading apostrophe; numbers stay.
+
+    >>> inert("=cmd()"), inert("-1.5"), inert("-x")
+    ("'=cmd()", '-1.5', "'-x")
+    """
+    return f"'{value}" if re.match(r"[=+@\t\r]|-\D", value) else value
+
+
 def _escape(match: re.Match[str]) -> str:
     code = ord(match.group())
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,6 +13,7 @@ from rich.text import Text
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.results.reader import find_runs
 from rvosbench.harness.scoring.report import score_tables
+from rvosbench.harness.text import inert, markdown
 from rvosbench.leaderboard.pivot import Cell, Pivot, pivot
 from rvosbench.leaderboard.tables import COLUMNS, Filters, apply, board, score_notes
 
@@ -118,12 +118,11 @@ def _difference(cell: Cell) -> str:
 
 
 def _inert(value: object) -> object:
-    """Text that a spreadsheet would run as a formula gets a leading apostrophe."""
-    return f"'{value}" if isinstance(value, str) and re.match(r"[=+@\t\r]|-\D", value) else value
+    return inert(value) if isinstance(value, str) else value
 
 
 def _md(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>|#!~&])", r"\\\1", " ".join(str(text).split()))
+    return markdown(str(text))
 
 
 def _md_cell(cell: Cell | None) -> str:

@@ -34,17 +34,21 @@ Qwen2.5-VL-7B 25.3 / 20.6, InternVL3-8B 20.7 / 18.4. Background prompt v3, which
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+from rvosbench.harness.costs import Work
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.requirements import Requirement
 from rvosbench.harness.settings import identity
 from rvosbench.harness.stages import Method, StageSpec, required_lvlm
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.ground.fusion import FusionSettings
-from rvosbench.methods.ground.rollouts import Background, ContrastSettings, Prefix, contrast_stages
+from rvosbench.methods.ground.rollouts import Background, ContrastSettings, Prefix, contrast_stages, contrast_work
 from rvosbench.methods.models.lvlm.base import LvlmOptions
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.models.lvlm.keyframes import Keyframes
+from rvosbench.methods.models.requirements import lvlm_requirement
 from rvosbench.methods.reason.expression_prompts import PromptVersion
 from rvosbench.methods.segment.from_map import RolloutMapSettings, map_stage
 from rvosbench.methods.segment.settings import MaskSettings, SegmentSettings
@@ -115,6 +119,17 @@ class Decaf:
 
         name = required_lvlm(lvlm, self.title)
         return clip_memory(name, settings.lvlm, settings.rollout, settings.keyframes, size)
+
+    def requirements(self, settings: DecafSettings, lvlm: str | None) -> Iterator[Requirement]:
+        """The model and SAM2."""
+        yield lvlm_requirement(required_lvlm(lvlm, self.title))
+        yield from settings.requirements()
+
+    def work(self, settings: DecafSettings) -> Work:
+        """The paper counts 2K + 3 calls for K keyframes."""
+        k = settings.keyframes
+        asked = contrast_work(settings.background_prompt, settings.prefix, k, settings.lvlm.frame_batch)
+        return replace(asked, tracked_keyframes=k if settings.masks == "sam2" else 0)
 
 
 METHOD: Method[DecafSettings] = Decaf()

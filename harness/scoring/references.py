@@ -40,12 +40,13 @@ def published_of(line: PublishedLine, dataset: str, split: str, subset: str, pro
     found = published_number(line.method, line.lvlm, dataset_title(dataset), split, subset, protocol)
     if found is None:
         return Published(line.method, line.lvlm, why=f"no number of {line.method} on {line.lvlm} is published here")
-    values = {name: _fraction(getattr(found, name)) for name in ("J", "F", "J_and_F")}
     elsewhere = f"printed elsewhere: {found.elsewhere}" if found.elsewhere else ""
     return Published(
         line.method,
         line.lvlm,
-        **values,
+        _fraction(found.J),
+        _fraction(found.F),
+        _fraction(found.J_and_F),
         protocol=found.protocol,
         run_by=found.run_by or None,
         flag=found.flag or None,

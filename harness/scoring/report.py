@@ -53,11 +53,11 @@ def score_tables(scores: Sequence[Score]) -> Iterator[Table]:
             cells = (
                 row.method,
                 row.lvlm or "",
-                _percent(row.J_and_F),
+                percent_text(row.J_and_F),
                 interval_text(row.interval),
                 *((published_text(row.published), difference_text(row.published)) if beside else ()),
-                _percent(row.J),
-                _percent(row.F),
+                percent_text(row.J),
+                percent_text(row.F),
                 f"{row.counts.scored}/{row.counts.attempted}",
             )
             table.add_row(*map(Text, cells))
@@ -96,7 +96,7 @@ def comparison_lines(comparisons: Sequence[Comparison]) -> Iterator[Text]:
         a, b, gain = row.first, row.second, row.difference
         place = f" on {a.dataset}/{a.split}, {a.protocol}"
         yield Text.assemble((_name(a), "bold"), " -> ", (_name(b), "bold"), place)
-        both = f"  J&F {_percent(a.J_and_F)} -> {_percent(b.J_and_F)}"
+        both = f"  J&F {percent_text(a.J_and_F)} -> {percent_text(b.J_and_F)}"
         if gain is None:
             style = "bold red" if row.other_ground_truth else ""
             yield Text.assemble(f"{both}; no difference: ", (row.why or "", style))
@@ -143,7 +143,7 @@ def _name(score: Score) -> str:
 
 def published_text(published: Published | None) -> str:
     """The published J&F."""
-    return "-" if published is None else _percent(published.J_and_F)
+    return "-" if published is None else percent_text(published.J_and_F)
 
 
 def difference_text(published: Published | None) -> str:
@@ -156,5 +156,6 @@ def interval_text(interval: ConfidenceInterval | None) -> str:
     return "-" if interval is None else f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
-def _percent(value: float | None) -> str:
+def percent_text(value: float | None) -> str:
+    """A fraction as percent."""
     return "-" if value is None else f"{100 * value:.1f}"

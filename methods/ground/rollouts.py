@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from rvosbench.harness.costs import Work
 from rvosbench.harness.errors import SampleError
 from rvosbench.harness.settings import Json, Settings, identity
 from rvosbench.harness.stages import Outcome, Request, Stage, StageSpec, VideoFrames, one_by_one
@@ -91,6 +92,27 @@ def contrast_stages(settings: ContrastSettings, choice_prompt: PromptVersion) ->
         return (StageSpec("ground", factory, ground),)
     naming = NamingSettings(settings.lvlm, settings.keyframes, settings.object_prompt, choice_prompt)
     return naming_stage(naming), StageSpec("ground", factory, ground, ("reason",))
+
+
+def contrast_work(background: Background, prefix: Prefix, keyframes: int, frame_batch: int) -> Work:
+    """What these stages ask of the model, as DecAF counts calls: each prompt on the clip and on every keyframe, and the
+    choice of a name.
+
+    Where the background prompt needs a name, the object prompt is answered on every view first. The visual tokens of a
+    view are run once per video where the prefix is shared.
+    """
+    named = int(background != "none" and prompts.background_needs_name(background))
+    asked = 1 if background == "none" else 2
+    apart = 0 if prefix == "shared" else asked
+    return Work(
+        calls=asked * (keyframes + 1) + named,
+        texts=asked * (keyframes + 1) + named * (keyframes + 2),
+        clips=named + apart,
+        frames=(named + apart) * keyframes,
+        shared_clips=int(not apart),
+        shared_frames=0 if apart else keyframes,
+        short_answers=named * (2 + -(-keyframes // frame_batch)),
+    )
 
 
 def build_contrast(settings: ContrastSettings) -> Stage:

@@ -39,16 +39,20 @@ LLaVA-OneVision-7B 24.2 / 32.6 / 31.7, InternVL3-8B 66.3 / 44.3 / 43.7, Qwen2-VL
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
+from rvosbench.harness.costs import Work
+from rvosbench.harness.requirements import Requirement
 from rvosbench.harness.stages import Method, Stage, StageSpec, required_lvlm
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.lochead.grounding import Ground, summed_map
-from rvosbench.methods.lochead.heads import find_heads
+from rvosbench.methods.lochead.heads import find_heads, heads_requirement
 from rvosbench.methods.lochead.settings import GroundSettings, LocHeadSettings, MapSettings, resolved_prompt
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import config_of, family_of, lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.requirements import lvlm_requirement
 from rvosbench.methods.segment.from_map import SampleMaps, map_stage, stage
 from rvosbench.methods.segment.settings import SegmentSettings
 
@@ -114,6 +118,18 @@ class LocHead:
             f"{in_words(need.captured_bytes)} captured, {in_words(need.working_bytes)} temporaries, about "
             f"{in_words(total)} in all."
         )
+
+    def requirements(self, settings: LocHeadSettings, lvlm: str | None) -> Iterator[Requirement]:
+        """The model, its heads and SAM2."""
+        name = required_lvlm(lvlm, self.title)
+        yield lvlm_requirement(name)
+        yield heads_requirement(settings.heads, name)
+        yield from settings.requirements()
+
+    def work(self, settings: LocHeadSettings) -> Work:
+        """One call on every keyframe, of which nothing is shared: each expression's own text is in it."""
+        k = settings.keyframes
+        return Work(calls=k, texts=k, frames=k, tracked_keyframes=k if settings.masks == "sam2" else 0)
 
 
 METHOD: Method[LocHeadSettings] = LocHead()

@@ -15,10 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import describe
+from rvosbench.harness.requirements import Requirement
 from rvosbench.harness.store.artefacts import write_json
 from rvosbench.methods.lochead.settings import Head
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import config_of
+from rvosbench.methods.models.requirements import found_checkpoint
 
 _HEAD = re.compile(r"L(\d+)H(\d+)", re.IGNORECASE)
 _Heads = Field(min_length=1)
@@ -113,6 +115,29 @@ def find_heads(where: str, lvlm: LvlmSettings) -> tuple[Head, ...]:
             f"Find this checkpoint's: {calibrate_command(lvlm)}",
         )
     return _fitting(found.heads, lvlm, str(path))
+
+
+def heads_requirement(where: str, lvlm: str) -> Requirement:
+    """The heads of a model, as far as they can be checked: of which checkpoint a file is needs the checkpoint.
+
+    Args:
+        where: see ``LocHeadSettings.heads``.
+    """
+    path = Path(where).expanduser()
+    out = where if where.endswith(".json") else f"{where}/{Path(lvlm).name}.json" if "/" in where else "heads.json"
+    fix = f"Find them: rvosbench calibrate lochead --lvlm {lvlm} --dataset NAME --out {out}"
+    try:
+        found = found_checkpoint(lvlm)
+        if isinstance(found, PrerequisiteError):
+            if path.is_dir() and not any(path.glob("*.json")):
+                raise PrerequisiteError(f"There are no heads files in {where}.")
+            if where != "known" and where not in known_heads() and not _HEAD.search(where) and not path.is_dir():
+                read_heads(path)
+        else:
+            find_heads(where, LvlmSettings(checkpoint=lvlm, digest=found.digest))
+    except PrerequisiteError as error:
+        return Requirement("heads", lvlm, "missing", error.problem, fix)
+    return Requirement("heads", lvlm)
 
 
 def read_heads(path: Path) -> HeadFile:

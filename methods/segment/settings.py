@@ -6,12 +6,15 @@ with only what it uses, and nothing that is without effect, so that its artefact
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field
 
+from rvosbench.harness.requirements import Requirement
 from rvosbench.harness.settings import Settings, identity
+from rvosbench.methods.models.requirements import sam2_requirement
 from rvosbench.methods.models.sam2.checkpoints import Sam2Settings, with_digest
 from rvosbench.methods.segment.nms import DeletionRule
 
@@ -110,6 +113,11 @@ class MaskSettings(Settings):
     sam2: Sam2Settings = identity(Sam2Settings())
     """The SAM2 checkpoint (the references use SAM 2.0 hiera-large in float32) and its post-processing; the digest is
     filled in."""
+
+    def requirements(self) -> Iterator[Requirement]:
+        """SAM2, where it makes the masks."""
+        if self.masks == "sam2":
+            yield sam2_requirement(self.sam2.checkpoint)
 
     def mask_rule(self, threshold: Threshold = "otsu") -> ThresholdSettings | PromptSettings:
         """DecAF's rule with these values, as the stage takes it.

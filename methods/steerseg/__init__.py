@@ -64,19 +64,28 @@ Published, J&F on Ref-DAVIS17 / ReasonVOS / ReVOS: Qwen2.5-VL-7B 81.4 / 65.9 / 5
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from rvosbench.harness.costs import Work
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.requirements import Requirement
 from rvosbench.harness.stages import Method, Request, Stage, StageSpec, required_lvlm
-from rvosbench.methods.ground.rollouts import ContrastSettings, Prompts, Rollouts, contrast_stages
+from rvosbench.methods.ground.rollouts import ContrastSettings, Prompts, Rollouts, contrast_stages, contrast_work
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.requirements import lvlm_requirement
 from rvosbench.methods.reason import reason_stage
 from rvosbench.methods.segment.from_map import RolloutMapSettings, map_stage
 from rvosbench.methods.segment.settings import KeepSettings, PearsonSettings, PromptSettings, SegmentSettings
-from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card
+from rvosbench.methods.steerseg.prompt_files import (
+    SoftPromptSettings,
+    load_soft_prompts,
+    prompts_requirement,
+    read_card,
+)
 from rvosbench.methods.steerseg.prompt_files import with_digest as with_prompts_digest
 from rvosbench.methods.steerseg.prompts import attention_prompt
 from rvosbench.methods.steerseg.settings import SteeredSettings, SteersegSettings
@@ -128,6 +137,26 @@ class Steerseg:
         name = required_lvlm(lvlm, self.title)
         tokens = USUAL_TOKENS if settings.soft else 0
         return clip_memory(name, settings.lvlm, settings.rollout, settings.keyframes, size, tokens)
+
+    def requirements(self, settings: SteersegSettings, lvlm: str | None) -> Iterator[Requirement]:
+        """The model, its soft prompts where they are used, and SAM2."""
+        name = required_lvlm(lvlm, self.title)
+        yield lvlm_requirement(name)
+        if settings.soft:
+            yield prompts_requirement(settings.soft_prompts, name)
+        yield from settings.requirements()
+
+    def work(self, settings: SteersegSettings) -> Work:
+        """K + 2 calls for K keyframes: a reasoning call, and the prompt on the clip and on every keyframe.
+
+        Rows with a background prompt make DecAF's calls.
+        """
+        k = settings.keyframes
+        asked = contrast_work(settings.background_prompt, settings.prefix, k, settings.lvlm.frame_batch)
+        asked = replace(asked, tracked_keyframes=k if settings.masks == "sam2" else 0)
+        if not settings.cot:
+            return asked
+        return replace(asked, calls=asked.calls + 1, texts=asked.texts + 1, clips=asked.clips + 1, long_answers=1)
 
 
 def _unsteered(settings: SteersegSettings, model: LvlmSettings) -> tuple[StageSpec, ...]:

@@ -24,8 +24,10 @@ import rvosbench
 from rvosbench.harness.data.digests import file_sha256
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.recipes import describe
+from rvosbench.harness.requirements import Requirement
 from rvosbench.harness.settings import Json, Settings, identity, runtime
 from rvosbench.harness.store.keys import digest_of
+from rvosbench.methods.models.requirements import found_checkpoint
 
 if TYPE_CHECKING:
     from rvosbench.methods.models.lvlm.model import Lvlm
@@ -118,6 +120,23 @@ def with_digest(settings: SoftPromptSettings) -> SoftPromptSettings:
     """
     folder = Path(settings.folder).expanduser()
     return replace(settings, digest=_digest(_checked_card(folder)))
+
+
+def prompts_requirement(settings: SoftPromptSettings | None, lvlm: str) -> Requirement:
+    """The soft prompts of a model, as far as they can be checked: whose they are needs the checkpoint."""
+    fix = f"Train them (rvosbench train steerseg RECIPE) with {lvlm}, and name their folder in soft_prompts.folder."
+    if settings is None:
+        return Requirement("soft prompts", lvlm, "missing", f"No soft prompts are named for {lvlm}.", fix)
+    try:
+        with_digest(settings)
+        base = read_card(Path(settings.folder).expanduser()).base_model
+    except PrerequisiteError as error:
+        return Requirement("soft prompts", lvlm, "missing", error.problem, fix)
+    found = found_checkpoint(lvlm)
+    if not isinstance(found, PrerequisiteError) and found.digest != base.digest:
+        problem = f"The soft prompts in {settings.folder} were trained for {base.name}, another checkpoint."
+        return Requirement("soft prompts", lvlm, "missing", problem, fix)
+    return Requirement("soft prompts", lvlm)
 
 
 def read_card(folder: Path) -> PromptCard:

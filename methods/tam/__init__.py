@@ -32,12 +32,17 @@ Published by DecAF, J&F on Ref-DAVIS17 / ReasonVOS / ReVOS: Qwen2-VL-7B 2.5 / 2.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from rvosbench.harness.costs import Work
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.requirements import Requirement
 from rvosbench.harness.stages import Method, Stage, StageSpec, required_lvlm
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import config_of, family_of, lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
+from rvosbench.methods.models.requirements import lvlm_requirement
 from rvosbench.methods.segment.from_map import map_stage, stage
 from rvosbench.methods.segment.settings import SegmentSettings, ThresholdSettings
 from rvosbench.methods.tam.settings import GroundSettings, TamSettings, TokenMapSettings
@@ -106,6 +111,17 @@ class Tam:
             f"{in_words(need.working_bytes)} temporaries, about {in_words(need.total_bytes - need.captured_bytes)} in "
             "all."
         )
+
+    def requirements(self, settings: TamSettings, lvlm: str | None) -> Iterator[Requirement]:
+        """The model."""
+        yield lvlm_requirement(required_lvlm(lvlm, self.title))
+
+    def work(self, settings: TamSettings) -> Work:
+        """One answer about the clip, or one about every keyframe."""
+        if settings.view == "clip":
+            return Work(calls=1, texts=1, clips=1, short_answers=1)
+        k = settings.keyframes
+        return Work(calls=k, texts=k, frames=k, short_answers=k)
 
 
 METHOD: Method[TamSettings] = Tam()
