@@ -13,32 +13,12 @@ from rich.text import Text
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.results.reader import find_runs
 from rvosbench.harness.scoring.report import score_tables
-from rvosbench.harness.text import inert, markdown
+from rvosbench.harness.text import inert, latex, markdown
 from rvosbench.leaderboard.pivot import Cell, Pivot, pivot
 from rvosbench.leaderboard.tables import COLUMNS, Filters, apply, board, score_notes
 
 Format = Literal["csv", "md", "latex"]
 _CSV_COLUMNS = [name for name in COLUMNS if name not in ("main", "variant")]
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "†": r"$^\dagger$",
-    "‡": r"$^\ddagger$",
-    "?": r"$^?$",
-    "°": r"$^\circ$",
-    "!": r"$^!$",
-}
 
 
 def export(runs_root: Path, form: str, filters: Filters | None = None) -> str:
@@ -82,24 +62,24 @@ def to_csv(rows: pd.DataFrame) -> str:
 
 def to_markdown(table: Pivot) -> str:
     """A pipe table, best values bold, signs explained below."""
-    rows = [["Method", "LVLM", "By", *map(_md, table.headings)]]
+    rows = [["Method", "LVLM", "By", *map(markdown, table.headings)]]
     for line in table.lines:
         cells = [_md_cell(line.cells.get(heading)) for heading in table.headings]
-        rows.append([_md(line.label), _md(line.lvlm), _md(line.by), *cells])
+        rows.append([markdown(line.label), markdown(line.lvlm), markdown(line.by), *cells])
     header, *body = [f"| {' | '.join(row)} |" for row in rows]
     rule = f"|{'---|' * 3}{'---:|' * len(table.headings)}"
-    return "\n".join([header, rule, *body, "", _legend(table, _md)]) + "\n"
+    return "\n".join([header, rule, *body, "", _legend(table, markdown)]) + "\n"
 
 
 def to_latex(table: Pivot) -> str:
     """A booktabs tabular, text escaped, best values bold."""
-    rows = [["Method", "LVLM", "By", *map(_tex, table.headings)]]
+    rows = [["Method", "LVLM", "By", *map(latex, table.headings)]]
     for line in table.lines:
         cells = [_tex_cell(line.cells.get(heading)) for heading in table.headings]
-        rows.append([_tex(line.label), _tex(line.lvlm), _tex(line.by), *cells])
+        rows.append([latex(line.label), latex(line.lvlm), latex(line.by), *cells])
     header, *body = [" & ".join(row) + r" \\" for row in rows]
     top = [rf"\begin{{tabular}}{{lll{'r' * len(table.headings)}}}", r"\toprule", header, r"\midrule"]
-    return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}", "% " + _legend(table, _tex)]) + "\n"
+    return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}", "% " + _legend(table, latex)]) + "\n"
 
 
 def _number(value: float) -> str:
@@ -121,22 +101,14 @@ def _inert(value: object) -> object:
     return inert(value) if isinstance(value, str) else value
 
 
-def _md(text: str) -> str:
-    return markdown(str(text))
-
-
 def _md_cell(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    return (f"**{cell.value:.1f}**" if cell.best else f"{cell.value:.1f}") + _md(cell.marks + _difference(cell))
-
-
-def _tex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in " ".join(str(text).split()))
+    return (f"**{cell.value:.1f}**" if cell.best else f"{cell.value:.1f}") + markdown(cell.marks + _difference(cell))
 
 
 def _tex_cell(cell: Cell | None) -> str:
     if cell is None:
         return "--"
     value = rf"\textbf{{{cell.value:.1f}}}" if cell.best else f"{cell.value:.1f}"
-    return value + _tex(cell.marks + _difference(cell))
+    return value + latex(cell.marks + _difference(cell))

@@ -13,8 +13,7 @@ from functools import cache
 
 import pandas as pd
 
-from rvosbench.harness.data.cards import Card, load_card, titles
-from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.data.cards import Card, card_names, load_card, titles
 from rvosbench.harness.published import AS_PUBLISHED
 from rvosbench.leaderboard.tables import KINDS, OURS
 
@@ -151,10 +150,9 @@ def headline_protocol(dataset: str, split: str) -> str | None:
 
 
 def _card(dataset: str) -> Card | None:
-    try:
-        return load_card(titles().get(dataset, dataset.lower()))
-    except PrerequisiteError:
-        return None
+    # Names come from tables of others, so none of them is read as the path of a file.
+    name = titles().get(dataset, dataset.lower())
+    return load_card(name) if name in card_names() else None
 
 
 def is_partial(coverage: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import html
 import os
 import re
 import sys
@@ -13,6 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from rvosbench.harness.results.reader import Run, RunList, find_runs
+from rvosbench.harness.text import markup, one_line
 from rvosbench.leaderboard.pivot import Cell, Pivot
 from rvosbench.leaderboard.tables import KINDS, OURS, board
 
@@ -43,18 +43,18 @@ def load_board(root: Path) -> pd.DataFrame:
 
 def plain(text: object) -> str:
     """Text that Markdown shows as it is: every ASCII punctuation mark escaped."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", one_line(" ".join(str(text).split())))
 
 
 def page_title(title: str, subtitle: str) -> None:
     """The head of a page. Both texts are escaped."""
-    st.html(f'<div class="rv-head"><h1>{html.escape(title)}</h1><p>{html.escape(subtitle)}</p></div>')
+    st.html(f'<div class="rv-head"><h1>{markup(title)}</h1><p>{markup(subtitle)}</p></div>')
 
 
 def pivot_html(table: Pivot) -> str:
     """The paper-like table. Every name is escaped."""
     heads = "".join(
-        f'<th class="num" title="{html.escape(table.protocols[heading])}">{html.escape(heading)}</th>'
+        f'<th class="num" title="{markup(table.protocols[heading])}">{markup(heading)}</th>'
         for heading in table.headings
     )
     body, previous = [], ""
@@ -64,11 +64,11 @@ def pivot_html(table: Pivot) -> str:
         previous = line.label
         cells = "".join(_cell_html(line.cells.get(heading)) for heading in table.headings)
         words = {"published": "its authors", "starred": line.run_by}.get(line.kind, KINDS[line.kind])
-        tag = f'<span class="tag {line.kind}">{html.escape(words)}</span>'
-        by = f"<span class='by'>{html.escape(line.run_id)}</span>"
+        tag = f'<span class="tag {line.kind}">{markup(words)}</span>'
+        by = f"<span class='by'>{markup(line.run_id)}</span>"
         body.append(
-            f'<tr class="{kind}{"" if again else " first"}"><td class="method{again}">{html.escape(line.label)}</td>'
-            f"<td>{html.escape(line.lvlm)}</td><td>{tag} {by}</td>{cells}</tr>"
+            f'<tr class="{kind}{"" if again else " first"}"><td class="method{again}">{markup(line.label)}</td>'
+            f"<td>{markup(line.lvlm)}</td><td>{tag} {by}</td>{cells}</tr>"
         )
     return (
         '<div class="rv-scroll"><table class="rv"><thead><tr><th>Method</th><th>LVLM</th><th>Run by</th>'
@@ -78,7 +78,7 @@ def pivot_html(table: Pivot) -> str:
 
 def legend_html(table: Pivot) -> str:
     """What the signs and the bold face mean."""
-    signs = [f"<b>{html.escape(sign)}</b> {html.escape(meaning)}" for sign, meaning in table.legend.items()]
+    signs = [f"<b>{markup(sign)}</b> {markup(meaning)}" for sign, meaning in table.legend.items()]
     return f'<p class="rv-legend">J&amp;F in percent; best per column in bold. {" &nbsp; ".join(signs)}</p>'
 
 
@@ -98,17 +98,17 @@ def leaders_html(table: Pivot) -> str:
                 style = "own" if own else "quoted"
                 parts.append(
                     f'<div class="lead {style}"><span class="value">{cell.value:.1f}{_marks_html(cell)}</span>'
-                    f"<span class='who'><b>{html.escape(line.label)}</b> {html.escape(line.lvlm)}<br>"
-                    f"{words}{html.escape(f', run by {line.run_by}' if line.run_by else '')}</span></div>"
+                    f"<span class='who'><b>{markup(line.label)}</b> {markup(line.lvlm)}<br>"
+                    f"{words}{markup(f', run by {line.run_by}' if line.run_by else '')}</span></div>"
                 )
-        cards.append(f'<div class="card"><h3>{html.escape(heading)}</h3>{"".join(parts)}</div>')
+        cards.append(f'<div class="card"><h3>{markup(heading)}</h3>{"".join(parts)}</div>')
     return f'<div class="rv-cards">{"".join(cards)}</div>'
 
 
 def swatches_html(colours: dict[str, str]) -> str:
     """A colour legend: meaning -> CSS colour."""
     items = [
-        f'<span><i style="background:{html.escape(colour)}"></i>{html.escape(meaning)}</span>'
+        f'<span><i style="background:{markup(colour)}"></i>{markup(meaning)}</span>'
         for meaning, colour in colours.items()
     ]
     return f'<p class="rv-swatches">{"".join(items)}</p>'
@@ -149,7 +149,7 @@ def _cell_html(cell: Cell | None) -> str:
 
 
 def _marks_html(cell: Cell) -> str:
-    return f"<sup>{html.escape(cell.marks)}</sup>" if cell.marks else ""
+    return f"<sup>{markup(cell.marks)}</sup>" if cell.marks else ""
 
 
 STYLE = """

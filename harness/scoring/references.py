@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rvosbench.harness.data.cards import load_card
-from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.data.cards import card_names, load_card
 from rvosbench.harness.results.schema import Published, Score
 
 if TYPE_CHECKING:
@@ -56,10 +55,8 @@ def published_of(line: PublishedLine, dataset: str, split: str, subset: str, pro
 
 def dataset_title(name: str) -> str:
     """A card's title; a name without a card stays as it is."""
-    try:
-        return load_card(name).title
-    except PrerequisiteError:
-        return name
+    # Names come from tables of others, so none of them is read as the path of a file.
+    return load_card(name).title if name in card_names() else name
 
 
 def _beside(score: Score, line: PublishedLine) -> Published:

@@ -114,9 +114,8 @@ def _source(dataset: str | None, data_root: Path, split: str | None, pairs: Path
 
 
 def _find(checkpoint: str, digest: str, source: Pairs, settings: CalibrateSettings) -> HeadFile:
-    from rich.console import Console
-
     from rvosbench.harness.progress import SampleProgress
+    from rvosbench.harness.text import SafeConsole
     from rvosbench.methods.lochead.finding import draw, find
     from rvosbench.methods.models.lvlm.base import LvlmSettings
     from rvosbench.methods.models.lvlm.load import load_lvlm
@@ -124,5 +123,5 @@ def _find(checkpoint: str, digest: str, source: Pairs, settings: CalibrateSettin
     model = LvlmSettings(checkpoint=checkpoint, digest=digest, **vars(settings.lvlm))
     drawn = draw(source, settings)
     loaded = load_lvlm(model)
-    with SampleProgress("reading heads", Console(stderr=True)) as progress:
+    with SampleProgress("reading heads", SafeConsole(stderr=True)) as progress:
         return find(loaded, model, source, drawn, settings, progress.update)

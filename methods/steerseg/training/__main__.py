@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.text import shown
 from rvosbench.methods.steerseg.training.launch import folder_of, launch
 from rvosbench.methods.steerseg.training.recipe import load_recipe
 from rvosbench.methods.steerseg.training.report import report
@@ -25,12 +26,17 @@ def main() -> int:
     try:
         alone = ("workers.executor=inprocess", "workers.count=1")
         recipe = load_recipe(given.recipe, ("pictures=0", *given.overrides, *alone))
-        launch(recipe, print)
+        launch(recipe, _say)
     except PrerequisiteError as error:
-        print(error, file=sys.stderr)
+        print(shown(str(error)), file=sys.stderr)
         return 2
-    print(*report(folder_of(recipe)), f"Prompts: {folder_of(recipe) / 'prompts'}", sep="\n")
+    for line in (*report(folder_of(recipe)), f"Prompts: {folder_of(recipe) / 'prompts'}"):
+        _say(line)
     return 0
+
+
+def _say(text: str) -> None:
+    print(shown(text))
 
 
 if __name__ == "__main__":

@@ -128,7 +128,13 @@ def _ray(choice: WorkersChoice) -> Iterator[None]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         elif owns:
             cpus = max(os.cpu_count() or 1, int(choice.count * choice.cpus_per_worker + 1))
-            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                num_cpus=cpus,
+                _node_ip_address="127.0.0.1",  # nothing of it listens where other machines could reach it
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except ConnectionError as error:
         raise PrerequisiteError(
             f"No Ray cluster answers at {address}.", "Start one (ray up ray_cluster.yaml) or unset RAY_ADDRESS."
