@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -137,14 +139,16 @@ def test_two_workers_share_one_gpu(tmp_path: Path, ray_cluster: str) -> None:
     hold.write_text("1")
 
     def release_when_both_work() -> None:
-        if journal.is_file() and len(journal.read_text().splitlines()) == 2:
-            hold.unlink(missing_ok=True)
+        while not (journal.is_file() and len(journal.read_text().splitlines()) == 2):
+            time.sleep(0.05)
+        hold.unlink()
 
     settings = BrightSettings(journal=str(journal), hold=str(hold))
     executor = RayExecutor(choice(pools=pools), tmp_path / "store")
     records: list[Record] = []
     spec = StageSpec("ground", "fake_method:GroundStage", settings)
-    executor.run(spec, items, records.append, release_when_both_work)
+    threading.Thread(target=release_when_both_work, daemon=True).start()
+    executor.run(spec, items, records.append)
     executor.close()
     assert [record.status for record in records] == ["done"] * 6
     lines = [line.split() for line in journal.read_text().splitlines()]
