@@ -17,7 +17,7 @@ from rvosbench.harness.data.images import read_rgb
 from rvosbench.harness.data.masks import decode
 from rvosbench.harness.data.reader import Dataset, open_dataset
 from rvosbench.harness.data.types import BoolHW, Expression, FrameHW3, GroundTruth, MaskTrack, Video
-from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.results.reader import Run
 from rvosbench.harness.store.artefacts import ArtefactStore
 from rvosbench.harness.store.tracks import mask_track
@@ -140,5 +140,5 @@ def _track(run: Run, row: Mapping[str, Any]) -> tuple[MaskTrack | None, str]:
         return mask_track(ArtefactStore(run.artefacts).read("segment", key)), ""
     except PrerequisiteError as error:
         return None, error.problem
-    except (AssertionError, KeyError, TypeError, ValueError):
-        return None, f"Artefact {key[:12]} holds no mask track."
+    except SampleError as error:
+        return None, f"Artefact {key[:12]} holds no mask track: {error}."

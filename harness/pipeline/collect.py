@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from rvosbench.harness.data.types import MaskTrack, Sample
+from rvosbench.harness.errors import SampleError
 from rvosbench.harness.pipeline.plan import Plan, PlannedSample
 from rvosbench.harness.pipeline.score import scored_result
 from rvosbench.harness.results.writer import RunFolder
@@ -79,7 +80,11 @@ def _result(planned: PlannedSample, store: ArtefactStore, records: Records) -> S
     result = replace(result, fallbacks=_fallbacks(planned, store))
     absent = next((stage for stage in stages if not store.has(stage, planned.keys[stage])), None)
     if absent is None:
-        return scored_result(result, store.read(SCORE, planned.keys[SCORE]) if SCORE in planned.keys else None)
+        score = store.read(SCORE, planned.keys[SCORE]) if SCORE in planned.keys else None
+        try:
+            return scored_result(result, score)
+        except SampleError as error:
+            return replace(result, status="failed", error=f"{SCORE}: {error}")
     failure = ended.get(absent)
     if failure is not None and failure.status == "failed":
         return replace(result, status="failed", error=f"{absent}: {failure.error}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.data.types import MaskTrack, Sample
-from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.errors import PrerequisiteError, SampleError, nearest_name
 from rvosbench.harness.results.reader import read_run, read_samples
 from rvosbench.harness.scoring.tracks import MasksOfVideo, masks_of_tracks
 from rvosbench.harness.store.artefacts import ArtefactStore
@@ -44,6 +44,12 @@ def masks_of_run(run_dir: Path, dataset: Dataset, method: str | None) -> MasksOf
         key = keys.get((sample.video.name, sample.expression.id))
         if not isinstance(key, str) or not store.has("segment", key):
             return None
-        return mask_track(store.read("segment", key))
+        try:
+            return mask_track(store.read("segment", key))
+        except SampleError as error:
+            raise PrerequisiteError(
+                f"The masks of video {sample.video.name}, expression {sample.expression.id} cannot be read: {error}.",
+                "Delete that artefact and run the recipe again.",
+            ) from error
 
     return masks_of_tracks(track)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rvosbench.harness.data.reader import no_ground_truth, open_dataset
-from rvosbench.harness.data.types import GroundTruth, Sample
+from rvosbench.harness.data.types import GroundTruth, MaskTrack, Sample
 from rvosbench.harness.errors import SampleError
 from rvosbench.harness.scoring.protocols import require_protocol
 from rvosbench.harness.scoring.provenance import ground_truth_digest
@@ -22,6 +22,7 @@ from rvosbench.harness.scoring.tracks import TrackMasks
 from rvosbench.harness.scoring.video import ExpressionScores, first_problem, score_video
 from rvosbench.harness.settings import Settings, identity, runtime
 from rvosbench.harness.stages import Outcome, Request, StageSpec, VideoFrames
+from rvosbench.harness.store import typed
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.harness.store.keys import digest_of
 from rvosbench.harness.store.tracks import mask_track
@@ -76,24 +77,27 @@ def build(settings: ScoreSettings) -> ScoreStage:
 
 
 def scored_result(result: SampleResult, artefact: Artefact | None) -> SampleResult:
-    """``result`` as scored, with what its score artefact holds; None where ground truth is hidden."""
+    """``result`` as scored, with what its score artefact holds; None where ground truth is hidden.
+
+    Raises:
+        SampleError: the artefact is no score's.
+    """
     if artefact is None:
         return replace(result, status="scored")
-    frames, oddities = artefact.meta["frames"], artefact.meta["oddities"]
-    assert isinstance(frames, list) and isinstance(oddities, dict)
+    frames = typed.names(artefact, "frames")
     return replace(
         result,
         status="scored",
-        frames=tuple(str(name) for name in frames),
-        counts_T6=np.asarray(artefact.arrays["counts"], dtype=np.int64),
-        evaluated="all" if artefact.meta["evaluated"] == "all" else "keyframes",
+        frames=frames,
+        counts_T6=typed.integers(artefact, "counts", (len(frames), 6)),
+        evaluated="all" if typed.text(artefact, "evaluated") == "all" else "keyframes",
         recorded={
             name.removeprefix(_RECORDED): np.asarray(array, dtype=np.int64)
             for name, array in artefact.arrays.items()
             if name.startswith(_RECORDED)
         },
-        oddities={str(kind): int(count) for kind, count in oddities.items()},
-        masks=str(artefact.meta["masks"]),
+        oddities=typed.counts(artefact, "oddities"),
+        masks=typed.text(artefact, "masks"),
     )
 
 
@@ -110,11 +114,20 @@ class ScoreStage:
         A track that covers only some of the frames with ground truth is scored on those ("evaluated": "keyframes"). A
         track with a mask that cannot be used fails as a whole.
         """
-        tracks = {request.expression.id: mask_track(request.inputs["segment"]) for request in requests}
+        tracks: dict[str, MaskTrack] = {}
+        readable: list[int] = []
+        for index, request in enumerate(requests):
+            try:
+                tracks[request.expression.id] = mask_track(request.inputs["segment"])
+                readable.append(index)
+            except SampleError as error:
+                yield index, error
+        if not readable:
+            return
         masks = TrackMasks(video.video, lambda expression: tracks[expression.id])
-        expressions = [request.expression for request in requests]
+        expressions = [requests[index].expression for index in readable]
         scores = score_video(video.video, self._ground_truth, masks, self._rules, expressions)
-        for index, ended in enumerate(scores.expressions):
+        for index, ended in zip(readable, scores.expressions, strict=True):
             yield index, _outcome(ended)
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rvosbench.harness.data.types import MaskTrack
 from rvosbench.harness.settings import Json
+from rvosbench.harness.store import typed
 from rvosbench.harness.store.artefacts import Artefact
 
 
@@ -20,8 +21,11 @@ def segment_artefact(track: MaskTrack, **meta: Json) -> Artefact:
 
 
 def mask_track(artefact: Artefact) -> MaskTrack:
-    """The mask track of a segment artefact."""
-    meta = artefact.meta
-    size, frames, rles = meta["size"], meta["frames"], meta["rles"]
-    assert isinstance(size, list) and isinstance(frames, list) and isinstance(rles, list)
-    return MaskTrack(int(size[0]), int(size[1]), tuple(int(f) for f in frames), tuple(rles))
+    """The mask track of a segment artefact.
+
+    Raises:
+        SampleError: the artefact holds none.
+    """
+    height, width = typed.size(artefact)
+    frames = typed.frame_indices(artefact, "frames")
+    return MaskTrack(height, width, frames, typed.run_lengths(artefact, "rles", len(frames)))

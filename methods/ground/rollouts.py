@@ -21,6 +21,7 @@ from rvosbench.harness.costs import Work
 from rvosbench.harness.errors import SampleError
 from rvosbench.harness.settings import Json, Settings, identity
 from rvosbench.harness.stages import Outcome, Request, Stage, StageSpec, VideoFrames, one_by_one
+from rvosbench.harness.store import typed
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import LvlmSettings, MapThw
@@ -128,7 +129,7 @@ def contrast_prompts(settings: ContrastSettings) -> Callable[[Request], Prompts]
         asked = {"object": prompts.object_prompt(settings.object_prompt, text)}
         if settings.background_prompt != "none":
             if prompts.background_needs_name(settings.background_prompt):
-                name = str(request.inputs["reason"].meta["object_name"])
+                name = typed.text(request.inputs["reason"], "object_name")
             asked["background"] = prompts.background_prompt(settings.background_prompt, text, name)
         return Prompts(asked, {"object_name": name})
 

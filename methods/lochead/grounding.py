@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rvosbench.harness.stages import Outcome, Request, VideoFrames, one_by_one
+from rvosbench.harness.store import typed
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.ground.fusion import Float32
 from rvosbench.methods.lochead.heads import check_sizes
@@ -71,7 +72,5 @@ class Ground:
 
 def summed_map(ground: Artefact, settings: MapSettings) -> tuple[tuple[int, ...], Float32]:
     """The keyframes of a ground artefact and the heads' map, (T, h, w) in [0, 1]."""
-    keyframes = ground.meta["keyframes"]
-    assert isinstance(keyframes, list)
-    maps_KThw = np.asarray(ground.arrays["heads"], dtype=np.float32)
-    return tuple(int(index) for index in keyframes), settings.fuse(maps_KThw)
+    keyframes = typed.keyframes(ground)
+    return keyframes, settings.fuse(typed.floats(ground, "heads", (None, len(keyframes), None, None)))

@@ -21,6 +21,7 @@ from rvosbench.harness.data.masks import track_from_masks
 from rvosbench.harness.data.types import MaskTrack
 from rvosbench.harness.settings import Json, Settings, identity
 from rvosbench.harness.stages import Outcome, Request, Stage, StageSpec, VideoFrames, one_by_one
+from rvosbench.harness.store import typed
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.harness.store.tracks import segment_artefact
 from rvosbench.methods.ground import fusion
@@ -93,14 +94,26 @@ def rollout_reader(settings: SegmentSettings[RolloutMapSettings]) -> ReadMaps:
 
 
 def rollout_maps(ground: Artefact) -> tuple[tuple[int, ...], fusion.RolloutMaps]:
-    """The keyframes of a ground artefact and its raw maps."""
-    keyframes = ground.meta["keyframes"]
-    assert isinstance(keyframes, list)
-    maps = {name: np.asarray(array, dtype=np.float32) for name, array in ground.arrays.items()}
+    """The keyframes of a ground artefact and its raw maps.
+
+    Raises:
+        SampleError: the artefact holds no rollouts of the keyframes.
+    """
+    keyframes = typed.keyframes(ground)
+    frames = len(keyframes)
+    clip_thw = typed.floats(ground, "object_clip", (None, None, None))
+    if len(clip_thw) not in (frames, (frames + 1) // 2):
+        raise typed.ForeignArtefactError(f"an artefact's clip map has {len(clip_thw)} slots for {frames} keyframes")
+    frame_Thw = typed.floats(ground, "object_frame", (frames, None, None))
+    if "background_clip" not in ground.arrays and "background_frame" not in ground.arrays:
+        return keyframes, fusion.RolloutMaps(clip_thw, frame_Thw)
     raw = fusion.RolloutMaps(
-        maps["object_clip"], maps["object_frame"], maps.get("background_clip"), maps.get("background_frame")
+        clip_thw,
+        frame_Thw,
+        typed.floats(ground, "background_clip", clip_thw.shape),
+        typed.floats(ground, "background_frame", frame_Thw.shape),
     )
-    return tuple(int(index) for index in keyframes), raw
+    return keyframes, raw
 
 
 def stage(masks: ThresholdSettings | PromptSettings, read: ReadMaps) -> Stage:

@@ -72,6 +72,7 @@ from rvosbench.harness.costs import Work
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.requirements import Requirement
 from rvosbench.harness.stages import Method, Request, Stage, StageSpec, required_lvlm
+from rvosbench.harness.store import typed
 from rvosbench.methods.ground.rollouts import ContrastSettings, Prompts, Rollouts, contrast_stages, contrast_work
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
@@ -105,9 +106,7 @@ def steered_prompts(request: Request) -> Prompts:
     """One prompt for each expression, with the attributes that the reasoning call gave, where there was one."""
     attributes: list[str] = []
     if "reason" in request.inputs:
-        told = request.inputs["reason"].meta["attributes"]
-        assert isinstance(told, list)
-        attributes = [str(attribute) for attribute in told]
+        attributes = list(typed.texts(request.inputs["reason"], "attributes"))
     return Prompts({"object": attention_prompt(request.expression.text, attributes)}, {"attributes": list(attributes)})
 
 

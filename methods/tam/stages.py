@@ -12,6 +12,7 @@ import numpy as np
 
 from rvosbench.harness.settings import Json
 from rvosbench.harness.stages import Outcome, Request, VideoFrames, one_by_one
+from rvosbench.harness.store import typed
 from rvosbench.harness.store.artefacts import Artefact
 from rvosbench.methods.ground.fusion import Float32, match_keyframes
 from rvosbench.methods.models.lvlm.keyframes import keyframe_indices
@@ -81,15 +82,21 @@ def token_reader(settings: TokenMapSettings) -> ReadMaps:
     """
 
     def read(ground: Artefact) -> SampleMaps:
-        keyframes, told = ground.meta["keyframes"], ground.meta["tokens"]
-        assert isinstance(keyframes, list) and isinstance(told, list)
+        keyframes, told = typed.keyframes(ground), typed.text_lists(ground, "tokens")
+        views = typed.array_names(ground, r"view_\d{3}")
+        if len(views) != len(told):
+            raise typed.ForeignArtefactError(f"an artefact has tokens of {len(told)} views and maps of {len(views)}")
         maps, behind = [], []
-        for name, tokens in zip(sorted(ground.arrays), told, strict=True):
-            map_thw, which = chosen_map(np.asarray(ground.arrays[name], dtype=np.float32), settings.token)
+        for name, tokens in zip(views, told, strict=True):
+            # An empty answer has no map, and keeps the shape of one.
+            maps_nthw = np.asarray(ground.arrays[name], dtype=np.float32)
+            if tokens:
+                maps_nthw = typed.floats(ground, name, (len(tokens), None, None, None))
+            map_thw, which = chosen_map(maps_nthw, settings.token)
             maps.append(map_thw)
             behind.append(None if which is None else "".join(tokens) if which < 0 else tokens[which])
         map_Thw = match_keyframes(np.concatenate(maps), len(keyframes))
-        return SampleMaps(tuple(int(index) for index in keyframes), map_Thw, meta={"tokens": behind})
+        return SampleMaps(keyframes, map_Thw, meta={"tokens": behind})
 
     return read
 
