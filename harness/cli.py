@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -425,13 +426,30 @@ def _add_plugged_commands() -> None:
     groups: dict[str, typer.Typer] = {}
     for entry in sorted(entry_points(group=COMMANDS_GROUP), key=lambda entry: entry.name):
         group, dot, name = entry.name.partition(".")
-        if not dot:
-            app.command(entry.name)(entry.load())
-            continue
-        if group not in groups:
+        if dot and group not in groups:
             groups[group] = typer.Typer(no_args_is_help=True, help=_GROUP_HELP.get(group))
             app.add_typer(groups[group], name=group)
-        groups[group].command(name)(entry.load())
+        target, name = (groups[group], name) if dot else (app, entry.name)
+        try:
+            target.command(name)(entry.load())
+        except (ImportError, AttributeError) as error:
+            # One package that cannot be loaded takes its own command down, not every other one with it.
+            anything = {"allow_extra_args": True, "ignore_unknown_options": True}
+            target.command(name, context_settings=anything, hidden=True)(_unavailable(entry, error))
+
+
+def _unavailable(entry: EntryPoint, error: ImportError | AttributeError) -> Callable[[], None]:
+    """The command of a package that cannot be loaded: it says so."""
+    missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+    problem = missing or PrerequisiteError(
+        f"The command '{entry.name.replace('.', ' ')}' cannot be loaded: {error}.",
+        f"Install the package that brings {entry.value} again.",
+    )
+
+    def unavailable() -> None:
+        raise problem
+
+    return unavailable
 
 
 def _stop(error: PrerequisiteError) -> NoReturn:

@@ -20,7 +20,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "sam2": ("sam2", "hydra", "omegaconf", "iopath"),
     "cluster": ("ray",),
     "tracking": ("mlflow",),
-    "leaderboard": ("streamlit", "altair"),
+    "leaderboard": ("streamlit", "altair", "matplotlib"),
 }
 """Extra -> the modules it brings that the base install lacks."""
 _ROOT = Path(__file__).resolve().parents[1]

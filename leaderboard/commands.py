@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
-from rvosbench.harness.extras import install_command
+from rvosbench.harness.extras import EXTRAS, install_command
 from rvosbench.harness.text import SafeConsole
 from rvosbench.leaderboard.serve import command
 
@@ -54,7 +54,7 @@ def _scope(name: str) -> Scope:
 
 
 def _serve(runs: Path, port: int, address: str) -> None:
-    for package in ("streamlit", "altair"):
+    for package in EXTRAS["leaderboard"]:
         if importlib.util.find_spec(package) is None:
             raise PrerequisiteError(
                 f"The pages need the package '{package}', which is not installed.",

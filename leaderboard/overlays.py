@@ -70,11 +70,15 @@ def reduce_frame(frame_HW3: FrameHW3, long_side: int = LONG_SIDE) -> FrameHW3:
 
 
 def reduce_mask(mask_HW: BoolHW, size: tuple[int, int]) -> BoolHW:
-    """The mask at (H, W) ``size``, for display only: scores never see a resized mask."""
+    """The mask at (H, W) ``size``, for display only: scores never see a resized mask.
+
+    A pixel is inside where half of its area is; a mask that is smaller than that everywhere is kept rather than lost.
+    """
     if mask_HW.shape == size:
         return mask_HW
-    resized = cv2.resize(mask_HW.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
-    return np.asarray(resized, dtype=bool)
+    covered_HW = cv2.resize(mask_HW.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    half_HW = np.asarray(covered_HW >= 0.5, dtype=bool)
+    return half_HW if half_HW.any() else np.asarray(covered_HW > 0, dtype=bool)
 
 
 def hex_colour(name: str) -> str:

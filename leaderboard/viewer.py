@@ -23,7 +23,8 @@ from rvosbench.harness.store.artefacts import ArtefactStore
 from rvosbench.harness.store.tracks import mask_track
 
 DATA_VARIABLE = "RVOSBENCH_DATA"
-_KEY = re.compile(r"[0-9a-f]{16,128}")
+KEY = re.compile(r"[0-9a-f]{16,128}")
+"""An artefact's key. What is none never becomes part of a path."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def reasoning(run: Run, row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         PrerequisiteError: its artefact is missing or damaged.
     """
     key = row.get("key_reason")
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
+    if not isinstance(key, str) or not KEY.fullmatch(key):
         return ()
     meta = ArtefactStore(run.artefacts).read_meta("reason", key)
     attributes = meta.get("attributes")
@@ -134,7 +135,7 @@ def _track(run: Run, row: Mapping[str, Any]) -> tuple[MaskTrack | None, str]:
     key = row.get("key_segment")
     if not isinstance(key, str) or not key:
         return None, "No masks were kept for this sample."
-    if not _KEY.fullmatch(key):
+    if not KEY.fullmatch(key):
         return None, "The artefact key of this sample is malformed."
     try:
         return mask_track(ArtefactStore(run.artefacts).read("segment", key)), ""

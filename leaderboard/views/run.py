@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +17,9 @@ from rvosbench.harness.published import display_lvlm
 from rvosbench.harness.results.reader import STATUSES, Run, read_frames, read_samples, status_counts
 from rvosbench.harness.scoring.oddities import WARNING
 from rvosbench.leaderboard.charts import frame_chart
+from rvosbench.leaderboard.figure.content import figure_content
+from rvosbench.leaderboard.figure.drawing import to_png
+from rvosbench.leaderboard.figure.samples import Wanted, find_sample
 from rvosbench.leaderboard.overlays import MEANINGS, VIEWS, View, compose, hex_colour
 from rvosbench.leaderboard.tables import OURS, board
 from rvosbench.leaderboard.ui import (
@@ -80,6 +84,14 @@ def picture(_view: SampleView, sample: tuple[str, ...], index: int, view: View) 
     image_HW3 = compose(*_view.layers(index), view)
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
     return encoded.tobytes()
+
+
+@st.cache_data(ttl=600, max_entries=32, show_spinner="Drawing")
+def figure_file(_run: Run, wanted: Wanted, folders: tuple[str, ...], version: tuple[str, ...]) -> bytes:
+    """The figure of a sample as PNG; ``folders`` and ``version`` (artefact keys, score) make the cache key too."""
+    found = find_sample(_run, wanted)
+    dataset = load_dataset(_run, folders[1:], str(found.row["dataset"]), str(found.row["split"]))
+    return to_png(figure_content(found, dataset))
 
 
 def show_summary(run: Run) -> None:
@@ -231,6 +243,24 @@ def show_sample(run: Run, row: dict[str, Any]) -> None:
     if view.problem:
         st.info(plain(view.problem))
     show_frames(run, row, view, scores)
+    show_figure(run, row, lvlm)
+
+
+def show_figure(run: Run, row: dict[str, Any], lvlm: str | None) -> None:
+    """The sample's figure, where it is asked for: drawing takes a second."""
+    if not st.toggle("Figure: maps, prompts and masks of the keyframes side by side", key="figure"):
+        return
+    names = {name: str(row[name]) for name in ("video", "expression", "dataset", "split", "method")}
+    wanted = Wanted(**names, lvlm=lvlm)
+    version = tuple(f"{name}={value}" for name, value in row.items() if name.startswith("key_") or name == "J_and_F")
+    try:
+        content = figure_file(run, wanted, (str(run.folder), *map(str, data_roots(run))), version)
+    except (PrerequisiteError, SampleError, ValueError) as error:
+        st.warning(plain(error))
+        return
+    st.image(content, width="stretch")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{wanted.method}_{wanted.video}_{wanted.expression}.png")
+    st.download_button("Download the figure", content, file_name=name, mime="image/png", key="figure file")
 
 
 def show_reasoning(run: Run, row: dict[str, Any]) -> None:

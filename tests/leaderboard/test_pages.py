@@ -166,6 +166,30 @@ def test_a_run_with_its_data_shows_frames(davis_run: Path, open_app: Open) -> No
         assert not app.exception and len(app.get("image")) == 7
 
 
+def test_the_figure_of_the_selected_sample_is_shown_where_it_is_asked_for(
+    davis_run: Path, tmp_path: Path, open_app: Open
+) -> None:
+    app = open_app(davis_run.parent, RUN)
+    assert not app.get("download_button"), "drawing takes a second: nobody waits for it unasked"
+    app.toggle(key="figure").set_value(True).run()
+    assert not app.exception and not app.warning
+    (file,) = app.get("download_button")
+    assert len(app.get("image")) == 8 and file.proto.label == "Download the figure"
+    app.selectbox(key="order").set_value("highest").run()
+    assert not app.exception and len(app.get("image")) == 8, "the next sample has its figure at once"
+
+
+def test_a_figure_that_cannot_be_drawn_says_why(davis_run: Path, tmp_path: Path, open_app: Open) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(davis_run.parent, runs)
+    for artefact in (runs / "artefacts" / "segment").rglob("*.npz"):
+        artefact.write_bytes(b"no zip")
+    app = open_app(runs, RUN)
+    app.toggle(key="figure").set_value(True).run()
+    assert not app.exception and not app.get("download_button")
+    assert any("damaged" in warning.value for warning in app.warning)
+
+
 def test_an_unreadable_frame_is_named_and_the_page_stays(davis_run: Path, tmp_path: Path, open_app: Open) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(davis_run.parent, runs)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+import typer
 
 from rvosbench.harness import cli
 from rvosbench.harness.extras import EXTRAS, install_command, missing_package
@@ -53,3 +55,30 @@ def test_a_missing_extra_is_a_usage_error_and_a_bug_stays_a_traceback(
     assert "'huggingface_hub'" in capsys.readouterr().err
     with pytest.raises(ModuleNotFoundError):
         fails("rvosbench.absent")
+
+
+def test_a_package_that_cannot_be_loaded_loses_its_own_command_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add = cli._add_plugged_commands.__wrapped__
+
+    def exit_code(*arguments: str) -> int:
+        app = typer.Typer()
+        app.command("works")(lambda: typer.echo("it works"))
+        monkeypatch.setattr(cli, "app", app)
+        monkeypatch.setattr(cli, "entry_points", lambda group: entries)
+        monkeypatch.setattr(cli, "_add_plugged_commands", add)
+        monkeypatch.setattr(sys, "argv", ["rvosbench", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0)
+
+    entries = [
+        EntryPoint("broken", "rvosbench.no_such_module:command", cli.COMMANDS_GROUP),
+        EntryPoint("group.broken", "rvosbench.harness.cli:no_such_function", cli.COMMANDS_GROUP),
+    ]
+    assert exit_code("works") == 0 and "it works" in capsys.readouterr().out
+    assert exit_code("broken", "--any", "argument") == 2
+    assert "no_such_module" in capsys.readouterr().err
+    assert exit_code("group", "broken") == 2
+    assert "no_such_function" in capsys.readouterr().err

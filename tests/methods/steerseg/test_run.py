@@ -28,7 +28,7 @@ from rvosbench.harness.results.schema import FallbackUse
 from rvosbench.harness.results.writer import RunFolder
 from rvosbench.harness.store.artefacts import Artefact, ArtefactStore
 from rvosbench.harness.store.tracks import mask_track
-from rvosbench.methods.picture import picture
+from rvosbench.leaderboard.figure.command import figure
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 ABLATIONS = yaml.safe_load((RECIPES / "steerseg_ablations.yaml").read_text())["methods"]
@@ -207,9 +207,9 @@ def test_masks_cover_every_frame_and_the_winner_has_the_best_score(ended: Ended)
 
 
 @pytest.mark.parametrize("method", ["raw", "contrast, consistency", "SP+CoT", "clip only", "attention masks"])
-def test_every_kind_of_row_has_its_picture(ended: Ended, tmp_path: Path, method: str) -> None:
+def test_every_kind_of_row_has_its_figure(ended: Ended, tmp_path: Path, method: str) -> None:
     row = ended.samples[ended.samples["method"] == method].iloc[0]
-    target = tmp_path / "sheet.png"
-    picture(ended.folder, row["video"], row["expression"], target, method=method)
+    target = tmp_path / "figure.png"
+    figure(ended.folder, row["video"], row["expression"], target, method=method)
     with Image.open(target) as image:
         assert image.format == "PNG" and image.width >= 1000

@@ -1,23 +1,23 @@
-"""Finds one sample of a run: its row in the tables, its data on disk, its artefacts."""
+"""Finds one sample of a run: its row of samples.parquet and what its stages left in the artefact store."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from rvosbench.harness.data.ground_truth import DiskGroundTruth
-from rvosbench.harness.data.reader import open_dataset
-from rvosbench.harness.data.types import Expression, Video
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
 from rvosbench.harness.results.reader import Run, read_samples
 from rvosbench.harness.store.artefacts import Artefact, ArtefactStore
+from rvosbench.leaderboard.viewer import KEY
 
-_KEY = re.compile(r"[0-9a-f]{16,128}")
+_COLUMN = re.compile(r"key_([A-Za-z0-9][A-Za-z0-9_-]*)")
+"""Names the artefact of a stage. The stage becomes a folder of a path, so that nothing else is taken for one."""
+_COUNTS = "score"
+"""The stage whose artefact holds counts of pixels, which the tables show."""
 
 
 @dataclass(frozen=True)
@@ -42,48 +42,8 @@ class Found:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The sample's name in messages."""
         return f"video {self.row['video']}, expression {self.row['expression']}"
-
-    def artefact(self, stage: str) -> Artefact:
-        """What the stage made of the sample.
-
-        Raises:
-            PrerequisiteError: the run recorded none, or it is not in the store; says why the sample failed.
-        """
-        key = self.row.get(f"key_{stage}")
-        error = self.row.get("error")
-        because = f" ({error})" if isinstance(error, str) and error else ""
-        if not isinstance(key, str) or not _KEY.fullmatch(key):
-            raise PrerequisiteError(
-                f"The run has no {stage} artefact of {self.name}{because}.",
-                "Pictures need the attention maps of a method that runs the stages ground and segment.",
-            )
-        store = ArtefactStore(self.run.artefacts)
-        if not store.has(stage, key):
-            raise PrerequisiteError(
-                f"The {stage} artefact of {self.name} is missing: {store.path(stage, key)}{because}.",
-                f"Compute it: rvosbench run --resume {self.run.folder}",
-            )
-        return store.read(stage, key)
-
-    def data(self, data_root: Path | None) -> tuple[Video, Expression, DiskGroundTruth | None]:
-        """The frames and the ground truth; under the recipe's data root, unless another one is given.
-
-        Raises:
-            PrerequisiteError: the data is not there.
-        """
-        root = data_root or self.run.data_root
-        if root is None:
-            raise PrerequisiteError("The run does not say where its data is.", "Give --data-root.")
-        dataset = open_dataset(str(self.row["dataset"]), root, str(self.row["split"]))
-        for sample in dataset.samples():
-            if (sample.video.name, sample.expression.id) == (self.row["video"], self.row["expression"]):
-                return sample.video, sample.expression, dataset.ground_truth
-        raise PrerequisiteError(
-            f"{self.name.capitalize()} is not in {root} ({dataset.coverage}).",
-            "Give the data root that the run was made with: --data-root FOLDER.",
-        )
 
 
 def find_sample(run: Run, wanted: Wanted) -> Found:
@@ -102,6 +62,28 @@ def find_sample(run: Run, wanted: Wanted) -> Found:
         raise PrerequisiteError(f"{run.folder} lists this sample {len(samples)} times.", "Run the recipe again.")
     row = samples.iloc[0].to_dict()
     return Found(run, {str(name): None if _absent(value) else value for name, value in row.items()})
+
+
+def read_artefacts(found: Found) -> tuple[dict[str, Artefact], tuple[str, ...]]:
+    """The sample's artefacts by stage, in the stages' order, and a sentence on each that the row names in vain.
+
+    Raises:
+        DamagedArtefactError: the bytes of one are not those that were written.
+    """
+    store = ArtefactStore(found.run.artefacts)
+    artefacts: dict[str, Artefact] = {}
+    problems = []
+    for column, key in found.row.items():
+        named = _COLUMN.fullmatch(column)
+        if named is None or named[1] == _COUNTS or not isinstance(key, str) or not key:
+            continue
+        if not KEY.fullmatch(key):
+            problems.append(f"The key of the {named[1]} artefact is malformed")
+        elif not store.has(named[1], key):
+            problems.append(f"The {named[1]} artefact {key[:12]} is not in the run's store")
+        else:
+            artefacts[named[1]] = store.read(named[1], key)
+    return artefacts, tuple(problems)
 
 
 def _narrow(samples: pd.DataFrame, column: str, wanted: str | None) -> pd.DataFrame:
@@ -130,4 +112,4 @@ def _here(samples: pd.DataFrame, column: str) -> str:
 
 
 def _absent(value: object) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
