@@ -56,9 +56,11 @@ demo: install
 test: install
 	$(BIN)/pytest -n 2
 
-# Pure functions: scoring, data, attention, settings. No models, servers or clusters.
+# Pure functions: scoring, data, attention, recipes. No models, servers or clusters, and none of the larger comparisons.
+FAST_WITHOUT := tests/data/test_shapes_* tests/scoring/test_official.py tests/scoring/test_conformance.py
 test-fast: install
-	$(BIN)/pytest -n 2 -q tests/scoring tests/data tests/methods/attention tests/test_settings.py tests/test_recipes.py
+	$(BIN)/pytest -n 2 -q tests/scoring tests/data tests/methods/attention tests/test_recipes.py \
+		$(foreach glob,$(FAST_WITHOUT),--ignore-glob='$(glob)')
 
 # The rest of the proofs: kills of whole clusters, vLLM, trainings, the browser. CI runs them after the others.
 test-slow: install
