@@ -143,21 +143,25 @@ def plan(
                 out.print(Text(line), soft_wrap=True)
             return
     loaded = load_recipe(recipe, changes)
-    if loaded.cost is None:
+    if loaded.cost is None and all(choice.synthetic is None for choice in loaded.datasets):
         print_plan(loaded, out, reuse)
         return
     from rvosbench.harness.pipeline.overview import cost_lines, overview
     from rvosbench.harness.pipeline.parts import survey
 
     parts = survey(loaded)
-    missing = next((need for part in parts for need in part.missing), None)
-    if missing is not None:
+    needs = [need for part in parts for need in part.requirements]
+    missing = next((need for need in needs if need.status == "missing"), None)
+    # Samples and keys are not known before the data is there.
+    if missing is not None or any(need.kind == "data" and need.status == "automatic" for need in needs):
         for shown in overview(parts, loaded):
             out.print(shown, soft_wrap=isinstance(shown, Text))
+    else:
+        print_plan(loaded, out, reuse)
+        for line in cost_lines(parts, loaded):
+            out.print(line, soft_wrap=True)
+    if missing is not None:
         raise PrerequisiteError(missing.detail, missing.fix)
-    print_plan(loaded, out, reuse)
-    for line in cost_lines(parts, loaded):
-        out.print(line, soft_wrap=True)
 
 
 @app.command()

@@ -104,8 +104,8 @@ def write(checkpoints: Path, tmp_path: Path) -> Write:
     return recipe
 
 
-def entry(method: str, lvlm: Path, **settings: Any) -> dict[str, Any]:
-    return {"methods": [{"method": method, "lvlms": [str(lvlm)], "settings": settings}]}
+def entry(method: str, checkpoint: Path, **settings: Any) -> dict[str, Any]:
+    return {"methods": [{"method": method, "lvlms": [str(checkpoint)], "settings": settings}]}
 
 
 def parts_of(path: Path) -> dict[tuple[str, str | None], Part]:
@@ -327,6 +327,27 @@ def test_plan_names_all_that_is_missing_and_the_hours_of_a_recipe_with_costs(
     out = " ".join(capsys.readouterr().out.split())
     assert "GPU-hours, estimated: " in out and "No estimate for DecAF on not-there." in out
     assert "2 runs to do, 0 done, 1 lack something." in out
+
+
+def test_plan_of_data_that_is_not_generated_yet_and_of_data_that_is(
+    write: Write, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"masks": "attention", "heads": "L1H0", "keyframes": 2, "lvlm": {"dtype": "float32", "device": "cpu"}}
+    path = write(**entry("lochead", checkpoints / "qwen2_5_vl", **settings))
+    cli.plan(path)
+    assert "1 runs to do" in capsys.readouterr().out and not (tmp_path / "data").exists()
+    write_shapes(tmp_path / "data", layout="revos", split="valid", seed=8, videos=1)
+    cli.plan(path)
+    assert "Run folder: " in capsys.readouterr().out
+
+
+def test_data_of_the_benchmark_is_never_written_over(write: Write, tmp_path: Path) -> None:
+    recipe = load_recipe(write())
+    (tmp_path / "data" / "ReVOS").mkdir(parents=True)
+    (tmp_path / "data" / "ReVOS" / "mine.txt").write_text("real")
+    with pytest.raises(PrerequisiteError):
+        rvosbench.harness.pipeline.engine.write_synthetic(recipe)
+    assert [path.name for path in (tmp_path / "data" / "ReVOS").iterdir()] == ["mine.txt"]
 
 
 def test_the_shipped_tables_are_recipes_that_are_valid_to_the_last_setting() -> None:
