@@ -87,13 +87,13 @@ def gaussian_kernel(size: int, sigma: float) -> Float32:
 
 def smooth(map_Thw: Float32, size: int, sigma: float) -> Float32:
     """Each slice blurred; outside the map counts as zero, so the border loses mass. Same shape."""
-    half = size // 2
-    _, height, width = map_Thw.shape
-    padded = np.pad(map_Thw, ((0, 0), (half, half), (half, half)))
-    out_Thw = np.zeros_like(map_Thw)
-    for (down, right), weight in np.ndenumerate(gaussian_kernel(size, sigma)):
-        out_Thw += weight * padded[:, down : down + height, right : right + width]
-    return out_Thw
+    # The rows of the kernel's sum: a Gaussian is separable.
+    profile_k = gaussian_kernel(size, sigma).sum(0)
+    blurred = [
+        cv2.sepFilter2D(np.ascontiguousarray(map_hw), cv2.CV_32F, profile_k, profile_k, borderType=cv2.BORDER_CONSTANT)
+        for map_hw in map_Thw
+    ]
+    return np.asarray(np.stack(blurred), dtype=np.float32)
 
 
 def contrast(object_Thw: Float32, background_Thw: Float32) -> Float32:
@@ -133,18 +133,11 @@ def match_keyframes(map_thw: Float32, keyframes: int) -> Float32:
 
 def resize(map_Thw: Float32, size: tuple[int, int]) -> Float32:
     """Bilinear to (h, w) or (H, W): cell centres at half integers, edges held, no antialias."""
-    _, height, width = map_Thw.shape
-    above, below, weight_H = _interpolation(height, size[0])
-    rows = map_Thw[:, above] + weight_H[:, None] * (map_Thw[:, below] - map_Thw[:, above])
-    left, right, weight_W = _interpolation(width, size[1])
-    return np.asarray(rows[:, :, left] + weight_W * (rows[:, :, right] - rows[:, :, left]), dtype=np.float32)
-
-
-def _interpolation(cells: int, pixels: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Float32]:
-    """Per pixel the two cells around its centre and the weight of the second."""
-    centre = np.maximum((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5, 0.0)
-    first = np.minimum(centre.astype(np.intp), cells - 1)
-    return first, np.minimum(first + 1, cells - 1), (centre - first).astype(np.float32)
+    height, width = size
+    resized = [
+        cv2.resize(np.ascontiguousarray(map_hw), (width, height), interpolation=cv2.INTER_LINEAR) for map_hw in map_Thw
+    ]
+    return np.asarray(np.stack(resized), dtype=np.float32)
 
 
 def contrast_clip(maps: RolloutMaps, settings: FusionSettings) -> Float32:
