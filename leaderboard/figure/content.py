@@ -86,7 +86,8 @@ def figure_content(found: Found, dataset: Dataset, columns: int = COLUMNS) -> Fi
     """
     artefacts, problems = read_artefacts(found)
     view = open_sample(found.run, dataset, found.row)
-    keyframes, of_video = read_keyframes(list(artefacts.values())), tuple(range(len(view.video.frames)))
+    keyframes, unusable = read_keyframes(artefacts)
+    of_video = tuple(range(len(view.video.frames)))
     candidates = keyframes or of_video
     if max(candidates) >= len(of_video):
         raise PrerequisiteError(
@@ -99,7 +100,9 @@ def figure_content(found: Found, dataset: Dataset, columns: int = COLUMNS) -> Fi
     layers = [view.layers(index) for index in shown]
     _check_sizes(view, layers)
     rows: list[Row] = []
-    notes = list(problems)
+    notes = [*problems, *unusable]
+    if view.problem and ("segment" in artefacts or found.row.get("key_segment") is None):
+        notes.append(view.problem)
     for stage, artefact in artefacts.items():
         maps, unshown = read_maps(artefact, len(candidates))
         by_frame, unread = prompts[stage]

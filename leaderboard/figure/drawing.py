@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 100
+MOST_PIXELS = 30_000
+"""Of a side of the file: with many rows or columns there are fewer pixels per inch. matplotlib refuses 65,536."""
 HEAT = "inferno"
 """The colour map; its lightness rises evenly, so that equal steps look equal."""
 _HEAT_OPACITY = 0.55
@@ -43,7 +45,8 @@ def to_png(content: FigureContent) -> bytes:
     target = io.BytesIO()
     # A user's own style, say LaTeX for all text, may not be able to draw this one.
     with matplotlib.style.context("default", after_reset=True):
-        draw_figure(content).savefig(target, format="png", dpi=DPI)
+        figure = draw_figure(content)
+        figure.savefig(target, format="png", dpi=min(DPI, MOST_PIXELS / max(figure.get_size_inches())))
     return target.getvalue()
 
 
@@ -66,9 +69,9 @@ def draw_figure(content: FigureContent) -> Figure:
     rows = (Row("frame", "", (Cell(),) * len(content.frames)), *content.rows)
     for number, (row, captions) in enumerate(zip(rows, layout.captions, strict=True)):
         below -= layout.cell_height
-        label = textwrap.wrap(_printable(row.label), _characters(_LABELS, _TEXT))
+        label = _lines(row.label, _LABELS, _TEXT, 3)
         _write(figure, layout, _MARGIN, below + layout.cell_height, "\n".join(label), _TEXT, "black")
-        note = textwrap.wrap(_printable(row.note), _characters(_LABELS, _SMALL))
+        note = _lines(row.note, _LABELS, _SMALL, 5)
         under = below + layout.cell_height - _height(len(label), _TEXT)
         _write(figure, layout, _MARGIN, under, "\n".join(note), _SMALL, "#555555")
         for column, (cell, frame) in enumerate(zip(row.cells, content.frames, strict=True)):
@@ -79,7 +82,8 @@ def draw_figure(content: FigureContent) -> Figure:
             )  # fmt: skip
             _draw_cell(axes, cell, row, frame)
             if number == 0:
-                axes.set_title(_printable(content.names[column]), fontsize=_SMALL, pad=3, parse_math=False)
+                name = "".join(_lines(content.names[column], layout.cell_width, _SMALL, 1))
+                axes.set_title(name, fontsize=_SMALL, pad=3, parse_math=False)
             axes.set_xlabel("\n".join(captions[column]), fontsize=_SMALL, labelpad=3, parse_math=False)
         below -= _height(max(len(lines) for lines in captions), _SMALL) + _GAP
     return figure
@@ -107,12 +111,11 @@ def _lay_out(content: FigureContent) -> _Layout:
     columns = len(content.frames)
     total = max(8.0, 2 * _MARGIN + _LABELS + columns * (cell_width + _GAP) - _GAP)
     room = total - 2 * _MARGIN
-    title = tuple(textwrap.wrap(_printable(content.title), _characters(room, _TITLE)))
-    facts = tuple(line for fact in content.facts for line in textwrap.wrap(_printable(fact), _characters(room, _TEXT)))
+    title = _lines(content.title, room, _TITLE, 4)
+    facts = tuple(line for fact in content.facts for line in _lines(fact, room, _TEXT, 6))
     captions: list[tuple[tuple[str, ...], ...]] = [((),) * columns]
     for row in content.rows:
-        wide = _characters(cell_width, _SMALL)
-        captions.append(tuple(tuple(textwrap.wrap(_printable(cell.caption), wide)) for cell in row.cells))
+        captions.append(tuple(_lines(cell.caption, cell_width, _SMALL, 3) for cell in row.cells))
     high = 2 * _MARGIN + _height(len(title), _TITLE) + _height(len(facts), _TEXT) + _GAP + _height(1, _TEXT)
     high += sum(cell_width / ratio + _height(max(len(one) for one in row), _SMALL) + _GAP for row in captions)
     return _Layout(total, high, cell_width, cell_width / ratio, title, facts, tuple(captions))
@@ -174,6 +177,11 @@ def _height(lines: int, size: float) -> float:
 def _characters(inches: float, size: float) -> int:
     """How many characters of average width stand in a line."""
     return max(1, int(inches * 72 / (0.58 * size)))
+
+
+def _lines(text: str, inches: float, size: float, most: int) -> tuple[str, ...]:
+    """The text in at most so many lines that fit; an ellipsis stands for the rest."""
+    return tuple(textwrap.wrap(_printable(text), _characters(inches, size), max_lines=most, placeholder=" …"))
 
 
 def _printable(text: str) -> str:

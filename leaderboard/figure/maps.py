@@ -12,13 +12,15 @@ Shape legend: T keyframes, t slots of a map, h w map cells, n maps or points, m 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rvosbench.harness.data.types import BoolHW
+from rvosbench.harness.errors import SampleError
+from rvosbench.harness.store import typed
 from rvosbench.harness.store.artefacts import Artefact
 
 Float64 = NDArray[np.float64]
@@ -52,13 +54,17 @@ class FramePrompts:
 NO_PROMPTS = FramePrompts(np.zeros((0, 2)), np.zeros(0, dtype=bool), np.zeros((0, 4)))
 
 
-def read_keyframes(artefacts: Sequence[Artefact]) -> tuple[int, ...] | None:
-    """Indices of the frames that the method's model saw; None where no artefact lists them."""
-    for artefact in artefacts:
-        listed = artefact.meta.get("keyframes")
-        if isinstance(listed, list) and listed and all(type(one) is int and one >= 0 for one in listed):
-            return tuple(one for one in listed if isinstance(one, int))
-    return None
+def read_keyframes(artefacts: Mapping[str, Artefact]) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
+    """Indices of the frames that the method's model saw, by the first stage that lists them, and what is wrong with
+    other lists; None where there is no list."""
+    problems = []
+    for stage, artefact in artefacts.items():
+        if "keyframes" in artefact.meta:
+            try:
+                return typed.keyframes(artefact), tuple(problems)
+            except SampleError as error:
+                problems.append(f"The keyframes of {stage} are not used: {error}")
+    return None, tuple(problems)
 
 
 def read_maps(artefact: Artefact, keyframes: int) -> tuple[tuple[KeyframeMaps, ...], tuple[str, ...]]:

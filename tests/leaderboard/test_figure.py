@@ -30,6 +30,7 @@ from rvosbench.harness.data.reader import open_dataset
 from rvosbench.harness.results.reader import read_run
 from rvosbench.harness.store.artefacts import Artefact, ArtefactStore
 from rvosbench.harness.store.tracks import segment_artefact
+from rvosbench.leaderboard.figure import drawing
 from rvosbench.leaderboard.figure.command import figure
 from rvosbench.leaderboard.figure.content import FigureContent, Row, figure_content, for_display, shown_frames
 from rvosbench.leaderboard.figure.drawing import draw_figure, to_png
@@ -240,6 +241,15 @@ def test_boxes_without_maps_are_drawn_on_frames_that_are_shown(run_dir: Path) ->
     assert [row.label for row in content.rows] == ["find: prompts", "ground truth"]
 
 
+def test_keyframes_that_are_no_indices_are_a_fact_and_all_frames_are_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    store = ArtefactStore(tmp_path / "runs" / "artefacts")
+    store.write("find", BOXES, Artefact({"keyframes": [5, 0, 5]}, {"boxes": array([[3, 0.25, 0.125, 0.75, 0.5]])}))
+    content = content_of(run, "boxes")
+    assert len(content.frames) == 6 and any("keyframes of find" in fact for fact in content.facts)
+    assert "No masks were kept for this sample." in content.facts
+
+
 def test_artefacts_that_are_not_there_are_missing_rows_and_a_fact(run_dir: Path) -> None:
     content = content_of(run_dir, "DecAF", "small", video="b", expression="0")
     assert [row.label for row in content.rows][-1] == "ground truth"
@@ -353,6 +363,16 @@ def test_text_of_any_kind_is_drawn_as_it_is(run_dir: Path) -> None:
     written = FigureContent(odd, (odd, ""), content.frames, (odd,) * len(content.names), rows)
     with Image.open(io.BytesIO(to_png(written))) as image:
         assert image.width > 800
+
+
+def test_many_rows_and_long_text_make_a_file_of_bounded_size(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "MOST_PIXELS", 1000)
+    content = content_of(run_dir, "bright", columns=2)
+    rows = content.rows[:1] * 6
+    long = FigureContent("word " * 5000, ("x" * 50_000,) * 3, content.frames, content.names, rows)
+    assert 1500 < 100 * draw_figure(long).get_size_inches()[1] < 3000, "the text does not grow without bound"
+    with Image.open(io.BytesIO(to_png(long))) as image:
+        assert max(image.size) <= 1000
 
 
 # --- the command
