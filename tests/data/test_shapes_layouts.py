@@ -16,7 +16,7 @@ from rvosbench.harness.data.synthetic import Clip, make_clip, write_shapes
 
 SEED, VIDEOS = 5, 4
 Expected = list[tuple[str, tuple[int, ...]]]
-"""(text, thing ids) in file order."""
+"""(text, object ids) in file order."""
 
 
 def every_sentence(clip: Clip) -> Expected:
@@ -32,13 +32,13 @@ def single_target(clip: Clip) -> Expected:
 
 
 def quartets(clip: Clip) -> Expected:
-    return [(text, (thing,)) for thing in sorted(clip.quartets) for text in clip.quartets[thing]]
+    return [(text, (obj,)) for obj in sorted(clip.quartets) for text in clip.quartets[obj]]
 
 
 def reasons(clip: Clip) -> Expected:
     out: Expected = []
-    for thing in range(1, len(clip.scene.things) + 1):
-        out += [(sentence.text, (thing,)) for sentence in clip.reasons if sentence.targets == (thing,)][:4]
+    for obj in range(1, len(clip.scene.objects) + 1):
+        out += [(sentence.text, (obj,)) for sentence in clip.reasons if sentence.targets == (obj,)][:4]
     return out
 
 
@@ -114,7 +114,7 @@ def test_frames_show_the_scene(roots: Callable[[str, str], Path], layout: str) -
     for video in dataset.videos[:3]:
         frames, clip = DecodedFrames(video), by_name[video.name]
         assert frames.size == (clip.scene.height, clip.scene.width)
-        for index, drawn_HW3 in enumerate(clip.pictures()):
+        for index, drawn_HW3 in enumerate(clip.images()):
             # JPEG is lossy; another frame or swapped channels would be far off.
             assert np.abs(frames[index].astype(int) - drawn_HW3).mean() < 2.5
 

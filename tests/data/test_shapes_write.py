@@ -1,4 +1,4 @@
-"""Writing the bundled world: same bytes for the same seed, all or nothing, never over other data."""
+"""Writing the synthetic dataset: same bytes for the same seed, all or nothing, never over other data."""
 
 from __future__ import annotations
 

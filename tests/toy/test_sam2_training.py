@@ -61,16 +61,16 @@ def test_the_pool_renders_what_the_network_is_shown(clips: list[RenderedClip]) -
     first = len(clips[0].frames_TSS3)
     windows = Windows(np.array([[first + 2, first + 1]]), np.array([[2, 0]]), prompt=1)
     batch = bank.gather(windows, torch.Generator().manual_seed(0))
-    shown = list(clip.pictures())
+    shown = list(clip.images())
     expected = torch.stack([preprocess(shown[frame], IMAGE_SIZE) for frame in (2, 1)])
     torch.testing.assert_close(batch.images_KT3SS[0], expected, rtol=0, atol=1e-6)
     for t, frame in enumerate((2, 1)):
         for b, target in enumerate((2, 0)):
             mask = torch.from_numpy(clip.ids_THW[frame] == target)[None, None].float()
-            share = interpolate(mask, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True)[0, 0]
-            clear = (share - 0.5).abs() > 0.26
+            fraction = interpolate(mask, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True)[0, 0]
+            clear = (fraction - 0.5).abs() > 0.26
             assert clear.float().mean() > 0.9
-            assert torch.equal(batch.masks_TBSS[t, b][clear], (share > 0.5)[clear])
+            assert torch.equal(batch.masks_TBSS[t, b][clear], (fraction > 0.5)[clear])
 
 
 @pytest.mark.parametrize("length", [1, 4, 8])
@@ -199,7 +199,7 @@ def test_training_lowers_the_loss_of_a_fixed_batch(
     trainer._stage = 1
     fixed = trainer._batch(0.0)
     assert fixed.images_KT3SS.shape[1] == 3
-    monkeypatch.setattr(trainer, "_batch", lambda share: fixed)
+    monkeypatch.setattr(trainer, "_batch", lambda fraction: fixed)
     monkeypatch.setattr(loop, "WARM_UP_STEPS", 4)
     trainer.step(0.0)
     trainer.measures()
@@ -215,8 +215,8 @@ def test_equal_seeds_give_equal_runs(clips: list[RenderedClip], tmp_path: Path) 
     first, again, other = (loop.Trainer(plan(tmp_path, seed=seed), iter(clips)) for seed in (1, 1, 2))
     for trainer in (first, again, other):
         # The second share is past the end of the first stage of the curriculum.
-        for share in (0.0, 0.5):
-            trainer.step(share)
+        for fraction in (0.0, 0.5):
+            trainer.step(fraction)
         trainer.measures()
     assert first.latest == again.latest != other.latest
 
@@ -228,8 +228,8 @@ def test_the_curriculum_moves_on_when_a_measure_is_good_or_time_is_up(
     stages = (loop.Stage((1,), 0.5, "click_iou", 0.8), loop.Stage((2,), 0.7), loop.Stage((3,)))
     monkeypatch.setattr(loop, "CURRICULUM", stages)
 
-    def length(share: float) -> int:
-        return trainer._batch(share).images_KT3SS.shape[1]
+    def length(fraction: float) -> int:
+        return trainer._batch(fraction).images_KT3SS.shape[1]
 
     assert [length(0.0), length(0.4)] == [1, 1]
     trainer.latest = {"click_iou": 0.81}
@@ -297,7 +297,7 @@ def test_a_trained_folder_is_a_checkpoint_with_a_card(clips: list[RenderedClip],
     model = load(Sam2Settings(checkpoint=str(folder), device="cpu"))
     assert all(p.dtype == torch.float32 for p in model.network.parameters())
     clip = make_clip(0, "valid", 0)
-    video = Sam2Video(model, list(clip.pictures())[:3])
+    video = Sam2Video(model, list(clip.images())[:3])
     tracked = [t.position for t in video.propagate(range(3), Masks(1, clip.mask((1,), 1)[None]))]
     assert tracked == [1, 2, 0]
 
@@ -315,8 +315,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint
 ) -> None:
     honest = loop.Trainer._batch
 
-    def poisoned(self: loop.Trainer, share: float) -> Batch:
-        batch = honest(self, share)
+    def poisoned(self: loop.Trainer, fraction: float) -> Batch:
+        batch = honest(self, fraction)
         return replace(batch, images_KT3SS=batch.images_KT3SS * float("nan")) if self.steps == 2 else batch
 
     monkeypatch.setattr(loop.Trainer, "_batch", poisoned)

@@ -19,9 +19,9 @@ from transformers.utils import logging
 from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.models.lvlm.loading import resolve_device
 from toy.lvlm.card import CARD, read_card, write_card
-from toy.lvlm.evaluate import judge
+from toy.lvlm.evaluate import evaluate_checkpoint
+from toy.lvlm.examples import VERSION, Example, examples
 from toy.lvlm.inputs import buckets, training_settings
-from toy.lvlm.lessons import VERSION, Lesson, lessons
 from toy.lvlm.loop import Schedule, train
 from toy.lvlm.network import Learner, initialise
 from toy.tiny_qwen import CORPUS, SmallShape, write_small
@@ -32,12 +32,12 @@ SHAPE = SmallShape(
     vocabulary=1280, tied=True, tile_patches=12, window=64,
 )  # fmt: skip
 """About 3 million parameters. Qwen2.5-VL's windows take in a whole frame: its towers have no window layers."""
-CORPUS_LESSONS = 60
-"""Lessons whose words the tokenizer learns."""
+CORPUS_EXAMPLES = 60
+"""Training examples whose words the tokenizer learns."""
 
 
 def main() -> None:
-    """Trains, judges on held-out clips, writes the checkpoint with its model card."""
+    """Trains, evaluates on held-out clips, writes the checkpoint with its model card."""
     parser = argparse.ArgumentParser(prog="python -m toy.lvlm", description=__doc__)
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("folder", type=Path, help="where the checkpoint goes")
@@ -48,13 +48,17 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="go on from this checkpoint instead of from scratch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that prepare the lessons")
-    parser.add_argument("--lessons", type=Path, default=Path("data/lessons"), help="folder that keeps them")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes that prepare the training examples"
+    )
+    parser.add_argument(
+        "--lessons", type=Path, default=Path("data/lessons"), help="folder that keeps the training examples"
+    )
     parser.add_argument(
         "--held-out",
         type=int,
         default=60,
-        help="clips of the valid split to judge on; 0: judge later, with python -m toy.lvlm.evaluate",
+        help="clips of the valid split to evaluate on; 0: evaluate later, with python -m toy.lvlm.evaluate",
     )
     given = parser.parse_args()
     if given.start and not all((given.start / name).is_file() for name in (CARD, "model.safetensors")):
@@ -65,17 +69,17 @@ def main() -> None:
     began = time.monotonic()
     made = _made(given.start) if given.start else None
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         print(f"[{given.family} {time.monotonic() - began:.0f} s] {text}", flush=True)
 
-    learned = lessons(given.lessons, given.seed, given.clips, given.workers)
-    say(f"{len(learned)} lessons")
+    learned = examples(given.lessons, given.seed, given.clips, given.workers)
+    log(f"{len(learned)} training examples")
     with tempfile.TemporaryDirectory() as scratch:
         start = given.start or write_small(
             given.family, Path(scratch) / given.family, given.seed, shape=_shape(learned)
         )
         shown = buckets(start, learned, given.workers)
-        say(f"{sum(map(len, shown))} views in {len(shown)} layouts")
+        log(f"{sum(map(len, shown))} views in {len(shown)} layouts")
         del learned
         for bucket in shown:
             bucket.to(device)
@@ -86,7 +90,7 @@ def main() -> None:
         learner = Learner(lvlm).to(device)
         left = None if given.seconds is None else given.seconds - (time.monotonic() - began)
         schedule = Schedule(given.look_steps, given.read_steps, left, seed=given.seed)
-        ended = train(learner, shown, schedule, say)
+        ended = train(learner, shown, schedule, log)
         del shown
         _save(lvlm, start, given.folder)
     write_card(
@@ -99,7 +103,7 @@ def main() -> None:
             "parameters": sum(parameter.numel() for parameter in lvlm.model.parameters()),
             **({"start": made} if made else {}),
             "seed": given.seed,
-            "data": f"shapes world, train split, seed {given.seed}, {given.clips} clips, lessons version {VERSION}",
+            "data": f"shapes dataset, train split, seed {given.seed}, {given.clips} clips, examples version {VERSION}",
             "schedule": asdict(schedule),
             "ended": {name: round(value, 4) for name, value in asdict(ended).items()},
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -108,17 +112,19 @@ def main() -> None:
         },
     )
     if given.held_out:
-        for line in judge(given.folder, given.seed, given.held_out, str(device)):
-            say(line)
-    say(f"written to {given.folder}")
+        for line in evaluate_checkpoint(given.folder, given.seed, given.held_out, str(device)):
+            log(line)
+    log(f"written to {given.folder}")
 
 
-def _shape(learned: list[Lesson]) -> SmallShape:
-    """The sizes, with a tokenizer that knows the words of the lessons."""
+def _shape(learned: list[Example]) -> SmallShape:
+    """The sizes, with a tokenizer that knows the words of the training examples."""
 
-    some = learned[:CORPUS_LESSONS]
+    some = learned[:CORPUS_EXAMPLES]
     questions = [
-        q for lesson in some for q in (*lesson.clip, *(q for asked in lesson.alone for q in asked), *lesson.text)
+        q
+        for example in some
+        for q in (*example.clip, *(q for queries in example.by_image for q in queries), *example.text)
     ]
     lines = sorted({line for q in questions for line in (*q.prompt.splitlines(), q.answer)})
     return replace(SHAPE, corpus=CORPUS + "\n".join(lines))

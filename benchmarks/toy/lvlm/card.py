@@ -13,7 +13,7 @@ from rvosbench.harness.settings import Json
 CARD = "README.md"
 
 _HEAD = """\
-# Small {name} of the shapes world
+# Small {name} of the shapes dataset
 
 A small model of the real class `{model_class}`, trained on the train split of the bundled shapes benchmark and on
 nothing else, by
@@ -42,7 +42,7 @@ def write_card(folder: Path, facts: Mapping[str, Json]) -> None:
     """Writes ``README.md``: the facts as front matter for programs, then the same for people.
 
     Args:
-        facts: with ``model_class`` and ``command``; ``quality`` once it is measured (``evaluate.judge``).
+        facts: with ``model_class`` and ``command``; ``quality`` once it is measured (``evaluate.evaluate_checkpoint``).
     """
     front = yaml.safe_dump(dict(facts), sort_keys=False, allow_unicode=True, width=110)
     text = _HEAD.format(name=folder.name, model_class=facts["model_class"], command=facts["command"])
@@ -51,7 +51,8 @@ def write_card(folder: Path, facts: Mapping[str, Json]) -> None:
         text += _QUALITY.format(
             clips=quality["clips"],
             answers="\n".join(
-                f"| {name} | {share:.3f} | {quality['asked'][name]} |" for name, share in quality["answers"].items()
+                f"| {name} | {fraction:.3f} | {quality['asked'][name]} |"
+                for name, fraction in quality["answers"].items()
             ),
             pointing="\n".join(
                 f"| {view} | {p['hits']:.3f} | {p['chance']:.3f} | {p['mass']:.3f} | {p['prompts']} |"

@@ -1,10 +1,11 @@
-"""Lessons as a model takes them: views of equal layout side by side, what stands before the question only once.
+"""Training examples as a model takes them: views of equal layout side by side, with one copy of what
+precedes the question.
 
 The processors are the checkpoint's own, through ``Lvlm.clip``, ``Lvlm.frame`` and ``Lvlm.text``, so that training
 sees what the methods will show.
 
 Shape legend: N views of a bucket, P tokens up to the last visual one, L sequence, t h w visual grid, T keyframes,
-k things, H W pixels.
+k objects, H W pixels.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from rvosbench.harness.data.synthetic.stories import TEXTURES
+from rvosbench.harness.data.synthetic.scenarios import TEXTURES
 from rvosbench.methods.models.lvlm.base import LvlmSettings, ModelInputs
 from rvosbench.methods.models.lvlm.load import load_lvlm
-from toy.lvlm.lessons import TRAITS, Lesson
+from toy.lvlm.examples import TRAITS, Example
 from toy.lvlm.questions import Question
 
 ViewKind = Literal["clip", "picture", "text"]
-Asked = tuple[NDArray[np.int32], int]
+Query = tuple[NDArray[np.int32], int]
 """A question's tokens behind the prefix with its answer's, and where the answer starts."""
 MARK = "@@@"
 """Stands for the question where only its place is looked for."""
@@ -43,7 +44,7 @@ TENTHS = 10
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """One view of a lesson, processed."""
+    """One view of a training example, processed."""
 
     kind: ViewKind
     prefix_P: NDArray[np.int64]
@@ -56,9 +57,9 @@ class Shown:
     pixels: dict[str, NDArray[np.generic]]
     cells_thwk: NDArray[np.int8]
     """Labels of the cells, see ``cell_labels``; ``IGNORED`` where none is clear."""
-    shares_kthw: NDArray[np.uint8]
-    """How much of each cell each thing fills, in 255ths."""
-    asked: list[Asked]
+    fractions_kthw: NDArray[np.uint8]
+    """How much of each cell each object fills, in 255ths."""
+    queries: list[Query]
     questions: tuple[Question, ...]
 
     @property
@@ -81,16 +82,16 @@ class Bucket:
     pixels: dict[str, Tensor]
     """(N, ...), floats in half precision; flattened over the first two axes they are the model's inputs."""
     cells_Nthwk: Tensor
-    shares_Nkthw: NDArray[np.uint8]
-    """As in ``Shown``; zeros where a clip has fewer things than another."""
-    asked: list[list[Asked]]
+    fractions_Nkthw: NDArray[np.uint8]
+    """As in ``Shown``; zeros where a clip has fewer objects than another."""
+    queries: list[list[Query]]
     """Per view."""
     kinds: list[list[str]]
     """Per view: the kinds of its questions."""
     about: list[list[tuple[int, ...]]]
-    """Per view: the things its questions are about."""
+    """Per view: the objects its questions are about."""
     filled_P: Tensor
-    """Which tokens of the prefix the vision tower fills in: the visual ones, newlines and base pictures."""
+    """Which tokens of the prefix the vision tower fills in: the visual ones, newlines and base images."""
     seen_NfD: Tensor | None = None
     """What it fills in, once it learns no more."""
     position_3P: Tensor | None = None
@@ -98,7 +99,7 @@ class Bucket:
     next_position: int = 0
 
     def __len__(self) -> int:
-        return len(self.asked)
+        return len(self.queries)
 
     def inputs(self, views: Tensor) -> dict[str, Tensor]:
         """The model's visual inputs of some views (C,), on their device, floats in float32."""
@@ -118,16 +119,16 @@ class Bucket:
             self.position_3P = self.position_3P.to(device)
 
 
-def shown(lvlm: Any, lesson: Lesson) -> list[Shown]:
-    """All views of a lesson: the clip, the chosen pictures, and no picture at all."""
-    clip = lvlm.clip(list(lesson.frames_THW3), MARK)
-    heads = _headings(lesson)
-    views = [_shown(lvlm, "clip", clip, lesson, range(len(lesson.frames_THW3)), heads, lesson.clip)]
-    for picture, questions in zip(lesson.pictures, lesson.alone, strict=True):
+def shown(lvlm: Any, example: Example) -> list[Shown]:
+    """All views of a training example: the clip, the chosen images, and no image at all."""
+    clip = lvlm.clip(list(example.frames_THW3), MARK)
+    heads = _headings(example)
+    views = [_shown(lvlm, "clip", clip, example, range(len(example.frames_THW3)), heads, example.clip)]
+    for image, questions in zip(example.images, example.by_image, strict=True):
         if questions:
-            frame = lvlm.frame(lesson.frames_THW3[picture], MARK, clip.grid)
-            views.append(_shown(lvlm, "picture", frame, lesson, [picture], heads, questions))
-    views.append(_shown(lvlm, "text", lvlm.text(MARK), lesson, [], heads, lesson.text))
+            frame = lvlm.frame(example.frames_THW3[image], MARK, clip.grid)
+            views.append(_shown(lvlm, "picture", frame, example, [image], heads, questions))
+    views.append(_shown(lvlm, "text", lvlm.text(MARK), example, [], heads, example.text))
     return views
 
 
@@ -135,14 +136,14 @@ def _shown(
     lvlm: Any,
     kind: ViewKind,
     prompted: ModelInputs,
-    lesson: Lesson,
+    example: Example,
     frames: Sequence[int],
     heads: NDArray[np.int8],
     questions: tuple[Question, ...],
 ) -> Shown:
     visual_L = prompted.visual_L.numpy()
     ids_L = prompted.inputs["input_ids"][0].numpy()
-    # Some families put newline tokens behind the cells; they belong to the picture too.
+    # Some families put newline tokens behind the cells; they belong to the image too.
     places = (lvlm.model.config.image_token_id, getattr(lvlm.model.config, "video_token_id", None))
     filled_L = np.isin(ids_L, [token for token in places if token is not None])
     length = int(np.flatnonzero(filled_L)[-1]) + 1 if filled_L.any() else 0
@@ -153,10 +154,10 @@ def _shown(
                 array = value.numpy()
                 pixels[name] = array.astype(np.float16) if array.dtype.kind == "f" and array.ndim > 1 else array
     cells = np.zeros((0, 0, 0, LABELS), dtype=np.int8)
-    shares = np.zeros((0, 0, 0, 0), dtype=np.float32)
+    fractions = np.zeros((0, 0, 0, 0), dtype=np.float32)
     if prompted.grid is not None:
-        shares = thing_shares(lesson, frames, prompted.grid)
-        cells = cell_labels(lesson, frames, shares, heads)
+        fractions = object_fractions(example, frames, prompted.grid)
+        cells = cell_labels(example, frames, fractions, heads)
     tail = lvlm.tokenizer.decode(ids_L[length:], skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return Shown(
         kind=kind,
@@ -168,68 +169,68 @@ def _shown(
         grid=prompted.grid,
         pixels=pixels,
         cells_thwk=cells,
-        shares_kthw=np.rint(255 * shares).astype(np.uint8),
-        asked=tails(lvlm.tokenizer, tail, questions),
+        fractions_kthw=np.rint(255 * fractions).astype(np.uint8),
+        queries=tails(lvlm.tokenizer, tail, questions),
         questions=questions,
     )
 
 
-def thing_shares(lesson: Lesson, frames: Sequence[int], grid: tuple[int, ...]) -> NDArray[np.float32]:
-    """How much of each cell each thing fills, (things, t, h, w) float32 in [0, 1]: the mean over a slot's frames."""
+def object_fractions(example: Example, frames: Sequence[int], grid: tuple[int, ...]) -> NDArray[np.float32]:
+    """How much of each cell each object fills, (objects, t, h, w) float32 in [0, 1]: the mean over a slot's frames."""
     slots, height, width = grid
     each = -(-len(frames) // slots)
-    shares_kthw = np.zeros((len(lesson.labels), *grid), dtype=np.float32)
+    fractions_kthw = np.zeros((len(example.labels), *grid), dtype=np.float32)
     for slot in range(slots):
         here = list(frames[slot * each : (slot + 1) * each])
         for frame in here:
-            for thing, shares_thw in enumerate(shares_kthw):
-                mask = (lesson.ids_THW[frame] == thing + 1).astype(np.float32)
-                shares_thw[slot] += cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) / len(here)
-    return shares_kthw
+            for obj, fractions_thw in enumerate(fractions_kthw):
+                mask = (example.ids_THW[frame] == obj + 1).astype(np.float32)
+                fractions_thw[slot] += cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) / len(here)
+    return fractions_kthw
 
 
 def cell_labels(
-    lesson: Lesson, frames: Sequence[int], shares_kthw: NDArray[np.float32], headings: NDArray[np.int8]
+    example: Example, frames: Sequence[int], fractions_kthw: NDArray[np.float32], headings: NDArray[np.int8]
 ) -> NDArray[np.int8]:
     """What each cell shows, (t, h, w, 7) int8: 0 or 1 + shape, colour, size, heading within the slot, ground, place.
 
-    A cell shows a thing that fills 30% of it and more than any other; background where things fill less than 8%. The
-    place, column and row in tenths, is the middle of what is seen of the thing: towers that know only how far cells
-    are from one another would not tell the language model where in the picture each lies.
+    A cell shows an object that fills 30% of it and more than any other; background where objects fill less than 8%. The
+    place, column and row in tenths, is the middle of what is seen of the object: towers that know only how far cells
+    are from one another would not tell the language model where in the image each lies.
     """
-    slots, height, width = shares_kthw.shape[1:]
+    slots, height, width = fractions_kthw.shape[1:]
     column_w, row_h = ((TENTHS * (np.arange(size) + 0.5) / size) for size in (width, height))
     each = -(-len(frames) // slots)
-    labels = np.full((*shares_kthw.shape[1:], LABELS), IGNORED, dtype=np.int8)
+    labels = np.full((*fractions_kthw.shape[1:], LABELS), IGNORED, dtype=np.int8)
     for slot in range(slots):
         here = list(frames[slot * each : (slot + 1) * each])
-        share_Nhw = shares_kthw[:, slot]
-        most_hw = share_Nhw.argmax(0)
-        empty_hw = share_Nhw.sum(0) < 0.08
+        fraction_Nhw = fractions_kthw[:, slot]
+        most_hw = fraction_Nhw.argmax(0)
+        empty_hw = fraction_Nhw.sum(0) < 0.08
         labels[slot][empty_hw, 0] = 0
-        labels[slot][empty_hw, 4] = lesson.texture
-        clear_hw = share_Nhw.max(0) > 0.3
-        told = lesson.labels[most_hw[clear_hw]]
-        labels[slot][clear_hw, 0] = 1 + told[:, 0]
-        labels[slot][clear_hw, 1:3] = told[:, 1:]
+        labels[slot][empty_hw, 4] = example.texture
+        clear_hw = fraction_Nhw.max(0) > 0.3
+        labelled = example.labels[most_hw[clear_hw]]
+        labels[slot][clear_hw, 0] = 1 + labelled[:, 0]
+        labels[slot][clear_hw, 1:3] = labelled[:, 1:]
         if each == 2 and len(here) == 2:
             labels[slot][clear_hw, 3] = headings[here[0], most_hw[clear_hw]]
-        whole_N = share_Nhw.sum((1, 2)).clip(min=1e-6)
-        labels[slot][clear_hw, 5] = (share_Nhw.sum(1) @ column_w / whole_N)[most_hw[clear_hw]]
-        labels[slot][clear_hw, 6] = (share_Nhw.sum(2) @ row_h / whole_N)[most_hw[clear_hw]]
+        whole_N = fraction_Nhw.sum((1, 2)).clip(min=1e-6)
+        labels[slot][clear_hw, 5] = (fraction_Nhw.sum(1) @ column_w / whole_N)[most_hw[clear_hw]]
+        labels[slot][clear_hw, 6] = (fraction_Nhw.sum(2) @ row_h / whole_N)[most_hw[clear_hw]]
     return labels
 
 
-def _headings(lesson: Lesson) -> NDArray[np.int8]:
-    """Where each thing moves from a keyframe to the next, (T - 1, things) int8; ``IGNORED`` where it is not clear."""
-    count, height, width = lesson.ids_THW.shape
-    things = len(lesson.labels)
-    centre = np.full((count, things, 2), np.nan)
+def _headings(example: Example) -> NDArray[np.int8]:
+    """Where each object moves from a keyframe to the next, (T - 1, objects) int8; ``IGNORED`` where it is not clear."""
+    count, height, width = example.ids_THW.shape
+    objects = len(example.labels)
+    centre = np.full((count, objects, 2), np.nan)
     for frame in range(count):
-        for thing in range(things):
-            rows, columns = np.nonzero(lesson.ids_THW[frame] == thing + 1)
+        for obj in range(objects):
+            rows, columns = np.nonzero(example.ids_THW[frame] == obj + 1)
             if len(rows) >= 12:
-                centre[frame, thing] = columns.mean(), rows.mean()
+                centre[frame, obj] = columns.mean(), rows.mean()
     moved = np.diff(centre, axis=0) / min(height, width)
     out = np.full(moved.shape[:2], IGNORED, dtype=np.int8)
     with np.errstate(invalid="ignore"):
@@ -242,8 +243,8 @@ def _headings(lesson: Lesson) -> NDArray[np.int8]:
     return out
 
 
-def buckets(folder: Path, lessons: Sequence[Lesson], workers: int) -> list[Bucket]:
-    """All views of the lessons, grouped by layout.
+def buckets(folder: Path, examples: Sequence[Example], workers: int) -> list[Bucket]:
+    """All views of the training examples, grouped by layout.
 
     Args:
         folder: a checkpoint with its processor.
@@ -251,10 +252,10 @@ def buckets(folder: Path, lessons: Sequence[Lesson], workers: int) -> list[Bucke
     """
     lvlm: Any = load_lvlm(training_settings(folder, "cpu"))
     groups: dict[tuple[object, ...], list[Shown]] = {}
-    for view in _all_shown(folder, lvlm, lessons, workers):
+    for view in _all_shown(folder, lvlm, examples, workers):
         groups.setdefault(view.layout, []).append(view)
     made = []
-    # The same order whatever the processes did: lessons come in order, layouts by their first lesson.
+    # The same order whatever the processes did: examples come in order, layouts by their first example.
     for views in groups.values():
         made.append(_bucket(lvlm, views))
         views.clear()
@@ -269,14 +270,14 @@ def training_settings(folder: Path, device: str) -> LvlmSettings:
     )
 
 
-def _all_shown(folder: Path, lvlm: Any, lessons: Sequence[Lesson], workers: int) -> Iterable[Shown]:
+def _all_shown(folder: Path, lvlm: Any, examples: Sequence[Example], workers: int) -> Iterable[Shown]:
     if workers < 2:
-        for lesson in lessons:
-            yield from shown(lvlm, lesson)
+        for example in examples:
+            yield from shown(lvlm, example)
         return
     with ProcessPoolExecutor(workers, initializer=_open, initargs=(folder,)) as pool:
-        size = max(1, min(16, len(lessons) // (4 * workers) or 1))
-        for views in pool.map(_show_in_worker, lessons, chunksize=size):
+        size = max(1, min(16, len(examples) // (4 * workers) or 1))
+        for views in pool.map(_show_in_worker, examples, chunksize=size):
             yield from views
 
 
@@ -288,8 +289,8 @@ def _open(folder: Path) -> None:
     _here["lvlm"] = load_lvlm(training_settings(folder, "cpu"))
 
 
-def _show_in_worker(lesson: Lesson) -> list[Shown]:
-    return shown(_here["lvlm"], lesson)
+def _show_in_worker(example: Example) -> list[Shown]:
+    return shown(_here["lvlm"], example)
 
 
 def _bucket(lvlm: Any, views: Sequence[Shown]) -> Bucket:
@@ -303,8 +304,10 @@ def _bucket(lvlm: Any, views: Sequence[Shown]) -> Bucket:
         grid=first.grid,
         pixels={name: torch.from_numpy(np.stack([view.pixels[name] for view in views])) for name in first.pixels},
         cells_Nthwk=torch.from_numpy(np.stack([view.cells_thwk for view in views])),
-        shares_Nkthw=pad_sequence([torch.from_numpy(view.shares_kthw) for view in views], batch_first=True).numpy(),
-        asked=[view.asked for view in views],
+        fractions_Nkthw=pad_sequence(
+            [torch.from_numpy(view.fractions_kthw) for view in views], batch_first=True
+        ).numpy(),
+        queries=[view.queries for view in views],
         kinds=[[question.kind for question in view.questions] for view in views],
         about=[[question.targets for question in view.questions] for view in views],
     )
@@ -315,7 +318,7 @@ def _bucket(lvlm: Any, views: Sequence[Shown]) -> Bucket:
 
 def _rotary(lvlm: Any, bucket: Bucket) -> None:
     """The family's own positions of the prefix and of one text token behind it."""
-    # Any text token does: those behind the picture count on from one place.
+    # Any text token does: those behind the image count on from one place.
     ids_1L = torch.cat([bucket.prefix_P, bucket.prefix_P[:1]])[None]
     visual_1L = torch.cat([bucket.visual_P, torch.tensor([False])])[None]
     kind = 2 if bucket.kind == "clip" else 1
@@ -328,7 +331,7 @@ def _rotary(lvlm: Any, bucket: Bucket) -> None:
     bucket.next_position = int(position_31L[0, 0, -1])
 
 
-def tails(tokenizer: Any, tail: str, questions: Sequence[Question]) -> list[Asked]:
+def tails(tokenizer: Any, tail: str, questions: Sequence[Question]) -> list[Query]:
     """Each question, as it stands behind the prefix."""
     before = [tail.replace(MARK, question.prompt) for question in questions]
     whole = [text + question.answer + tokenizer.eos_token for text, question in zip(before, questions, strict=True)]

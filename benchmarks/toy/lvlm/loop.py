@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toy.lvlm.inputs import Asked, Bucket
+from toy.lvlm.inputs import Bucket, Query
 from toy.lvlm.network import Glances, Learner, Packed
 
-SHARES = {"clip": 0.5, "picture": 0.43, "text": 0.07}
-"""How many batches show a clip, one picture, nothing."""
+VIEW_FRACTIONS = {"clip": 0.5, "picture": 0.43, "text": 0.07}
+"""How many batches show a clip, one image, nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Ended:
+class TrainingResult:
     """What the loop did."""
 
     look_steps: int
@@ -59,7 +59,9 @@ class Ended:
     read_loss: float
 
 
-def train(learner: Learner, buckets: Sequence[Bucket], schedule: Schedule, say: Callable[[str], None]) -> Ended:
+def train(
+    learner: Learner, buckets: Sequence[Bucket], schedule: Schedule, log: Callable[[str], None]
+) -> TrainingResult:
     """Trains in place.
 
     Raises:
@@ -76,22 +78,24 @@ def train(learner: Learner, buckets: Sequence[Bucket], schedule: Schedule, say: 
         return learner.cell_loss(bucket, views)
 
     def read() -> Tensor:
-        bucket = drawn.bucket(tuple(SHARES))
+        bucket = drawn.bucket(tuple(VIEW_FRACTIONS))
         views = rng.integers(len(bucket), size=schedule.views)
-        chosen = [rng.integers(len(bucket.asked[view]), size=schedule.questions) for view in views]
-        asked = pack([[bucket.asked[v][q] for q in some] for v, some in zip(views, chosen, strict=True)])
+        chosen = [rng.integers(len(bucket.queries[view]), size=schedule.questions) for view in views]
+        queries = pack([[bucket.queries[v][q] for q in some] for v, some in zip(views, chosen, strict=True)])
         looked = glances(bucket, views, chosen).to(device)
-        return learner.read_loss(bucket, torch.from_numpy(views).to(device), asked.to(device), looked, schedule.glance)
+        return learner.read_loss(
+            bucket, torch.from_numpy(views).to(device), queries.to(device), looked, schedule.glance
+        )
 
     learner.train()
     seconds = None if schedule.seconds is None else schedule.look_share * schedule.seconds
-    look_steps, cells = _part("cells", learner, look, schedule, schedule.look_steps, seconds, say)
+    look_steps, cells = _part("cells", learner, look, schedule, schedule.look_steps, seconds, log)
     for bucket in buckets:
         learner.remember(bucket, 4 * schedule.views)
     seconds = None if schedule.seconds is None else schedule.seconds - (time.monotonic() - started)
-    read_steps, answers = _part("answers", learner, read, schedule, schedule.read_steps, seconds, say)
+    read_steps, answers = _part("answers", learner, read, schedule, schedule.read_steps, seconds, log)
     learner.eval()
-    return Ended(look_steps, read_steps, time.monotonic() - started, cells, answers)
+    return TrainingResult(look_steps, read_steps, time.monotonic() - started, cells, answers)
 
 
 def _part(
@@ -101,14 +105,14 @@ def _part(
     schedule: Schedule,
     steps: int,
     seconds: float | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> tuple[int, float]:
     """Steps made, and the mean loss of the last ones."""
     if not steps:
         return 0, 0.0
     device = next(learner.parameters()).device
     optimiser = _optimiser(learner, schedule)
-    started = told = time.monotonic()
+    started = last_log = time.monotonic()
     recent: list[Tensor] = []
     step, progress = 0, 0.0
     while progress < 1.0:
@@ -125,10 +129,10 @@ def _part(
         progress = step / steps
         if seconds is not None:
             progress = max(progress, (time.monotonic() - started) / seconds)
-        if time.monotonic() - told > 20 or progress >= 1.0:
-            told = time.monotonic()
+        if time.monotonic() - last_log > 20 or progress >= 1.0:
+            last_log = time.monotonic()
             mean = float(torch.stack(recent).mean())
-            say(f"{name}: step {step} at {told - started:.0f} s, loss {mean:.4f}")
+            log(f"{name}: step {step} at {last_log - started:.0f} s, loss {mean:.4f}")
             if not math.isfinite(mean):
                 raise FloatingPointError(f"the loss of {name} is not finite near step {step}")
     return step, float(torch.stack(recent).mean())
@@ -154,29 +158,29 @@ def _optimiser(learner: Learner, schedule: Schedule) -> torch.optim.Optimizer:
 
 
 class _Draw:
-    """Draws buckets: the kind of view by ``SHARES``, among its buckets by their size."""
+    """Draws buckets: the kind of view by ``VIEW_FRACTIONS``, among its buckets by their size."""
 
     def __init__(self, buckets: Sequence[Bucket], rng: np.random.Generator) -> None:
         self.rng = rng
-        self.groups = {kind: [b for b in buckets if b.kind == kind] for kind in SHARES}
+        self.groups = {kind: [b for b in buckets if b.kind == kind] for kind in VIEW_FRACTIONS}
 
     def bucket(self, among: Sequence[str]) -> Bucket:
         kinds = [kind for kind in among if self.groups[kind]]
-        weights = np.array([SHARES[kind] for kind in kinds])
+        weights = np.array([VIEW_FRACTIONS[kind] for kind in kinds])
         group = self.groups[kinds[int(self.rng.choice(len(kinds), p=weights / weights.sum()))]]
         sizes = np.array([len(bucket) for bucket in group], dtype=float)
         return group[int(self.rng.choice(len(group), p=sizes / sizes.sum()))]
 
 
-def pack(chosen: Sequence[Sequence[Asked]]) -> Packed:
+def pack(chosen: Sequence[Sequence[Query]]) -> Packed:
     """The questions of each view one after the other."""
-    longest = max(sum(len(tokens) for tokens, _ in asked) for asked in chosen)
+    longest = max(sum(len(tokens) for tokens, _ in queries) for queries in chosen)
     token_CS, question_CS, place_CS = (np.zeros((len(chosen), longest), dtype=np.int64) for _ in range(3))
     answer_CS = np.zeros((len(chosen), longest), dtype=bool)
     weight_CS = np.zeros((len(chosen), longest), dtype=np.float32)
-    for row, asked in enumerate(chosen):
+    for row, queries in enumerate(chosen):
         at = 0
-        for question, (tokens, start) in enumerate(asked):
+        for question, (tokens, start) in enumerate(queries):
             span = slice(at, at + len(tokens))
             token_CS[row, span] = tokens
             question_CS[row, span] = question
@@ -184,24 +188,24 @@ def pack(chosen: Sequence[Sequence[Asked]]) -> Packed:
             answer_CS[row, at + start : at + len(tokens)] = True
             weight_CS[row, at + start : at + len(tokens)] = (len(tokens) - start) ** -0.5
             at += len(tokens)
-        question_CS[row, at:] = len(asked)
+        question_CS[row, at:] = len(queries)
     return Packed(*(torch.from_numpy(array) for array in (token_CS, question_CS, place_CS, answer_CS, weight_CS)))
 
 
 def glances(bucket: Bucket, views: NDArray[np.int64], chosen: Sequence[NDArray[np.int64]]) -> Glances:
-    """Of the chosen questions (C lists of them) about each view, those about things that are to be seen in it."""
-    view_G, place_G, shares_Gn = [], [], []
+    """Of the chosen questions (C lists of them) about each view, those about objects that are to be seen in it."""
+    view_G, place_G, fractions_Gn = [], [], []
     for row, (view, questions) in enumerate(zip(views, chosen, strict=True)):
         at = 0
         for question in questions:
-            tokens, start = bucket.asked[view][question]
-            things = [thing - 1 for thing in bucket.about[view][question]]
-            share_n = bucket.shares_Nkthw[view, things].sum(0, dtype=np.float32).ravel() / 255.0
-            if share_n.any():
+            tokens, start = bucket.queries[view][question]
+            objects = [obj - 1 for obj in bucket.about[view][question]]
+            fraction_n = bucket.fractions_Nkthw[view, objects].sum(0, dtype=np.float32).ravel() / 255.0
+            if fraction_n.any():
                 view_G.append(row)
                 place_G.append(at + start - 1)
-                shares_Gn.append(share_n.clip(max=1.0))
+                fractions_Gn.append(fraction_n.clip(max=1.0))
             at += len(tokens)
-    cells = int(np.prod(bucket.shares_Nkthw.shape[2:]))
-    share_Gn = torch.from_numpy(np.array(shares_Gn, dtype=np.float32).reshape(len(shares_Gn), cells))
-    return Glances(torch.tensor(view_G, dtype=torch.int64), torch.tensor(place_G, dtype=torch.int64), share_Gn)
+    cells = int(np.prod(bucket.fractions_Nkthw.shape[2:]))
+    fraction_Gn = torch.from_numpy(np.array(fractions_Gn, dtype=np.float32).reshape(len(fractions_Gn), cells))
+    return Glances(torch.tensor(view_G, dtype=torch.int64), torch.tensor(place_G, dtype=torch.int64), fraction_Gn)

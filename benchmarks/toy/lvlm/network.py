@@ -45,17 +45,17 @@ class Packed:
 
 @dataclass(frozen=True, eq=False)
 class Glances:
-    """Where the model should look when it begins to answer: G questions about things that are to be seen."""
+    """Where the model should look when it begins to answer: G questions about objects that are to be seen."""
 
     view_G: Tensor
     """Which of a batch's views each is about."""
     place_G: Tensor
     """The token behind the prefix that predicts the answer's first one."""
-    share_Gn: Tensor
-    """How much of each cell, in row-major order, its things fill, in [0, 1]."""
+    fraction_Gn: Tensor
+    """How much of each cell, in row-major order, its objects fill, in [0, 1]."""
 
     def to(self, device: torch.device) -> Glances:
-        return Glances(*(tensor.to(device) for tensor in (self.view_G, self.place_G, self.share_Gn)))
+        return Glances(*(tensor.to(device) for tensor in (self.view_G, self.place_G, self.fraction_Gn)))
 
 
 class Learner(nn.Module):
@@ -71,20 +71,21 @@ class Learner(nn.Module):
             if hasattr(self.model.model, tower):
                 _use_equal_chunks(getattr(self.model.model, tower))
 
-    def read_loss(self, bucket: Bucket, views: Tensor, asked: Packed, glances: Glances, glance: float) -> Tensor:
-        """``answer_loss`` plus ``glance`` times -log of the attention that lies on the things asked about.
+    def read_loss(self, bucket: Bucket, views: Tensor, queries: Packed, glances: Glances, glance: float) -> Tensor:
+        """``answer_loss`` plus ``glance`` times -log of the attention that lies on the objects asked about.
 
-        Asked of one head (``GLANCING``) in each layer of the upper half, at the token that predicts an answer's first
+        Supervised for one head (``GLANCING``) in each layer of the upper half, at the token that predicts an answer's
+        first
         one: where answers alone are to teach that, a hundred thousand views were not enough.
         """
         if not len(glances.view_G):
-            return self.answer_loss(bucket, views, asked)
+            return self.answer_loss(bucket, views, queries)
         layers = range(len(self.text_model.layers) // 2, len(self.text_model.layers))
         with capture(self.text_model, layers) as captured:
-            loss = self.answer_loss(bucket, views, asked)
+            loss = self.answer_loss(bucket, views, queries)
         prefix = len(bucket.prefix_P)
         row_G = prefix + glances.place_G
-        seen_GL = _visible(prefix, asked.question_CS)[glances.view_G, 0, row_G]
+        seen_GL = _visible(prefix, queries.question_CS)[glances.view_G, 0, row_G]
         missed = loss.new_zeros(())
         for layer in captured.layers():
             query_GD = layer.query_BALD[glances.view_G, GLANCING, row_G].float()
@@ -94,10 +95,10 @@ class Learner(nn.Module):
             cells_Gn = attention_GL[:, :prefix][:, bucket.visual_P]
             if bucket.order_n is not None:
                 cells_Gn = cells_Gn[:, bucket.order_n]
-            missed = missed - (cells_Gn * glances.share_Gn).sum(-1).clamp_min(_LEAST).log().mean()
+            missed = missed - (cells_Gn * glances.fraction_Gn).sum(-1).clamp_min(_LEAST).log().mean()
         return loss + glance * missed / len(layers)
 
-    def answer_loss(self, bucket: Bucket, views: Tensor, asked: Packed) -> Tensor:
+    def answer_loss(self, bucket: Bucket, views: Tensor, queries: Packed) -> Tensor:
         """Weighted mean cross-entropy of the answers' tokens.
 
         All questions about a view stand behind its prefix in one sequence; none sees another, and each counts its
@@ -107,34 +108,34 @@ class Learner(nn.Module):
             views: which views of the bucket, (C,) int64 on the device.
             asked: their questions.
         """
-        logits_nV, wanted_n = self._predictions(bucket, views, asked)
+        logits_nV, wanted_n = self._predictions(bucket, views, queries)
         each_n = nn.functional.cross_entropy(logits_nV.float(), wanted_n, reduction="none")
-        weight_n = asked.weight_CS[asked.answer_CS]
+        weight_n = queries.weight_CS[queries.answer_CS]
         return (each_n * weight_n).sum() / weight_n.sum()
 
-    def correct(self, bucket: Bucket, views: Tensor, asked: Packed) -> Tensor:
+    def correct(self, bucket: Bucket, views: Tensor, queries: Packed) -> Tensor:
         """Where the model's first choice is the token that stands there, (C, S) bool; False outside answers."""
-        logits_nV, wanted_n = self._predictions(bucket, views, asked)
-        correct_CS = torch.zeros_like(asked.answer_CS)
-        correct_CS[asked.answer_CS] = logits_nV.argmax(-1) == wanted_n
+        logits_nV, wanted_n = self._predictions(bucket, views, queries)
+        correct_CS = torch.zeros_like(queries.answer_CS)
+        correct_CS[queries.answer_CS] = logits_nV.argmax(-1) == wanted_n
         return correct_CS
 
-    def _predictions(self, bucket: Bucket, views: Tensor, asked: Packed) -> tuple[Tensor, Tensor]:
+    def _predictions(self, bucket: Bucket, views: Tensor, queries: Packed) -> tuple[Tensor, Tensor]:
         """Logits (n, V) and tokens (n,) of all answers."""
-        embedded_CSD = self.text_model.get_input_embeddings()(asked.token_CS)
+        embedded_CSD = self.text_model.get_input_embeddings()(queries.token_CS)
         prefix = len(bucket.prefix_P)
         if prefix:
             embedded_CSD = torch.cat([self._prefix(bucket, views).to(embedded_CSD.dtype), embedded_CSD], 1)
         out = self.text_model(
             inputs_embeds=embedded_CSD,
-            position_ids=_positions(bucket, asked),
-            attention_mask={"full_attention": _visible(prefix, asked.question_CS)},
+            position_ids=_positions(bucket, queries),
+            attention_mask={"full_attention": _visible(prefix, queries.question_CS)},
             use_cache=False,
         )
         # The token before an answer's token predicts it; a question is never empty, so the first token is none.
         before_CSD = out.last_hidden_state[:, prefix:-1]
-        answer_CS = asked.answer_CS[:, 1:]
-        return self.model.lm_head(before_CSD[answer_CS]), asked.token_CS[:, 1:][answer_CS]
+        answer_CS = queries.answer_CS[:, 1:]
+        return self.model.lm_head(before_CSD[answer_CS]), queries.token_CS[:, 1:][answer_CS]
 
     @torch.no_grad()
     def remember(self, bucket: Bucket, views: int) -> None:
@@ -175,14 +176,14 @@ class Learner(nn.Module):
         return total
 
 
-def _positions(bucket: Bucket, asked: Packed) -> Tensor:
+def _positions(bucket: Bucket, queries: Packed) -> Tensor:
     """(C, L), or (3, C, L) where the family turns queries and keys along three axes."""
     prefix = len(bucket.prefix_P)
     if bucket.position_3P is None:
-        before_CP = torch.arange(prefix, device=asked.token_CS.device).expand(len(asked.token_CS), -1)
-        return torch.cat([before_CP, asked.place_CS + prefix], 1)
-    before_3CP = bucket.position_3P[:, None].expand(3, len(asked.token_CS), -1)
-    behind_3CS = (asked.place_CS + bucket.next_position).expand(3, -1, -1)
+        before_CP = torch.arange(prefix, device=queries.token_CS.device).expand(len(queries.token_CS), -1)
+        return torch.cat([before_CP, queries.place_CS + prefix], 1)
+    before_3CP = bucket.position_3P[:, None].expand(3, len(queries.token_CS), -1)
+    behind_3CS = (queries.place_CS + bucket.next_position).expand(3, -1, -1)
     return torch.cat([before_3CP, behind_3CS], 2)
 
 

@@ -1,4 +1,4 @@
-"""What can be said of one thing of a scene: its traits in words, and phrases that single it out.
+"""Descriptions of one object of a scene: its traits in words, and phrases that single it out.
 
 Shape legend: T frames.
 """
@@ -21,24 +21,24 @@ TRAITS = ("colour", "size", "place", "deed")
 
 @dataclass(frozen=True)
 class Traits:
-    """A thing in words; every one of them is said of it alone or of others too."""
+    """An object in words, each of which may also hold for other objects."""
 
     noun: str
     colour: str
     size: str
     place: str
-    """At first in a clip, on its frame in a picture."""
+    """Place on the first frame of a clip, or on the frame of an image."""
     deed: str
-    """What it does; "" in a picture."""
+    """Motion of the object; "" in an image."""
 
     def value(self, trait: str) -> str:
         return str(getattr(self, trait))
 
 
 def clip_traits(view: View) -> dict[int, Traits]:
-    """Every thing's traits over a whole clip."""
-    deeds = [deed.fact(view) for deed in DEEDS]
-    # Events are rarer and tell more than headings, which come first in the list.
+    """Every object's traits over a whole clip."""
+    deeds = [deed.predicate(view) for deed in DEEDS]
+    # Events are rarer and are more specific than headings, which come first in the list.
     order = [*range(4, len(DEEDS)), *range(4)]
     traits = {}
     for id in view.ids:
@@ -49,39 +49,39 @@ def clip_traits(view: View) -> dict[int, Traits]:
     return traits
 
 
-def picture_traits(view: View, frame: int) -> dict[int, Traits]:
-    """The traits of the things seen on one frame."""
-    return {id: _traits(view, id, frame, "") for id in view.ids if view.share_NT[id - 1, frame] >= 0.5}
+def image_traits(view: View, frame: int) -> dict[int, Traits]:
+    """The traits of the objects seen on one frame."""
+    return {id: _traits(view, id, frame, "") for id in view.ids if view.visible_fraction_NT[id - 1, frame] >= 0.5}
 
 
 def _traits(view: View, id: int, frame: int, deed: str) -> Traits:
-    thing = view.scene.thing(id)
-    return Traits(NOUNS[thing.shape][0][0], thing.colour, thing.size, _place(view, id, frame), deed)
+    obj = view.scene.object_by_id(id)
+    return Traits(NOUNS[obj.shape][0][0], obj.colour, obj.size, _place(view, id, frame), deed)
 
 
 def _place(view: View, id: int, frame: int) -> str:
-    """Where a thing is: the nearest side, or the middle."""
+    """Where an object is: the nearest side, or the middle."""
     x, y = view.centre_NT2[id - 1, frame] / (view.scene.width, view.scene.height)
     side = min({"left": x, "right": 1 - x, "top": y, "bottom": 1 - y}.items(), key=lambda item: item[1])
     return PLACES[side[0]][0] if side[1] < 0.35 else "in the middle"
 
 
 def position(view: View, id: int, frame: int) -> str:
-    """Column and row of a thing's centre on a 10 x 10 grid."""
+    """Column and row of an object's centre on a 10 x 10 grid."""
     x, y = view.centre_NT2[id - 1, frame] / (view.scene.width, view.scene.height)
     return f"{_tenth(x)} {_tenth(y)}"
 
 
-def _tenth(share: float) -> int:
-    return int(np.clip(share * 10, 0, 9))
+def _tenth(fraction: float) -> int:
+    return int(np.clip(fraction * 10, 0, 9))
 
 
 def singling_out(traits: dict[int, Traits], id: int, rng: np.random.Generator, without: str = "") -> str | None:
-    """A phrase that is true of one thing only, made of a random choice of its traits; None where there is none.
+    """A phrase that is true of one object only, made of a random choice of its traits; None where there is none.
 
     Args:
-        traits: of all things that are seen.
-        without: a trait that must not be told.
+        traits: of all objects that are seen.
+        without: a trait that must not be mentioned.
     """
     own = traits[id]
     usable = [trait for trait in ("noun", *TRAITS) if trait != without and own.value(trait)]
@@ -105,6 +105,6 @@ def phrase(traits: Traits, chosen: Sequence[str]) -> str:
 
 
 def caption(traits: Traits, first: str) -> str:
-    """All traits of a thing, one of them first: "red: circle, small, on the left, moving up"."""
+    """All traits of an object, one of them first: "red: circle, small, on the left, moving up"."""
     rest = [trait for trait in ("noun", *TRAITS) if trait != first and traits.value(trait)]
     return f"{traits.value(first)}: {', '.join(traits.value(trait) for trait in rest)}"

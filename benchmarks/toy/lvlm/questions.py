@@ -1,4 +1,4 @@
-"""Questions about a clip with their answers: those that the methods ask, and simpler ones that teach to look.
+"""Questions about a clip with their answers: those of the methods, and simpler ones that teach to look.
 
 The prompts are the methods' own (``methods.reason.expression_prompts``, ``methods.steerseg.prompts``,
 ``methods.reason.prompts``); the simpler ones are captions, look-ups and positions.
@@ -31,7 +31,7 @@ from toy.lvlm.phrases import (
     Traits,
     caption,
     clip_traits,
-    picture_traits,
+    image_traits,
     position,
     singling_out,
 )
@@ -39,7 +39,7 @@ from toy.lvlm.phrases import (
 NOTHING, SEVERAL = "nothing", "shapes"
 GROUNDS = {"gradient": "wall", "clouds": "clouds", "grain": "sand", "planks": "planks", "tiles": "tiles"}
 """What the background is called, by texture."""
-ASKED = {
+QUESTION_FORMS = {
     "noun": "What shape is {}?",
     "colour": "What colour has {}?",
     "size": "How large is {}?",
@@ -53,11 +53,11 @@ class Question:
     """One question with its answer."""
 
     kind: str
-    """A key of ``CLIP_KINDS``, ``PICTURE_KINDS`` or ``TEXT_KINDS``."""
+    """A key of ``CLIP_KINDS``, ``IMAGE_KINDS`` or ``TEXT_KINDS``."""
     prompt: str
     answer: str
     targets: tuple[int, ...] = ()
-    """The things it is about."""
+    """The objects it is about."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +66,14 @@ class _Material:
 
     view: View
     frame: int
-    """The frame of a picture, the first one of a clip."""
+    """The frame of an image, the first one of a clip."""
     traits: Mapping[int, Traits]
     sentences: Sequence[Sentence]
     """Expressions with their targets."""
     texture: str
     rng: np.random.Generator
 
-    def thing(self) -> int:
+    def random_object(self) -> int:
         return pick(self.rng, sorted(self.traits))
 
     def sentence(self) -> Sentence:
@@ -82,8 +82,8 @@ class _Material:
         return pick(self.rng, unnamed if unnamed and self.rng.random() < 0.75 else self.sentences)
 
     def name(self, targets: Sequence[int]) -> str:
-        """What several things are called in one word."""
-        nouns = {NOUNS[self.view.scene.thing(id).shape][0][0] for id in targets}
+        """What several objects are called in one word."""
+        nouns = {NOUNS[self.view.scene.object_by_id(id).shape][0][0] for id in targets}
         return NOTHING if not nouns else nouns.pop() if len(nouns) == 1 else SEVERAL
 
 
@@ -92,9 +92,9 @@ def _nouns_in(text: str) -> set[str]:
 
 
 def _caption(material: _Material) -> Question:
-    first = pick(material.rng, [t for t in ("noun", *TRAITS) if material.traits[material.thing()].value(t)])
-    told = [caption(material.traits[id], first) for id in shuffled(material.rng, sorted(material.traits))]
-    return Question("caption", f"List every shape, its {_named(first)} first.", "; ".join(told))
+    first = pick(material.rng, [t for t in ("noun", *TRAITS) if material.traits[material.random_object()].value(t)])
+    lines = [caption(material.traits[id], first) for id in shuffled(material.rng, sorted(material.traits))]
+    return Question("caption", f"List every shape, its {_named(first)} first.", "; ".join(lines))
 
 
 def _named(trait: str) -> str:
@@ -102,26 +102,28 @@ def _named(trait: str) -> str:
 
 
 def _look_up(material: _Material) -> Question | None:
-    id = material.thing()
-    asked = pick(material.rng, [t for t in ("noun", *TRAITS) if material.traits[id].value(t)])
-    phrase = singling_out(dict(material.traits), id, material.rng, without=asked)
+    id = material.random_object()
+    queried = pick(material.rng, [t for t in ("noun", *TRAITS) if material.traits[id].value(t)])
+    phrase = singling_out(dict(material.traits), id, material.rng, without=queried)
     if phrase is None:
         return None
-    return Question(f"look up {_named(asked)}", ASKED[asked].format(phrase), material.traits[id].value(asked), (id,))
+    return Question(
+        f"look up {_named(queried)}", QUESTION_FORMS[queried].format(phrase), material.traits[id].value(queried), (id,)
+    )
 
 
 def _point(material: _Material) -> Question | None:
-    id = material.thing()
+    id = material.random_object()
     phrase = singling_out(dict(material.traits), id, material.rng)
-    if phrase is None or material.view.share_NT[id - 1, material.frame] < 0.5:
+    if phrase is None or material.view.visible_fraction_NT[id - 1, material.frame] < 0.5:
         return None
     where = position(material.view, id, material.frame)
     return Question("point", f"Point to {phrase} at first: column and row.", where, (id,))
 
 
 def _at(material: _Material) -> Question | None:
-    id = material.thing()
-    if material.view.share_NT[id - 1, material.frame] < 0.5:
+    id = material.random_object()
+    if material.view.visible_fraction_NT[id - 1, material.frame] < 0.5:
         return None
     where = position(material.view, id, material.frame)
     own = material.traits[id]
@@ -145,12 +147,13 @@ def _describe(material: _Material) -> Question | None:
     if len(sentence.targets) != 1 or sentence.targets[0] not in material.traits:
         return None
     own = material.traits[sentence.targets[0]]
-    told = " ".join(word for word in (own.size, own.colour, own.noun, own.place, own.deed) if word)
-    return Question("describe", f"{punctuated(sentence.text)} Describe it.", told, sentence.targets)
+    description = " ".join(word for word in (own.size, own.colour, own.noun, own.place, own.deed) if word)
+    return Question("describe", f"{punctuated(sentence.text)} Describe it.", description, sentence.targets)
 
 
 def attributes(own: Traits) -> tuple[str, ...]:
-    """What tells a thing from others, as the reasoning call should answer: appearance, position, motion or size."""
+    """What distinguishes an object from others, as the reasoning call should answer: appearance, position, motion or
+    size."""
     return own.colour, own.place, own.deed or own.size
 
 
@@ -160,18 +163,18 @@ def _reason(material: _Material) -> Question | None:
         return None
     if sentence.targets:
         own = material.traits[sentence.targets[0]]
-        said = {"reasons": f"it is the {own.size} {own.colour} {own.noun}", "attributes": list(attributes(own))}
+        content = {"reasons": f"it is the {own.size} {own.colour} {own.noun}", "attributes": list(attributes(own))}
     else:
-        said = {"reasons": NOTHING, "attributes": []}
-    return Question("reason", cot_prompt(sentence.text), json.dumps(said), sentence.targets)
+        content = {"reasons": NOTHING, "attributes": []}
+    return Question("reason", cot_prompt(sentence.text), json.dumps(content), sentence.targets)
 
 
 def _steered(material: _Material) -> Question | None:
     sentence = material.sentence()
     if len(sentence.targets) != 1 or sentence.targets[0] not in material.traits:
         return None
-    told = attributes(material.traits[sentence.targets[0]])
-    prompt = attention_prompt(sentence.text, told)
+    object_attributes = attributes(material.traits[sentence.targets[0]])
+    prompt = attention_prompt(sentence.text, object_attributes)
     return Question("steered", prompt, material.name(sentence.targets), sentence.targets)
 
 
@@ -200,7 +203,7 @@ CLIP_KINDS: Mapping[Maker, float] = {
     _reason: 0.07, _steered: 0.05, _background: 0.04,
 }  # fmt: skip
 """How often each kind is asked of a clip; several times as many look-ups as what the methods ask."""
-PICTURE_KINDS: Mapping[Maker, float] = {
+IMAGE_KINDS: Mapping[Maker, float] = {
     _caption: 0.18, _look_up: 0.17, _point: 0.1, _at: 0.1, _object: 0.25, _bare: 0.03, _describe: 0.08,
     _steered: 0.05, _background: 0.04,
 }  # fmt: skip
@@ -215,24 +218,24 @@ def clip_questions(clip: Clip, count: int, rng: np.random.Generator) -> list[Que
     return _drawn(material, CLIP_KINDS, count)
 
 
-def picture_questions(clip: Clip, frame: int, count: int, rng: np.random.Generator) -> list[Question]:
-    """About one frame, seen alone; only things that are seen on it are asked for."""
+def image_questions(clip: Clip, frame: int, count: int, rng: np.random.Generator) -> list[Question]:
+    """About one frame, seen alone; only objects that are seen on it occur in questions."""
     view = View(clip.scene, clip.ids_THW)
-    traits = picture_traits(view, frame)
+    traits = image_traits(view, frame)
     if not traits:
         return []
     phrases = [(singling_out(traits, id, rng), id) for id in traits for _ in range(3)]
     here = [Sentence(text, (id,), "referring") for text, id in phrases if text is not None]
-    # What the whole clip is asked is asked of every keyframe too, whether or not one frame can tell.
+    # Questions about the whole clip are put to every keyframe too, whether or not one frame shows the answer.
     whole = [s for s in (*clip.sentences, *clip.reasons) if s.targets and all(id in traits for id in s.targets)]
     sentences = [*here, *shuffled(rng, whole)[: max(1, len(here) // 2)]]
     if not sentences:
         return []
-    return _drawn(_Material(view, frame, traits, sentences, clip.scene.backdrop.texture, rng), PICTURE_KINDS, count)
+    return _drawn(_Material(view, frame, traits, sentences, clip.scene.backdrop.texture, rng), IMAGE_KINDS, count)
 
 
 def text_questions(clip: Clip, count: int, rng: np.random.Generator) -> list[Question]:
-    """Without any picture."""
+    """Without any image."""
     view = View(clip.scene, clip.ids_THW)
     material = _Material(view, 0, {}, clip.sentences, clip.scene.backdrop.texture, rng)
     return [_choice(material) for _ in range(count)]
@@ -241,13 +244,13 @@ def text_questions(clip: Clip, count: int, rng: np.random.Generator) -> list[Que
 def _extra(clip: Clip, view: View, rng: np.random.Generator) -> list[Sentence]:
     """More expressions than the benchmark asks: all wordings of reasons, and descriptions in both styles."""
     writer = Writer(view, rng)
-    told = [
+    described = [
         Sentence(text, (id,), "referring")
         for id in view.ids
         for style in (0, 1)
         if (text := writer.describe((id,), style=style, when="whole", motion=None)) is not None
     ]
-    return [*clip.reasons, *told]
+    return [*clip.reasons, *described]
 
 
 def _drawn(material: _Material, kinds: Mapping[Maker, float], count: int) -> list[Question]:

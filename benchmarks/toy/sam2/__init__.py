@@ -1,1 +1,1 @@
-"""Training of a small SAM2 on the bundled world: ``python -m toy.sam2 OUT_FOLDER``."""
+"""Training of a small SAM2 on the synthetic dataset: ``python -m toy.sam2 OUT_FOLDER``."""

@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 DATA_SEED = 0
-"""Of the bundled world; the demo's valid split has the same seed and other clips."""
+"""Of the synthetic dataset; the demo's valid split has the same seed and other clips."""
 
 
 def main(arguments: list[str] | None = None) -> None:

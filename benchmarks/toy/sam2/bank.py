@@ -1,6 +1,6 @@
 """Rendered clips in device memory, and the batches of clip windows that training draws from them.
 
-Shape legend: C clips, N things of a clip, F frames of all clips; K windows, M objects of a window, B = K * M, T
+Shape legend: C clips, N objects of a clip, F frames of all clips; K windows, M objects of a window, B = K * M, T
 frames of a window, n candidates for windows; S side of the network's input.
 """
 
@@ -18,9 +18,9 @@ from rvosbench.methods.models.sam2.frames import MEAN, STD
 from toy.sam2.rendering import RenderedClip
 
 LONGEST_CLIP = 40
-"""Frames; the most a clip of the bundled world has."""
-MOST_THINGS = 12
-"""More than any clip of the bundled world has."""
+"""Frames; the most a clip of the synthetic dataset has."""
+MOST_OBJECTS = 12
+"""More than any clip of the synthetic dataset has."""
 LEAST_AREA = 12
 """Pixels of the network's input; a prompt is given on a frame that shows at least this much of the object."""
 MOST_STRIDE = 6
@@ -67,7 +67,7 @@ class Bank:
         shape = (capacity * LONGEST_CLIP, size, size)
         self._frames_FSS3 = torch.empty((*shape, 3), dtype=torch.uint8, device=device)
         self._ids_FSS = torch.empty(shape, dtype=torch.uint8, device=device)
-        self._area_CTN = np.zeros((capacity, LONGEST_CLIP, MOST_THINGS), dtype=np.int64)
+        self._area_CTN = np.zeros((capacity, LONGEST_CLIP, MOST_OBJECTS), dtype=np.int64)
         self._length_C = np.zeros(capacity, dtype=np.int64)
         self._first_C = np.zeros(capacity, dtype=np.int64)
         self._count = self._used = 0
@@ -92,18 +92,18 @@ class Bank:
         while len(self) < count:
             clip = next(self._source, None)
             if clip is None:
-                raise ValueError(f"{count} clips asked for, the source gave {len(self)}")
+                raise ValueError(f"{count} clips requested, the source gave {len(self)}")
             self._add(clip)
 
     def _add(self, clip: RenderedClip) -> None:
         length = len(clip.ids_TSS)
-        if length > LONGEST_CLIP or clip.things > MOST_THINGS:
-            raise ValueError(f"a clip has {length} frames and {clip.things} things")
+        if length > LONGEST_CLIP or clip.objects > MOST_OBJECTS:
+            raise ValueError(f"a clip has {length} frames and {clip.objects} objects")
         here = slice(self._used, self._used + length)
         self._frames_FSS3[here] = torch.from_numpy(clip.frames_TSS3).to(self._frames_FSS3.device)
         self._ids_FSS[here] = torch.from_numpy(clip.ids_TSS).to(self._ids_FSS.device)
         for t, ids in enumerate(clip.ids_TSS):
-            self._area_CTN[self._count, t] = np.bincount(ids.ravel(), minlength=MOST_THINGS + 1)[1:]
+            self._area_CTN[self._count, t] = np.bincount(ids.ravel(), minlength=MOST_OBJECTS + 1)[1:]
         self._length_C[self._count], self._first_C[self._count] = length, self._used
         self._count += 1
         self._used += length

@@ -76,7 +76,7 @@ class Card:
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as temporary:
             fresh = write_folder(Path(temporary), BASE, OVERRIDES, half)
             content = {
-                "model": "SAM2.1, small, trained on the bundled shapes world only",
+                "model": "SAM2.1, small, trained on the bundled shapes dataset only",
                 "parameters": sum(tensor.numel() for tensor in half.values()),
                 "weights_dtype": "float16",
                 "weights_sha256": hashlib.sha256((fresh / WEIGHTS_FILE).read_bytes()).hexdigest(),

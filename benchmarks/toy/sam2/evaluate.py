@@ -1,6 +1,6 @@
 """``python -m toy.sam2.evaluate CHECKPOINT``: a SAM2 on held-out videos, oracle prompts.
 
-Every thing of a clip of the valid split is one object. On the frame that shows most of it, it is prompted in three
+Every object of a clip of the valid split is tracked. On the frame that shows most of it, it is prompted in three
 ways, and the mask is tracked through the whole clip in both directions, by the code that the methods use:
 
 * ``click``: one click at the place deepest inside its mask; the mask of the click is tracked;
@@ -40,7 +40,7 @@ from toy.sam2.card import add_quality
 CELLS = 8
 """Cells of the grid per side."""
 MOSTLY_HIDDEN = 0.4
-"""Visible share of a thing below which a frame makes its object a hidden one."""
+"""Visible fraction of an object below which a frame makes its object a hidden one."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Tracked:
     predicted_iou: float
     """What the network says of that; 1 for a mask prompt."""
     presence: float
-    """Share of frames on which a mask is predicted exactly if the object is in sight."""
+    """Fraction of frames on which a mask is predicted exactly if the object is in sight."""
 
 
 def interior(mask_HW: NDArray[np.bool_]) -> tuple[float, float]:
@@ -74,12 +74,12 @@ def cell_centres(mask_HW: NDArray[np.bool_], cells: int = CELLS) -> list[tuple[f
 
 
 def evaluate_clip(segmenter: Segmenter, clip: Clip, rng: np.random.Generator) -> dict[str, list[Tracked]]:
-    """Every thing of a clip, by kind of prompt; ``rng`` chooses the cells."""
+    """Every object of a clip, by kind of prompt; ``rng`` chooses the cells."""
     view = View(clip.scene, clip.ids_THW)
     found: dict[str, list[Tracked]] = {"click": [], "cell_click": [], "mask": []}
-    for thing in clip.scene.things:
-        true_THW = clip.ids_THW == thing.id
-        hidden = bool((view.share_NT[thing.id - 1] < MOSTLY_HIDDEN).any())
+    for obj in clip.scene.objects:
+        true_THW = clip.ids_THW == obj.id
+        hidden = bool((view.visible_fraction_NT[obj.id - 1] < MOSTLY_HIDDEN).any())
         frame = int(true_THW.sum(axis=(1, 2)).argmax())
         clicks = {"click": interior(true_THW[frame])}
         if centres := cell_centres(true_THW[frame]):
@@ -97,7 +97,7 @@ def evaluate(model: Sam2, seed: int, split: str, clips: int) -> dict[str, Any]:
     """Quality on the first clips of a split, rounded, ready for a card."""
     found: dict[str, list[Tracked]] = {}
     for index, clip in enumerate(_clips(seed, split, clips)):
-        tracked = evaluate_clip(Sam2Video(model, list(clip.pictures())), clip, np.random.default_rng([seed, index]))
+        tracked = evaluate_clip(Sam2Video(model, list(clip.images())), clip, np.random.default_rng([seed, index]))
         for kind, objects in tracked.items():
             found.setdefault(kind, []).extend(objects)
     prompts = {

@@ -51,7 +51,7 @@ LOG_EVERY = 25
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the curriculum; it ends when a measure is good enough, at the latest after a share of the run."""
+    """A part of the curriculum; it ends when a measure is good enough, at the latest after a fraction of the run."""
 
     lengths: tuple[int, ...]
     """Window lengths, drawn from with equal chances."""
@@ -117,20 +117,20 @@ def train(
     trainer = Trainer(plan, clips)
     report("training starts")
     began = saved = time.monotonic()
-    share, stop = 0.0, False
-    while share < 1 and not stop:
-        trainer.step(share)
+    fraction, stop = 0.0, False
+    while fraction < 1 and not stop:
+        trainer.step(fraction)
         stop = stopped()
         elapsed = time.monotonic() - began
-        share = trainer.steps / plan.steps if plan.steps is not None else elapsed / (plan.seconds or 1)
-        if trainer.steps % LOG_EVERY == 0 or share >= 1 or stop:
-            report(f"{elapsed:6.1f}s {share:5.1%} " + trainer.measures())
-        if share >= 1 or stop or time.monotonic() - saved > plan.save_every:
+        fraction = trainer.steps / plan.steps if plan.steps is not None else elapsed / (plan.seconds or 1)
+        if trainer.steps % LOG_EVERY == 0 or fraction >= 1 or stop:
+            report(f"{elapsed:6.1f}s {fraction:5.1%} " + trainer.measures())
+        if fraction >= 1 or stop or time.monotonic() - saved > plan.save_every:
             averaged = trainer.check()
             report("averaged weights: " + _words(averaged))
             described = replace(
                 card, command=_command(plan, trainer.steps), steps=trainer.steps, seconds=round(elapsed, 1),
-                clips=len(trainer.bank), data_digest=trainer.bank.digest, complete=share >= 1,
+                clips=len(trainer.bank), data_digest=trainer.bank.digest, complete=fraction >= 1,
                 losses=trainer.latest, averaged=averaged,
             )  # fmt: skip
             described.write(plan.folder, trainer.weights())
@@ -157,10 +157,10 @@ class Trainer:
         """Losses and measures at the last report, means over the steps since the one before."""
         self._since: list[torch.Tensor] = []
 
-    def step(self, share: float) -> None:
-        """One update, at this share of the run."""
-        batch = self._batch(share)
-        self._learn(batch, self._plan.learning_rate * _rate(share, self.steps))
+    def step(self, fraction: float) -> None:
+        """One update, at this fraction of the run."""
+        batch = self._batch(fraction)
+        self._learn(batch, self._plan.learning_rate * _rate(fraction, self.steps))
         self.steps += 1
 
     def measures(self) -> str:
@@ -198,9 +198,9 @@ class Trainer:
         state: dict[str, torch.Tensor] = self._average.state_dict()
         return state
 
-    def _batch(self, share: float) -> Batch:
+    def _batch(self, fraction: float) -> Batch:
         stage = CURRICULUM[self._stage]
-        if share >= stage.until or self.latest.get(stage.measure, 0.0) >= stage.goal:
+        if fraction >= stage.until or self.latest.get(stage.measure, 0.0) >= stage.goal:
             self._stage += 1
             stage = CURRICULUM[self._stage]
         length = int(self._rng.choice(stage.lengths))
@@ -248,9 +248,9 @@ def _words(measures: dict[str, float]) -> str:
     return " ".join(f"{name} {value:.3f}" for name, value in measures.items())
 
 
-def _rate(share: float, step: int) -> float:
+def _rate(fraction: float, step: int) -> float:
     """Linear warm-up, then half a cosine down to a hundredth."""
-    return min(1.0, (step + 1) / WARM_UP_STEPS) * (0.01 + 0.99 * (1 + math.cos(math.pi * min(share, 1.0))) / 2)
+    return min(1.0, (step + 1) / WARM_UP_STEPS) * (0.01 + 0.99 * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2)
 
 
 def _groups(network: Any, weight_decay: float) -> list[dict[str, Any]]:

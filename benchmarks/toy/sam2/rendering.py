@@ -1,6 +1,6 @@
-"""Clips of the bundled world at the size the network sees, rendered by a pool of processes. Imports no torch.
+"""Clips of the synthetic dataset at the size the network sees, rendered by a pool of processes. Imports no torch.
 
-Shape legend: T frames, N things, H W pixels, S side of the network's input.
+Shape legend: T frames, N objects, H W pixels, S side of the network's input.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class RenderedClip:
     frames_TSS3: NDArray[np.uint8]
     """RGB, resized as ``rvosbench.methods.models.sam2.frames.preprocess`` does."""
     ids_TSS: NDArray[np.uint8]
-    """Thing ids, 0 = background."""
+    """Object ids, 0 = background."""
 
     @property
-    def things(self) -> int:
+    def objects(self) -> int:
         return int(self.ids_TSS.max())
 
     def digest(self) -> str:
@@ -40,10 +40,10 @@ class RenderedClip:
 
 
 def render_clip(seed: int, split: str, size: int, index: int) -> RenderedClip:
-    """Clip ``index`` of a split of the bundled world."""
+    """Clip ``index`` of a split of the synthetic dataset."""
     clip = make_clip(seed, split, index)
-    frames = [np.asarray(Image.fromarray(frame).resize((size, size))) for frame in clip.pictures()]
-    ids = [_resized_ids(ids_HW, len(clip.scene.things), size) for ids_HW in clip.ids_THW]
+    frames = [np.asarray(Image.fromarray(frame).resize((size, size))) for frame in clip.images()]
+    ids = [_resized_ids(ids_HW, len(clip.scene.objects), size) for ids_HW in clip.ids_THW]
     return RenderedClip(np.stack(frames), np.stack(ids))
 
 
@@ -71,14 +71,14 @@ def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
     os._exit(1)
 
 
-def _resized_ids(ids_HW: NDArray[np.uint8], things: int, size: int) -> NDArray[np.uint8]:
+def _resized_ids(ids_HW: NDArray[np.uint8], objects: int, size: int) -> NDArray[np.uint8]:
     """Each pixel goes to the id that covers most of it."""
     shares = np.stack(
         [
             np.asarray(
                 Image.fromarray((ids_HW == id).astype(np.uint8) * 255).resize((size, size), Image.Resampling.BILINEAR)
             )
-            for id in range(things + 1)
+            for id in range(objects + 1)
         ]
     )
     return np.asarray(shares.argmax(axis=0), dtype=np.uint8)

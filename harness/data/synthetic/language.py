@@ -1,7 +1,7 @@
-"""Expressions about a scene, each true of exactly its targets and clearly so (view.py, facts.py).
+"""Expressions about a scene, each true of exactly its targets and clearly so (view.py, predicates.py).
 
-Referring: look, place and motion in words. Reasoning: the claims of reasoning.py. No target: a description that one
-attribute makes false of everything.
+Referring: appearance, place and motion in words. Reasoning: the claims of reasoning.py. No target: a description that
+one attribute makes false of everything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from rvosbench.harness.data.synthetic import facts
+from rvosbench.harness.data.synthetic import predicates
 from rvosbench.harness.data.synthetic.draw import pick, shuffled
 from rvosbench.harness.data.synthetic.outlines import SHAPES
 from rvosbench.harness.data.synthetic.reasoning import CLAIMS, Claim
@@ -53,31 +53,35 @@ MOST = {"event": 2, "relation": 2, "comparison": 1, "place": 1, "commonsense": 1
 class Deed:
     """A motion fact with its words, one pair (singular, plural) per style."""
 
-    fact: partial[Truth]
+    predicate: partial[Truth]
     words: tuple[tuple[str, str], tuple[str, str]]
 
 
-def _deed(fact: partial[Truth], participle: str, verb: str, plural_verb: str) -> Deed:
-    return Deed(fact, ((participle, participle), (f"that {verb}", f"that {plural_verb}")))
+def _deed(predicate: partial[Truth], participle: str, verb: str, plural_verb: str) -> Deed:
+    return Deed(predicate, ((participle, participle), (f"that {verb}", f"that {plural_verb}")))
 
 
 DEEDS: tuple[Deed, ...] = (
     *(
-        _deed(partial(facts.heads, heading=heading), f"moving {way}", f"moves {way}", f"move {way}")
+        _deed(partial(predicates.heads, heading=heading), f"moving {way}", f"moves {way}", f"move {way}")
         for heading, way in (("left", "to the left"), ("right", "to the right"), ("up", "up"), ("down", "down"))
     ),
-    _deed(partial(facts.rests), "standing still", "does not move", "do not move"),
-    _deed(partial(facts.bounces), "bouncing up and down", "bounces up and down", "bounce up and down"),
-    _deed(partial(facts.circles), "going round in a circle", "goes round in a circle", "go round in a circle"),
-    _deed(partial(facts.spins), "spinning on the spot", "spins on the spot", "spin on the spot"),
-    _deed(partial(facts.returns), "moving out and back again", "turns round and comes back", "turn and come back"),
-    _deed(partial(facts.stops), "moving and then stopping", "moves first and then stops", "move first and then stop"),
-    _deed(partial(facts.starts), "waiting before it moves", "waits and then moves", "wait and then move"),
-    _deed(partial(facts.speeds_up), "speeding up", "gets faster and faster", "get faster and faster"),
-    _deed(partial(facts.grows), "growing", "becomes larger", "become larger"),
-    _deed(partial(facts.shrinks), "shrinking", "becomes smaller", "become smaller"),
-    _deed(partial(facts.enters), "coming into the picture", "comes into the picture later", "come into the picture"),
-    _deed(partial(facts.leaves), "leaving the picture", "leaves the picture", "leave the picture"),
+    _deed(partial(predicates.rests), "standing still", "does not move", "do not move"),
+    _deed(partial(predicates.bounces), "bouncing up and down", "bounces up and down", "bounce up and down"),
+    _deed(partial(predicates.circles), "going round in a circle", "goes round in a circle", "go round in a circle"),
+    _deed(partial(predicates.spins), "spinning on the spot", "spins on the spot", "spin on the spot"),
+    _deed(partial(predicates.returns), "moving out and back again", "turns round and comes back", "turn and come back"),
+    _deed(
+        partial(predicates.stops), "moving and then stopping", "moves first and then stops", "move first and then stop"
+    ),
+    _deed(partial(predicates.starts), "waiting before it moves", "waits and then moves", "wait and then move"),
+    _deed(partial(predicates.speeds_up), "speeding up", "gets faster and faster", "get faster and faster"),
+    _deed(partial(predicates.grows), "growing", "becomes larger", "become larger"),
+    _deed(partial(predicates.shrinks), "shrinking", "becomes smaller", "become smaller"),
+    _deed(
+        partial(predicates.enters), "coming into the picture", "comes into the picture later", "come into the picture"
+    ),
+    _deed(partial(predicates.leaves), "leaving the picture", "leaves the picture", "leave the picture"),
 )
 
 
@@ -87,7 +91,7 @@ class Sentence:
 
     text: str
     targets: tuple[int, ...]
-    """Thing ids, ascending; empty for no target, several for a multi-target expression."""
+    """Object ids, ascending; empty for no target, several for a multi-target expression."""
     subset: Subset
     question: bool = False
     """A full sentence, not a noun phrase."""
@@ -101,11 +105,13 @@ class Writer:
         self.rng = rng
         everything = dict.fromkeys(view.ids, True)
         frames = {"first": slice(0, 1), "whole": slice(None)}
-        self._sizes = {name: facts.size(view, name) for name in SIZE_WORDS}
-        self._colours = {name: facts.colour(view, name) for name in COLOURS}
-        self._shapes = {name: facts.shape(view, name) for name in SHAPES}
-        self._places = {when: {side: facts.place(view, side, span) for side in PLACES} for when, span in frames.items()}
-        self._deeds = [deed.fact(view) for deed in DEEDS]
+        self._sizes = {name: predicates.size(view, name) for name in SIZE_WORDS}
+        self._colours = {name: predicates.colour(view, name) for name in COLOURS}
+        self._shapes = {name: predicates.shape(view, name) for name in SHAPES}
+        self._places = {
+            when: {side: predicates.place(view, side, span) for side in PLACES} for when, span in frames.items()
+        }
+        self._deeds = [deed.predicate(view) for deed in DEEDS]
         self._all: Truth = everything
 
     def describe(
@@ -158,9 +164,10 @@ class Writer:
         return f"the {phrase}"
 
     def four(self, id: int) -> tuple[str, str, str, str] | None:
-        """The Ref-DAVIS17 quartet of a thing: annotator 1 first frame, whole clip, annotator 2 first frame, whole clip.
+        """The Ref-DAVIS17 quartet of an object: annotator 1 first frame, whole clip, annotator 2 first frame, whole
+        clip.
 
-        First-frame expressions carry no motion words. None where a still picture cannot single it out.
+        First-frame expressions carry no motion words. None where a still image cannot single it out.
         """
         texts: list[str] = []
         for style in (0, 1):
@@ -174,7 +181,7 @@ class Writer:
         return texts[0], texts[1], texts[2], texts[3]
 
     def referring(self) -> list[Sentence]:
-        """One expression for each thing that can be told apart, every second one with its motion."""
+        """One expression for each object that the words can single out, every second one with its motion."""
         out = []
         for place, id in enumerate(shuffled(self.rng, self.view.ids)):
             style = self._style()
@@ -212,7 +219,7 @@ class Writer:
         """Every wording of every claim that has a clear answer in this scene."""
         out = []
         for claim in CLAIMS:
-            targets = answer(claim.fact(self.view))
+            targets = answer(claim.predicate(self.view))
             if targets is None or not 0 < len(targets) < len(self.view.ids):
                 continue
             if len(targets) == 1:
@@ -223,13 +230,13 @@ class Writer:
         return shuffled(self.rng, out)
 
     def nothing(self) -> list[Sentence]:
-        """Descriptions and events that fit no thing: mostly a real thing with one wrong attribute."""
+        """Descriptions and events that fit no object: mostly a real object with one wrong attribute."""
         out: dict[str, Sentence] = {}
         for _ in range(40):
             id = pick(self.rng, self.view.ids)
-            thing = self.view.scene.thing(id)
+            obj = self.view.scene.object_by_id(id)
             style = self._style()
-            colour, shape = thing.colour, thing.shape
+            colour, shape = obj.colour, obj.shape
             true_deeds = [index for index, truth in enumerate(self._deeds) if truth[id]]
             deed = pick(self.rng, true_deeds) if true_deeds else None
             wrong = pick(self.rng, ("colour", "shape", "deed"))
@@ -239,15 +246,17 @@ class Writer:
                 shape = pick(self.rng, [name for name in SHAPES if name != shape])
             else:
                 deed = pick(self.rng, [index for index, truth in enumerate(self._deeds) if truth[id] is False])
-            told = deed if wrong == "deed" or self.rng.random() < 0.4 else None
-            truths = [self._colours[colour], self._shapes[shape]] + ([] if told is None else [self._deeds[told]])
+            mentioned = deed if wrong == "deed" or self.rng.random() < 0.4 else None
+            truths = [self._colours[colour], self._shapes[shape]] + (
+                [] if mentioned is None else [self._deeds[mentioned]]
+            )
             if answer(both(*truths)) != ():
                 continue
-            tail = "" if told is None else f" {DEEDS[told].words[style][0]}"
+            tail = "" if mentioned is None else f" {DEEDS[mentioned].words[style][0]}"
             text = f"the {colour} {NOUNS[shape][style][0]}{tail}"
             out[text] = Sentence(text, (), "no_target")
         for claim in CLAIMS:
-            if claim.kind == "event" and answer(claim.fact(self.view)) == ():
+            if claim.kind == "event" and answer(claim.predicate(self.view)) == ():
                 text = pick(self.rng, claim.one)
                 out[text] = Sentence(text, (), "no_target")
         return shuffled(self.rng, list(out.values()))

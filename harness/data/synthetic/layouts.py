@@ -1,7 +1,7 @@
-"""The bundled world in the official layouts, with the peculiarities that the real releases have.
+"""The synthetic dataset in the official layouts, with the peculiarities that the real releases have.
 
 Each function fills an empty benchmark folder for one split. Frame names, ids and file names follow the releases:
-palette PNGs with ids as pixels, mask dictionaries with null for an absent thing, slashes in video names, repeated
+palette PNGs with ids as pixels, mask dictionaries with null for an absent object, slashes in video names, repeated
 expression ids, clips that do not start at frame 00000.
 
 Shape legend: H W pixels.
@@ -71,18 +71,18 @@ def _write_shapes(folder: Path, batch: Batch) -> None:
 
 
 def _write_davis17(folder: Path, batch: Batch) -> None:
-    """ReferFormer's conversion: things that a first frame singles out are annotated, the others are background."""
+    """ReferFormer's conversion: objects that a first frame singles out are annotated, the others are background."""
     videos: dict[str, Any] = {}
     objects: dict[str, Any] = {}
     for clip in batch.clips():
         names = _five_digits(clip)
         annotated = sorted(clip.quartets)
-        palette_ids = {thing: number for number, thing in enumerate(annotated, start=1)}
+        palette_ids = {obj: number for number, obj in enumerate(annotated, start=1)}
         _jpegs(folder / batch.split / "JPEGImages" / clip.name, clip, names)
         _palettes(folder / batch.split / "Annotations" / clip.name, clip, names, palette_ids)
         videos[clip.name] = {
             "expressions": _numbered(
-                {"exp": text, "obj_id": str(palette_ids[thing])} for thing in annotated for text in clip.quartets[thing]
+                {"exp": text, "obj_id": str(palette_ids[obj])} for obj in annotated for text in clip.quartets[obj]
             ),
             "frames": names,
         }
@@ -92,9 +92,9 @@ def _write_davis17(folder: Path, batch: Batch) -> None:
 
 
 def _write_reasonvos(folder: Path, batch: Batch) -> None:
-    """The authors' release: reasoning only, a list of expressions, one folder of binary PNGs per thing.
+    """The authors' release: reasoning only, a list of expressions, one folder of binary PNGs per object.
 
-    In every third clip the ids start again with each thing, so they repeat within the video; in every second one
+    In every third clip the ids start again with each object, so they repeat within the video; in every second one
     frame names follow another source; every fourth one is annotated on every second frame only.
     """
     videos: dict[str, Any] = {}
@@ -103,16 +103,16 @@ def _write_reasonvos(folder: Path, batch: Batch) -> None:
         names = _five_digits(clip) if clip.index % 2 == 0 else [f"frame{4 * t + 1:07d}" for t in _times(clip)]
         _jpegs(folder / "JPEGImages" / clip.name, clip, names)
         expressions: list[dict[str, Any]] = []
-        for thing in sorted({sentence.targets[0] for sentence in clip.reasons}):
-            asked = [sentence for sentence in clip.reasons if sentence.targets == (thing,)][:4]
+        for obj in sorted({sentence.targets[0] for sentence in clip.reasons}):
+            selected = [sentence for sentence in clip.reasons if sentence.targets == (obj,)][:4]
             first = 0 if clip.index % 3 == 1 else len(expressions)
             expressions += [
-                {"obj_id": thing, "exp_id": first + place, "exp_text": sentence.text, "is_sent": sentence.question}
-                for place, sentence in enumerate(asked)
+                {"obj_id": obj, "exp_id": first + place, "exp_text": sentence.text, "is_sent": sentence.question}
+                for place, sentence in enumerate(selected)
             ]
             for time in range(0, clip.scene.frames, 2 if clip.index % 4 == 3 else 1):
-                mask_HW = clip.mask((thing,), time).astype(np.uint8) * 255
-                _png(folder / "Annotations" / f"{source}_{clip.name}_{thing}" / f"{names[time]}.png", mask_HW)
+                mask_HW = clip.mask((obj,), time).astype(np.uint8) * 255
+                _png(folder / "Annotations" / f"{source}_{clip.name}_{obj}" / f"{names[time]}.png", mask_HW)
         if clip.index % 3 == 2 and len(expressions) > 1:
             expressions[-1]["exp_id"] = expressions[-2]["exp_id"]
         videos[clip.name] = {"source": source, "frames": names, "expressions": expressions}
@@ -140,7 +140,7 @@ def _write_revos(folder: Path, batch: Batch) -> None:
                 {**_targets(sentence, annotations), "type_id": types[sentence.subset]} for sentence in clip.sentences
             ),
         }
-        named = tuple(sorted({thing for sentence in clip.sentences for thing in sentence.targets}))
+        named = tuple(sorted({obj for sentence in clip.sentences for obj in sentence.targets}))
         union = [clip.mask(named, time) for time in _times(clip)]
         foreground[key] = {
             "masks_rle": [_rle(mask_HW) for mask_HW in union],
@@ -211,10 +211,10 @@ def _youtube_videos(root: Path, batch: Batch, keys: Sequence[str]) -> dict[str, 
             "frames": names,
         }
         if public:
-            things = [thing.id for thing in clip.scene.things]
-            _palettes(root / "Annotations" / key, clip, names, {thing: thing for thing in things})
-            seen = {thing: [names[t] for t in _times(clip) if clip.mask((thing,), t).any()] for thing in things}
-            objects[key] = {"objects": {str(t): {"category": _category(clip, t), "frames": seen[t]} for t in things}}
+            ids = [obj.id for obj in clip.scene.objects]
+            _palettes(root / "Annotations" / key, clip, names, {obj: obj for obj in ids})
+            seen = {obj: [names[t] for t in _times(clip) if clip.mask((obj,), t).any()] for obj in ids}
+            objects[key] = {"objects": {str(t): {"category": _category(clip, t), "frames": seen[t]} for t in ids}}
     if public:
         _json(root / "meta.json", {"videos": objects})
     return videos
@@ -238,12 +238,12 @@ class _MaskTables:
         self.masks: dict[str, list[dict[str, Any] | None]] = {}
 
     def add(self, clip: Clip) -> dict[int, int]:
-        """Adds every thing of a clip; returns its annotation id by thing id."""
+        """Adds every object of a clip; returns its annotation id by object id."""
         annotations = {}
-        for thing in clip.scene.things:
-            masks = [clip.mask((thing.id,), time) for time in _times(clip)]
+        for obj in clip.scene.objects:
+            masks = [clip.mask((obj.id,), time) for time in _times(clip)]
             self.masks[str(self._next)] = [_rle(mask_HW) if mask_HW.any() else None for mask_HW in masks]
-            annotations[thing.id] = self._next
+            annotations[obj.id] = self._next
             self._next += 1
         return annotations
 
@@ -252,8 +252,8 @@ def _targets(sentence: Sentence, annotations: Mapping[int, int]) -> dict[str, An
     # Object ids count from 0 within the video, as in MeViS.
     return {
         "exp": sentence.text,
-        "obj_id": [thing - 1 for thing in sentence.targets],
-        "anno_id": [annotations[thing] for thing in sentence.targets],
+        "obj_id": [obj - 1 for obj in sentence.targets],
+        "anno_id": [annotations[obj] for obj in sentence.targets],
     }
 
 
@@ -269,8 +269,8 @@ def _five_digits(clip: Clip) -> list[str]:
     return [f"{time:05d}" for time in _times(clip)]
 
 
-def _category(clip: Clip, thing: int) -> str:
-    return clip.scene.thing(thing).shape
+def _category(clip: Clip, obj: int) -> str:
+    return clip.scene.object_by_id(obj).shape
 
 
 def _hashed(clip: Clip, batch: Batch, digits: int) -> str:
@@ -288,15 +288,15 @@ def _rle(mask_HW: BoolHW) -> dict[str, Any]:
 
 def _jpegs(folder: Path, clip: Clip, names: Sequence[str]) -> None:
     folder.mkdir(parents=True)
-    for name, picture_HW3 in zip(names, clip.pictures(), strict=True):
-        # No chroma subsampling: colours must stay sharp on things a few pixels wide.
-        Image.fromarray(picture_HW3).save(folder / f"{name}.jpg", quality=JPEG_QUALITY, subsampling=0)
+    for name, image_HW3 in zip(names, clip.images(), strict=True):
+        # No chroma subsampling: colours must stay sharp on objects a few pixels wide.
+        Image.fromarray(image_HW3).save(folder / f"{name}.jpg", quality=JPEG_QUALITY, subsampling=0)
 
 
 def _palettes(folder: Path, clip: Clip, names: Sequence[str], palette_ids: Mapping[int, int]) -> None:
     lookup = np.zeros(256, dtype=np.uint8)
-    for thing, palette_id in palette_ids.items():
-        lookup[thing] = palette_id
+    for obj, palette_id in palette_ids.items():
+        lookup[obj] = palette_id
     for time, name in enumerate(names):
         _png(folder / f"{name}.png", lookup[clip.ids_THW[time]], palette=True)
 

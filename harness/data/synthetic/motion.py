@@ -1,4 +1,4 @@
-"""How things move: a named motion turned into a path.
+"""How objects move: a named motion turned into a path.
 
 Shape legend: T frames; a point is (x, y) in pixels, y down.
 """
@@ -24,8 +24,8 @@ MOTIONS = (
     "spins",  # turns about itself
     "grows",
     "shrinks",
-    "enters",  # outside the picture at first
-    "leaves",  # outside the picture at the end
+    "enters",  # outside the image at first
+    "leaves",  # outside the image at the end
 )
 TRAVELLING = ("steady", "stops", "starts", "speeds_up", "returns", "enters", "leaves")
 """Motions along a straight line; the others stay around one place."""
@@ -34,11 +34,11 @@ HEADINGS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down":
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 
 WAIT = 0.3
-"""Share of the clip that a thing which enters (leaves) spends outside the picture."""
+"""Fraction of the clip that an object which enters (leaves) spends outside the image."""
 
 
 def progress(motion: str, frames: int) -> FloatT:
-    """Share of its line that a travelling thing has covered, (T,) in [0, 1]."""
+    """Fraction of its line that a travelling object has covered, (T,) in [0, 1]."""
     time = np.linspace(0, 1, frames)
     if motion == "steady":
         return time
@@ -59,12 +59,12 @@ def progress(motion: str, frames: int) -> FloatT:
 
 def travel(motion: str, frames: int, start: tuple[float, float], end: tuple[float, float]) -> NDArray[np.float64]:
     """Path (T, 2) of a travelling motion from ``start`` to ``end``."""
-    share = progress(motion, frames)[:, None]
-    return np.asarray(start)[None] * (1 - share) + np.asarray(end)[None] * share
+    fraction = progress(motion, frames)[:, None]
+    return np.asarray(start)[None] * (1 - fraction) + np.asarray(end)[None] * fraction
 
 
 def hops(frames: int, floor: tuple[float, float], height: float) -> NDArray[np.float64]:
-    """Path (T, 2) of a thing that hops on the spot; at least six frames to a hop where the clip allows two hops."""
+    """Path (T, 2) of an object that hops on the spot; at least six frames to a hop where the clip allows two hops."""
     count = max(2, round(frames / 8))
     path = np.tile(np.asarray(floor, dtype=float), (frames, 1))
     path[:, 1] -= height * np.abs(np.sin(np.linspace(0, math.pi * count, frames)))

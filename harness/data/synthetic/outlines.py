@@ -1,7 +1,7 @@
 """What the shapes look like: unit outlines of equal area and their signed distance.
 
 Every outline has the area of the unit disc, so that "larger" means the same for all shapes and the full area of
-a thing is pi r^2 without rasterising it. Image axes: x to the right, y down; shapes stand upright.
+an object is pi r^2 without rasterising it. Image axes: x to the right, y down; shapes stand upright.
 
 Shape legend: M outline vertices, H W pixels.
 """

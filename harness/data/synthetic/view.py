@@ -1,9 +1,9 @@
-"""A scene as a viewer sees it, and truths about its things with three values.
+"""A scene as a viewer sees it, and truths about its objects with three values.
 
-A truth is True, False, or None where a person could argue. A sentence is allowed only where no thing is None, so
-everything said of a scene is clear and not just formally correct.
+A truth is True, False, or None where a person could argue. A sentence is allowed only where no object is None, so
+every expression about a scene is unambiguous and not just formally correct.
 
-Shape legend: T frames, N things (index i holds thing id i + 1), H W pixels.
+Shape legend: T frames, N objects (index i holds object id i + 1), H W pixels.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from rvosbench.harness.data.synthetic.world import Scene
+from rvosbench.harness.data.synthetic.scene import Scene
 
 Truth = Mapping[int, bool | None]
-"""By thing id."""
+"""By object id."""
 
 SEEN = 0.25
-"""A thing counts as seen on a frame where at least this share of it is visible."""
+"""An object counts as seen on a frame where at least this fraction of it is visible."""
 
 
 class View:
@@ -29,18 +29,18 @@ class View:
     def __init__(self, scene: Scene, ids_THW: NDArray[np.uint8]) -> None:
         self.scene = scene
         self.side = float(scene.side)
-        self.ids = tuple(thing.id for thing in scene.things)
-        self.centre_NT2 = np.stack([thing.centre_T2 for thing in scene.things])
-        self.radius_NT = np.stack([thing.radius_T for thing in scene.things])
+        self.ids = tuple(obj.id for obj in scene.objects)
+        self.centre_NT2 = np.stack([obj.centre_T2 for obj in scene.objects])
+        self.radius_NT = np.stack([obj.radius_T for obj in scene.objects])
         counts_TN = np.stack([np.bincount(ids_HW.ravel(), minlength=len(self.ids) + 1)[1:] for ids_HW in ids_THW])
-        self.share_NT = counts_TN.T / (math.pi * self.radius_NT**2)
-        """Visible share of the whole thing; about 1 when nothing hides it."""
-        self.seen_NT = self.share_NT >= SEEN
+        self.visible_fraction_NT = counts_TN.T / (math.pi * self.radius_NT**2)
+        """Visible fraction of the whole object; about 1 when nothing hides it."""
+        self.seen_NT = self.visible_fraction_NT >= SEEN
         self.inside_NT = _inside(scene, self.centre_NT2)
         self._ids_THW = ids_THW
 
     def path(self, id: int) -> NDArray[np.float64]:
-        """Centres (t, 2) over the frames from the first to the last on which a thing is inside the picture."""
+        """Centres (t, 2) over the frames from the first to the last on which an object is inside the image."""
         inside = np.flatnonzero(self.inside_NT[id - 1])
         return self.centre_NT2[id - 1, inside[0] : inside[-1] + 1]
 
@@ -53,14 +53,14 @@ class View:
         return self.length(id) / max(1, len(self.path(id)) - 1)
 
     def motion(self, id: int) -> str:
-        return self.scene.thing(id).motion
+        return self.scene.object_by_id(id).motion
 
-    def truth(self, judge: Callable[[int], bool | None]) -> Truth:
-        return {id: judge(id) for id in self.ids}
+    def truth(self, holds: Callable[[int], bool | None]) -> Truth:
+        return {id: holds(id) for id in self.ids}
 
     def over(self, id: int) -> int | None:
-        """The thing that covers most of thing ``id`` on the frame where it is most hidden."""
-        hidden = np.where(self.inside_NT[id - 1], self.share_NT[id - 1], np.inf)
+        """The object that covers most of object ``id`` on the frame where it is most hidden."""
+        hidden = np.where(self.inside_NT[id - 1], self.visible_fraction_NT[id - 1], np.inf)
         frame = int(np.argmin(hidden))
         x, y = self.centre_NT2[id - 1, frame]
         radius = self.radius_NT[id - 1, frame]
@@ -84,7 +84,7 @@ def both(*truths: Truth) -> Truth:
 
 
 def answer(truth: Truth) -> tuple[int, ...] | None:
-    """The things for which it is true; None where that is arguable."""
+    """The objects for which it is true; None where that is arguable."""
     if any(value is None for value in truth.values()):
         return None
     return tuple(id for id, value in truth.items() if value)

@@ -1,4 +1,4 @@
-"""Writes the bundled world to disk: all of a split or nothing, and never over anything else."""
+"""Writes the synthetic dataset to disk: all of a split or nothing, and never over anything else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MERGED = ("mask_dict.json", "mask_dict_foreground.json")
 
 
 def write_shapes(data_root: Path, *, layout: str, split: str, seed: int, videos: int) -> Path:
-    """Writes one split of the bundled world in an official layout; the same arguments again change nothing.
+    """Writes one split of the synthetic dataset in an official layout; the same arguments again change nothing.
 
     Args:
         data_root: made when absent.
@@ -95,7 +95,7 @@ def _already(folder: Path, manifest: dict[str, Any]) -> bool:
     if found != manifest:
         raise PrerequisiteError(
             f"{folder} already holds the split '{manifest['split']}' from other arguments: {json.dumps(found)}, "
-            f"asked for {json.dumps(manifest)}.",
+            f"requested {json.dumps(manifest)}.",
             fix,
         )
     return True

@@ -203,7 +203,7 @@ def _shapes_clip(seed: int, split: str, keyframes: int, index: int) -> _ShapesCl
         for number, sentence in enumerate(clip.sentences)
         if sentence.targets
     }
-    return _ShapesClip(clip.name, np.stack(list(clip.pictures(kept))), clip.ids_THW[kept], spoken)
+    return _ShapesClip(clip.name, np.stack(list(clip.images(kept))), clip.ids_THW[kept], spoken)
 
 
 def _spoken(video: Video) -> list[Spoken]:

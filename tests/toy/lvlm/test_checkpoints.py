@@ -1,4 +1,4 @@
-"""The committed small checkpoints: small, described, and about as good as their cards say."""
+"""The committed small checkpoints: small, stated, and about as good as their cards say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from toy.lvlm.card import read_card
 from toy.lvlm.evaluate import evaluate
-from toy.lvlm.lessons import held_out
+from toy.lvlm.examples import held_out
 from toy.sam2.evaluate import evaluate as evaluate_sam2
 
 from rvosbench.methods.attention.spec import RolloutSpec
@@ -20,7 +20,7 @@ from rvosbench.methods.steerseg.prompt_files import read_card as read_prompt_car
 SHAPES = Path(__file__).parents[3] / "checkpoints" / "shapes"
 FAMILIES = ("internvl", "llava_onevision", "qwen2_5_vl", "qwen2_vl")
 CHANCE = 0.2
-"""Share of right object names without looking: the most frequent of seven shapes, and names that stand in the
+"""Fraction of right object names without looking: the most frequent of seven shapes, and names that stand in the
 expression."""
 
 
@@ -51,11 +51,11 @@ def test_a_card_says_how_the_checkpoint_was_made(family: str) -> None:
 def test_answers_and_pointing_are_as_good_as_the_card_says(family: str) -> None:
     quality = evaluate(SHAPES / family, held_out(0, 5), "cpu", RolloutSpec())
     kinds = [kind for kind in quality.answers if ", object" in kind or "steered" in kind]
-    asked = sum(quality.asked[kind] for kind in kinds)
-    right = sum(quality.answers[kind] * quality.asked[kind] for kind in kinds) / asked
-    told = read_card(SHAPES / family)["quality"]
-    expected = sum(told["answers"][kind] * told["asked"][kind] for kind in kinds) / sum(
-        told["asked"][kind] for kind in kinds
+    count = sum(quality.asked[kind] for kind in kinds)
+    right = sum(quality.answers[kind] * quality.asked[kind] for kind in kinds) / count
+    stated = read_card(SHAPES / family)["quality"]
+    expected = sum(stated["answers"][kind] * stated["asked"][kind] for kind in kinds) / sum(
+        stated["asked"][kind] for kind in kinds
     )
     # Five clips ask some 50 of these questions: two standard deviations are 0.14.
     assert right > expected - 0.15

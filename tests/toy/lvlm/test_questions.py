@@ -1,4 +1,4 @@
-"""Questions of the lessons: every answer is true of the scene, and the prompts are the methods' own."""
+"""Questions of the training examples: every answer is true of the scene, and the prompts are the methods' own."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 
 import numpy as np
 import pytest
-from toy.lvlm.lessons import KEYFRAMES, lesson_of
-from toy.lvlm.phrases import caption, clip_traits, phrase, picture_traits, position, singling_out
+from toy.lvlm.examples import KEYFRAMES, make_example
+from toy.lvlm.phrases import caption, clip_traits, image_traits, phrase, position, singling_out
 from toy.lvlm.questions import (
-    ASKED,
     CLIP_KINDS,
     GROUNDS,
+    IMAGE_KINDS,
     NOTHING,
-    PICTURE_KINDS,
+    QUESTION_FORMS,
     SEVERAL,
     Question,
     clip_questions,
-    picture_questions,
+    image_questions,
     text_questions,
 )
 
@@ -38,7 +38,7 @@ def _asked(clip: Clip, count: int = 80) -> list[Question]:
 
 
 def test_a_phrase_is_true_of_exactly_one_thing(clips: list[Clip]) -> None:
-    rng, told = np.random.default_rng(0), 0
+    rng, count = np.random.default_rng(0), 0
     for clip in clips:
         traits = clip_traits(View(clip.scene, clip.ids_THW))
         for id, own in traits.items():
@@ -46,7 +46,7 @@ def test_a_phrase_is_true_of_exactly_one_thing(clips: list[Clip]) -> None:
                 text = singling_out(traits, id, rng, without=without)
                 if text is None:
                     continue
-                told += 1
+                count += 1
                 alike = [
                     other
                     for other, words in traits.items()
@@ -58,7 +58,7 @@ def test_a_phrase_is_true_of_exactly_one_thing(clips: list[Clip]) -> None:
                 ]
                 assert alike == [id], text
                 assert not without or own.value(without) not in text.split()
-    assert told > 20
+    assert count > 20
 
 
 def test_a_caption_holds_all_traits_the_asked_one_first(clips: list[Clip]) -> None:
@@ -70,7 +70,7 @@ def test_a_caption_holds_all_traits_the_asked_one_first(clips: list[Clip]) -> No
 def test_answers_name_the_targets_of_the_expressions(clips: list[Clip]) -> None:
     seen = 0
     for clip in clips:
-        shapes = {thing.id: thing.shape for thing in clip.scene.things}
+        shapes = {obj.id: obj.shape for obj in clip.scene.objects}
         for question in _asked(clip):
             if question.kind.split(",")[0] not in ("object", "bare", "steered"):
                 continue
@@ -83,9 +83,9 @@ def test_answers_name_the_targets_of_the_expressions(clips: list[Clip]) -> None:
 
 def test_object_questions_are_the_methods_prompts_about_expressions_of_the_clip(clips: list[Clip]) -> None:
     known = {object_prompt("v0", s.text): s.targets for s in (*clips[0].sentences, *clips[0].reasons)}
-    asked = [q for q in _asked(clips[0], 300) if q.prompt in known]
-    assert len(asked) > 10
-    assert all(q.targets == known[q.prompt] for q in asked)
+    queries = [q for q in _asked(clips[0], 300) if q.prompt in known]
+    assert len(queries) > 10
+    assert all(q.targets == known[q.prompt] for q in queries)
 
 
 def test_attributes_are_those_of_the_target(clips: list[Clip]) -> None:
@@ -95,24 +95,24 @@ def test_attributes_are_those_of_the_target(clips: list[Clip]) -> None:
         for question in _asked(clip, 200):
             if question.kind != "reason":
                 continue
-            said = json.loads(question.answer)
-            assert list(said) == ["reasons", "attributes"]
+            content = json.loads(question.answer)
+            assert list(content) == ["reasons", "attributes"]
             if not question.targets:
-                assert said["attributes"] == []
+                assert content["attributes"] == []
                 continue
             seen += 1
             own = traits[question.targets[0]]
-            assert said["attributes"] == [own.colour, own.place, own.deed]
-            assert all(len(words.split()) <= 5 for words in said["attributes"])
+            assert content["attributes"] == [own.colour, own.place, own.deed]
+            assert all(len(words.split()) <= 5 for words in content["attributes"])
     assert seen > 10
 
 
 def test_positions_count_columns_and_rows_from_the_top_left() -> None:
     clip = make_clip(0, "train", 0)
     view = View(clip.scene, clip.ids_THW)
-    for thing in clip.scene.things:
-        x, y = thing.centre_T2[0]
-        column, row = position(view, thing.id, 0).split()
+    for obj in clip.scene.objects:
+        x, y = obj.centre_T2[0]
+        column, row = position(view, obj.id, 0).split()
         assert int(column) == min(9, max(0, int(10 * x / clip.scene.width)))
         assert int(row) == min(9, max(0, int(10 * y / clip.scene.height)))
 
@@ -121,10 +121,10 @@ def test_pictures_are_asked_only_about_what_they_show(clips: list[Clip]) -> None
     for clip in clips:
         view = View(clip.scene, clip.ids_THW)
         frame = clip.scene.frames - 1
-        visible = set(picture_traits(view, frame))
-        asked = picture_questions(clip, frame, 60, np.random.default_rng(2))
-        assert asked and all(set(q.targets) <= visible for q in asked)
-        assert not any("doing" in q.prompt and q.prompt.startswith(ASKED["deed"][:8]) for q in asked)
+        visible = set(image_traits(view, frame))
+        queries = image_questions(clip, frame, 60, np.random.default_rng(2))
+        assert queries and all(set(q.targets) <= visible for q in queries)
+        assert not any("doing" in q.prompt and q.prompt.startswith(QUESTION_FORMS["deed"][:8]) for q in queries)
 
 
 def test_the_background_is_named_after_its_texture(clips: list[Clip]) -> None:
@@ -150,13 +150,13 @@ def test_the_choice_is_the_shape_named_or_the_most_frequent_candidate(clips: lis
 
 def test_shares_of_kinds_are_shares() -> None:
     assert sum(CLIP_KINDS.values()) == pytest.approx(1)
-    assert sum(PICTURE_KINDS.values()) == pytest.approx(1)
+    assert sum(IMAGE_KINDS.values()) == pytest.approx(1)
 
 
-def test_a_lesson_is_the_same_every_time_and_shows_the_keyframes() -> None:
+def test_an_example_is_the_same_every_time_and_shows_the_keyframes() -> None:
     clip = make_clip(0, "train", 5)
-    first, second = (lesson_of(clip, np.random.default_rng(7)) for _ in range(2))
+    first, second = (make_example(clip, np.random.default_rng(7)) for _ in range(2))
     assert first.frames_THW3.shape[0] == KEYFRAMES == len(first.ids_THW)
     assert (first.frames_THW3 == second.frames_THW3).all()
-    assert first.asked() == second.asked()
-    assert len(first.labels) == len(clip.scene.things)
+    assert first.all_questions() == second.all_questions()
+    assert len(first.labels) == len(clip.scene.objects)

@@ -1,4 +1,4 @@
-"""The bundled world: masks against a slow definition, expressions against what the masks and pixels show."""
+"""The synthetic dataset: masks against a slow definition, expressions against what the masks and pixels show."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rvosbench.harness.data.synthetic import Clip, facts, make_clip, render
+from rvosbench.harness.data.synthetic import Clip, make_clip, predicates, render
 from rvosbench.harness.data.synthetic.language import Writer
 from rvosbench.harness.data.synthetic.outlines import SHAPES, outline, signed_distance
 from rvosbench.harness.data.synthetic.reasoning import CLAIMS
 from rvosbench.harness.data.synthetic.render import COLOURS
-from rvosbench.harness.data.synthetic.stories import STORIES
+from rvosbench.harness.data.synthetic.scenarios import SCENARIOS
+from rvosbench.harness.data.synthetic.scene import Backdrop, Scene, SceneObject
 from rvosbench.harness.data.synthetic.view import View, answer, between, both
-from rvosbench.harness.data.synthetic.world import Backdrop, Scene, Thing
 
-CLIPS = [make_clip(2, "valid", index) for index in range(3 * len(STORIES))]
+CLIPS = [make_clip(2, "valid", index) for index in range(3 * len(SCENARIOS))]
 
 
 def inside(polygon: NDArray[np.float64], x: float, y: float) -> bool:
@@ -31,24 +31,24 @@ def inside(polygon: NDArray[np.float64], x: float, y: float) -> bool:
     return result
 
 
-def thing(id: int, shape: str, colour: str, path: list[tuple[float, float]], **changed: object) -> Thing:
+def obj(id: int, shape: str, colour: str, path: list[tuple[float, float]], **changed: object) -> SceneObject:
     frames = len(path)
     values: dict[str, object] = {
         "size": "small", "motion": "steady", "radius_T": np.full(frames, 10.0), "angle_T": np.zeros(frames),
         "depth": float(id), **changed,
     }  # fmt: skip
-    return Thing(id=id, shape=shape, colour=colour, centre_T2=np.array(path, dtype=float), **values)  # type: ignore[arg-type]
+    return SceneObject(id=id, shape=shape, colour=colour, centre_T2=np.array(path, dtype=float), **values)  # type: ignore[arg-type]
 
 
-def view_of(*things: Thing, height: int = 100, width: int = 100) -> View:
+def view_of(*objects: SceneObject, height: int = 100, width: int = 100) -> View:
     ground = Backdrop((120, 120, 120), (140, 140, 140), 0.0, "gradient", 0)
-    scene = Scene("by hand", height, width, len(things[0].centre_T2), ground, things)
+    scene = Scene("by hand", height, width, len(objects[0].centre_T2), ground, objects)
     return View(scene, render.id_maps(scene))
 
 
 def line(start: tuple[float, float], end: tuple[float, float], frames: int = 11) -> list[tuple[float, float]]:
-    share = np.linspace(0, 1, frames)
-    return [(start[0] + s * (end[0] - start[0]), start[1] + s * (end[1] - start[1])) for s in share]
+    fraction = np.linspace(0, 1, frames)
+    return [(start[0] + s * (end[0] - start[0]), start[1] + s * (end[1] - start[1])) for s in fraction]
 
 
 # Outlines and masks.
@@ -73,15 +73,15 @@ def test_outlines_have_equal_area_and_exact_sign(shape: str) -> None:
             assert (distance_HW[row, column] < 0) == inside(points, *at)
 
 
-@pytest.mark.parametrize("clip", CLIPS[:6], ids=lambda clip: clip.scene.story)
+@pytest.mark.parametrize("clip", CLIPS[:6], ids=lambda clip: clip.scene.scenario)
 def test_masks_are_what_is_in_front(clip: Clip) -> None:
     frame = clip.scene.frames // 2
     polygons = {}
-    for each in clip.scene.things:
+    for each in clip.scene.objects:
         cos, sin = math.cos(each.angle_T[frame]), math.sin(each.angle_T[frame])
         turned = outline(each.shape) @ np.array([[cos, sin], [-sin, cos]])
         polygons[each.id] = turned * each.radius_T[frame] + each.centre_T2[frame]
-    nearest_first = sorted(clip.scene.things, key=lambda each: each.depth)
+    nearest_first = sorted(clip.scene.objects, key=lambda each: each.depth)
     wrong = 0
     for row, column in itertools.product(range(0, clip.scene.height, 3), range(0, clip.scene.width, 3)):
         seen = next((each.id for each in nearest_first if inside(polygons[each.id], column, row)), 0)
@@ -94,15 +94,15 @@ def test_masks_are_what_is_in_front(clip: Clip) -> None:
 def test_mask_area_is_pi_r_squared(shape: str) -> None:
     # Averaged over positions within a pixel: one position rounds the straight sides of a square.
     places = [(50 + x / 4, 50 + y / 4) for x in range(4) for y in range(4)]
-    view = view_of(thing(1, shape, "red", places, radius_T=np.full(16, 18.0)))
-    assert view.share_NT.mean() == pytest.approx(1, abs=0.01)
+    view = view_of(obj(1, shape, "red", places, radius_T=np.full(16, 18.0)))
+    assert view.visible_fraction_NT.mean() == pytest.approx(1, abs=0.01)
 
 
 def test_pictures_show_each_thing_in_its_colour() -> None:
     for clip in CLIPS[:11]:
-        for picture_HW3, ids_HW in zip(clip.pictures(), clip.ids_THW, strict=True):
+        for picture_HW3, ids_HW in zip(clip.images(), clip.ids_THW, strict=True):
             assert picture_HW3.shape == (clip.scene.height, clip.scene.width, 3)
-            for each in clip.scene.things:
+            for each in clip.scene.objects:
                 here = picture_HW3[ids_HW == each.id]
                 if len(here) < 60:
                     continue
@@ -123,7 +123,7 @@ def test_sizes_and_lengths_vary() -> None:
     assert any(clip.scene.height % 2 or clip.scene.width % 2 for clip in CLIPS)
     assert {8 <= clip.scene.frames <= 40 for clip in CLIPS} == {True}
     assert len({clip.scene.frames for clip in CLIPS}) >= 10
-    assert {clip.scene.story for clip in CLIPS} == {story.__name__ for story in STORIES}
+    assert {clip.scene.scenario for clip in CLIPS} == {story.__name__ for story in SCENARIOS}
 
 
 # Truths with three values.
@@ -144,32 +144,32 @@ def test_both() -> None:
 
 def test_direction_by_hand() -> None:
     view = view_of(
-        thing(1, "circle", "red", line((80, 20), (40, 20))),
-        thing(2, "square", "red", line((20, 50), (60, 80))),  # diagonal: arguable
-        thing(3, "star", "red", [(50, 50)] * 11),
+        obj(1, "circle", "red", line((80, 20), (40, 20))),
+        obj(2, "square", "red", line((20, 50), (60, 80))),  # diagonal: arguable
+        obj(3, "star", "red", [(50, 50)] * 11),
     )
-    assert facts.heads(view, "left") == {1: True, 2: False, 3: False}
-    assert facts.heads(view, "right") == {1: False, 2: None, 3: False}
-    assert facts.rests(view) == {1: False, 2: False, 3: True}
+    assert predicates.heads(view, "left") == {1: True, 2: False, 3: False}
+    assert predicates.heads(view, "right") == {1: False, 2: None, 3: False}
+    assert predicates.rests(view) == {1: False, 2: False, 3: True}
 
 
 def test_stopping_by_hand() -> None:
     half = line((20, 20), (60, 20), 6)
     view = view_of(
-        thing(1, "circle", "red", half + [half[-1]] * 5, motion="stops"),
-        thing(2, "circle", "blue", [(20, 50)] * 5 + line((20, 50), (60, 50), 6), motion="starts"),
-        thing(3, "circle", "green", line((20, 80), (60, 80))),
+        obj(1, "circle", "red", half + [half[-1]] * 5, motion="stops"),
+        obj(2, "circle", "blue", [(20, 50)] * 5 + line((20, 50), (60, 50), 6), motion="starts"),
+        obj(3, "circle", "green", line((20, 80), (60, 80))),
     )
-    assert facts.stops(view) == {1: True, 2: False, 3: False}
-    assert facts.starts(view) == {1: False, 2: True, 3: False}
+    assert predicates.stops(view) == {1: True, 2: False, 3: False}
+    assert predicates.starts(view) == {1: False, 2: True, 3: False}
 
 
 def test_a_medium_thing_is_neither_small_nor_large() -> None:
     view = view_of(
-        thing(1, "circle", "red", [(20, 20)] * 3),
-        thing(2, "circle", "red", [(70, 70)] * 3, size="medium", radius_T=np.full(3, 14.0)),
+        obj(1, "circle", "red", [(20, 20)] * 3),
+        obj(2, "circle", "red", [(70, 70)] * 3, size="medium", radius_T=np.full(3, 14.0)),
     )
-    assert facts.size(view, "small") == {1: True, 2: None}
+    assert predicates.size(view, "small") == {1: True, 2: None}
     writer = Writer(view, np.random.default_rng(0))
     # "The small red circle" is arguable here, so only the place tells them apart.
     text = writer.describe((1,), style=0, when="whole", motion=False)
@@ -179,40 +179,40 @@ def test_a_medium_thing_is_neither_small_nor_large() -> None:
 
 def test_flight_pursuit_and_opposition_by_hand() -> None:
     fleeing = view_of(
-        thing(1, "star", "red", [(50, 50)] * 11),
-        thing(2, "circle", "red", line((30, 50), (10, 50))),
-        thing(3, "circle", "blue", line((70, 50), (90, 50))),
+        obj(1, "star", "red", [(50, 50)] * 11),
+        obj(2, "circle", "red", line((30, 50), (10, 50))),
+        obj(3, "circle", "blue", line((70, 50), (90, 50))),
     )
-    assert answer(facts.target_of_others(fleeing, away=True)) == (1,)
-    assert answer(facts.target_of_others(fleeing, away=False)) == ()
+    assert answer(predicates.target_of_others(fleeing, away=True)) == (1,)
+    assert answer(predicates.target_of_others(fleeing, away=False)) == ()
     chase = view_of(
-        thing(1, "circle", "red", line((40, 50), (90, 50))), thing(2, "circle", "blue", line((15, 50), (65, 50)))
+        obj(1, "circle", "red", line((40, 50), (90, 50))), obj(2, "circle", "blue", line((15, 50), (65, 50)))
     )
-    assert answer(facts.follows(chase)) == (2,)
-    assert answer(facts.is_followed(chase)) == (1,)
+    assert answer(predicates.follows(chase)) == (2,)
+    assert answer(predicates.is_followed(chase)) == (1,)
     opposed = view_of(
-        thing(1, "circle", "red", line((20, 20), (70, 20))),
-        thing(2, "circle", "blue", line((20, 50), (70, 50))),
-        thing(3, "circle", "green", line((70, 80), (20, 80))),
+        obj(1, "circle", "red", line((20, 20), (70, 20))),
+        obj(2, "circle", "blue", line((20, 50), (70, 50))),
+        obj(3, "circle", "green", line((70, 80), (20, 80))),
     )
-    assert answer(facts.against_others(opposed)) == (3,)
+    assert answer(predicates.against_others(opposed)) == (3,)
 
 
 def test_hiding_by_hand() -> None:
     view = view_of(
-        thing(1, "square", "red", [(50, 50)] * 11, radius_T=np.full(11, 20.0), depth=0.0),
-        thing(2, "circle", "blue", line((10, 50), (90, 50)), radius_T=np.full(11, 8.0), depth=1.0),
+        obj(1, "square", "red", [(50, 50)] * 11, radius_T=np.full(11, 20.0), depth=0.0),
+        obj(2, "circle", "blue", line((10, 50), (90, 50)), radius_T=np.full(11, 8.0), depth=1.0),
     )
-    assert answer(facts.hides(view)) == (2,)
-    assert answer(facts.covers(view)) == (1,)
+    assert answer(predicates.hides(view)) == (2,)
+    assert answer(predicates.covers(view)) == (1,)
 
 
 def test_close_sizes_are_arguable() -> None:
-    star, square = thing(1, "star", "red", [(25, 25)] * 3), thing(2, "square", "red", [(70, 70)] * 3)
+    star, square = obj(1, "star", "red", [(25, 25)] * 3), obj(2, "square", "red", [(70, 70)] * 3)
     square.radius_T[:] = 13.5  # larger in area, but the star's points reach as far
-    assert answer(facts.largest(view_of(star, square))) is None
+    assert answer(predicates.largest(view_of(star, square))) is None
     square.radius_T[:] = 22.0
-    assert answer(facts.largest(view_of(star, square))) == (2,)
+    assert answer(predicates.largest(view_of(star, square))) == (2,)
 
 
 # Expressions, judged from masks alone.
@@ -223,16 +223,16 @@ def areas(clip: Clip, id: int) -> NDArray[np.int64]:
 
 
 def centres(clip: Clip, id: int) -> NDArray[np.float64]:
-    """Centre of the visible mask on frames that show the whole thing."""
-    share_T = areas(clip, id) / clip.scene.thing(id).radius_T ** 2
-    full = np.flatnonzero(share_T >= 0.97 * share_T.max())
+    """Centre of the visible mask on frames that show the whole object."""
+    visible_fraction_T = areas(clip, id) / clip.scene.object_by_id(id).radius_T ** 2
+    full = np.flatnonzero(visible_fraction_T >= 0.97 * visible_fraction_T.max())
     return np.array([np.argwhere(clip.ids_THW[frame] == id).mean(axis=0)[::-1] for frame in full])
 
 
 def judge(clip: Clip, text: str, id: int) -> None:
     """Asserts what the words of an expression say about one of its targets."""
     area_T, path = areas(clip, id), centres(clip, id)
-    others = [each.id for each in clip.scene.things if each.id != id]
+    others = [each.id for each in clip.scene.objects if each.id != id]
     travelled = path[-1] - path[0]
     for word, axis, sign in (("to the left", 0, -1), ("to the right", 0, 1)):
         if re.search(f"mov.* {word}", text):
@@ -260,7 +260,7 @@ def judge(clip: Clip, text: str, id: int) -> None:
     if re.search("the smallest|narrowest gap", text):
         assert all(areas(clip, other).max() > 1.3 * area_T.max() for other in others)
     if re.search("hide and seek|hidden for a while|cannot be seen", text):
-        full = math.pi * clip.scene.thing(id).radius_T[0] ** 2
+        full = math.pi * clip.scene.object_by_id(id).radius_T[0] ** 2
         hidden = np.flatnonzero(area_T < 0.1 * full)
         assert area_T[: hidden[0]].max() > 0.6 * full
         assert area_T[hidden[-1] :].max() > 0.6 * full
@@ -299,7 +299,7 @@ def test_attribute_words_fit_exactly_the_targets() -> None:
         ]
         fitting = tuple(
             each.id
-            for each in clip.scene.things
+            for each in clip.scene.objects
             if size in (None, each.size)
             and (not match[2] or each.colour == match[2].strip())
             and match[3] in (each.shape, "shape", "thing")
@@ -350,6 +350,6 @@ def test_same_seed_same_clip_and_splits_differ() -> None:
     assert np.array_equal(again.ids_THW, CLIPS[3].ids_THW)
     assert again.sentences == CLIPS[3].sentences
     assert again.quartets == CLIPS[3].quartets
-    assert all(np.array_equal(a, b) for a, b in zip(again.pictures(), CLIPS[3].pictures(), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(again.images(), CLIPS[3].images(), strict=True))
     assert make_clip(2, "train", 3).sentences != CLIPS[3].sentences
     assert make_clip(2, "train", 3).name != CLIPS[3].name

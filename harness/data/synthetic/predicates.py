@@ -1,6 +1,6 @@
-"""What is true of the things of a scene, measured on its paths and visible masks.
+"""What is true of the objects of a scene, measured on its paths and visible masks.
 
-Distances are compared with the picture's shorter side; thresholds leave a gap between True and False, which is None.
+Distances are compared with the image's shorter side; thresholds leave a gap between True and False, which is None.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from rvosbench.harness.data.synthetic.motion import HEADINGS, OPPOSITE
 from rvosbench.harness.data.synthetic.outlines import extent
 from rvosbench.harness.data.synthetic.view import Truth, View, answer, between
 
-# Looks.
+# Appearance.
 
 
 def shape(view: View, name: str) -> Truth:
-    return view.truth(lambda id: view.scene.thing(id).shape == name)
+    return view.truth(lambda id: view.scene.object_by_id(id).shape == name)
 
 
 def colour(view: View, name: str) -> Truth:
-    return view.truth(lambda id: view.scene.thing(id).colour == name)
+    return view.truth(lambda id: view.scene.object_by_id(id).colour == name)
 
 
 def size(view: View, name: str) -> Truth:
-    """Small or large; a medium thing and one that changes its size are arguable."""
+    """Small or large; a medium object and one that changes its size are arguable."""
 
-    def judge(id: int) -> bool | None:
-        thing = view.scene.thing(id)
-        return None if thing.size == "medium" or thing.motion in ("grows", "shrinks") else thing.size == name
+    def holds(id: int) -> bool | None:
+        obj = view.scene.object_by_id(id)
+        return None if obj.size == "medium" or obj.motion in ("grows", "shrinks") else obj.size == name
 
-    return view.truth(judge)
+    return view.truth(holds)
 
 
 def place(view: View, side: str, frames: slice) -> Truth:
     """On the left, on the right, at the top or at the bottom on all of ``frames``.
 
-    A thing that is not seen on them is nowhere (False).
+    An object that is not seen on them is nowhere (False).
     """
     axis, extent = (0, view.scene.width) if side in ("left", "right") else (1, view.scene.height)
 
-    def judge(id: int) -> bool | None:
-        seen = view.inside_NT[id - 1, frames] & (view.share_NT[id - 1, frames] > 0.02)
+    def holds(id: int) -> bool | None:
+        seen = view.inside_NT[id - 1, frames] & (view.visible_fraction_NT[id - 1, frames] > 0.02)
         if not seen.any():
             return False
         where = view.centre_NT2[id - 1, frames, axis][seen] / extent
@@ -52,7 +52,7 @@ def place(view: View, side: str, frames: slice) -> Truth:
             return True
         return False if where.min() >= 0.52 else None
 
-    return view.truth(judge)
+    return view.truth(holds)
 
 
 # Motion.
@@ -63,25 +63,25 @@ def heads(view: View, heading: str) -> Truth:
     step = np.array(HEADINGS[heading])
     cross = np.array([step[1], step[0]])
 
-    def judge(id: int) -> bool | None:
+    def holds(id: int) -> bool | None:
         moved = np.diff(view.path(id), axis=0) / view.side
         ahead, aside = moved @ step, np.abs(moved @ cross)
         if ahead.sum() >= 0.2 and ahead.min(initial=0) >= -0.005 and aside.sum() <= 0.3 * ahead.sum():
             return True
         return False if np.maximum(ahead, 0).sum() <= 0.04 else None
 
-    return view.truth(judge)
+    return view.truth(holds)
 
 
 def moves(view: View) -> Truth:
     """Changes its place; turning and growing on the spot is arguable."""
 
-    def judge(id: int) -> bool | None:
+    def holds(id: int) -> bool | None:
         if view.motion(id) in ("spins", "grows", "shrinks"):
             return None
         return between(view.length(id), no=0.02, yes=0.15)
 
-    return view.truth(judge)
+    return view.truth(holds)
 
 
 def rests(view: View) -> Truth:
@@ -133,9 +133,9 @@ def starts(view: View) -> Truth:
 
 
 def _half(view: View, *, last: bool) -> Truth:
-    def judge(id: int) -> bool | None:
+    def holds(id: int) -> bool | None:
         if view.motion(id) in ("bounces", "enters", "leaves"):
-            # One that comes in late may be said to set off late.
+            # One that comes in late could also be called one that starts late.
             return None if view.motion(id) == "enters" and not last else False
         steps = np.hypot(*np.diff(view.centre_NT2[id - 1], axis=0).T) / view.side
         third = len(steps) // 3
@@ -144,7 +144,7 @@ def _half(view: View, *, last: bool) -> Truth:
             return False
         return True if steps.sum() >= 0.2 and calm <= 0.001 else False if steps.sum() <= 0.02 else None
 
-    return view.truth(judge)
+    return view.truth(holds)
 
 
 def enters(view: View) -> Truth:
@@ -158,31 +158,31 @@ def leaves(view: View) -> Truth:
 
 
 def _visit(view: View, id: int, end: int) -> bool | None:
-    absent, inside = view.share_NT[id - 1] <= 0.02, view.inside_NT[id - 1]
+    absent, inside = view.visible_fraction_NT[id - 1] <= 0.02, view.inside_NT[id - 1]
     if not inside[end] and absent[end]:
-        return bool(view.share_NT[id - 1].max() >= 0.8)
-    return False if view.share_NT[id - 1, end] >= 0.5 else None
+        return bool(view.visible_fraction_NT[id - 1].max() >= 0.8)
+    return False if view.visible_fraction_NT[id - 1, end] >= 0.5 else None
 
 
 def hides(view: View) -> Truth:
-    """Disappears behind another thing and comes out again."""
+    """Disappears behind another object and comes out again."""
 
-    def judge(id: int) -> bool | None:
-        share, inside = view.share_NT[id - 1], view.inside_NT[id - 1]
+    def holds(id: int) -> bool | None:
+        fraction, inside = view.visible_fraction_NT[id - 1], view.inside_NT[id - 1]
         inner = np.flatnonzero(inside)
-        least = share[inner].min()
+        least = fraction[inner].min()
         if least >= 0.6:
             return False
-        if least <= 0.06 and share[inner[0]] >= 0.7 and share[inner[-1]] >= 0.7:
+        if least <= 0.06 and fraction[inner[0]] >= 0.7 and fraction[inner[-1]] >= 0.7:
             return True
         # Cut by the border, or hidden in part: nobody would call that hiding, unless most of it is gone.
         return False if least >= 0.35 or view.motion(id) in ("enters", "leaves") else None
 
-    return view.truth(judge)
+    return view.truth(holds)
 
 
 def covers(view: View) -> Truth:
-    """The thing behind which another one hides."""
+    """The object behind which another one hides."""
     hidden = answer(hides(view))
     if hidden is None:
         return dict.fromkeys(view.ids)
@@ -194,7 +194,7 @@ def covers(view: View) -> Truth:
 
 
 def extreme(view: View, high: Mapping[int, float], low: Mapping[int, float], ratio: float) -> Truth:
-    """The thing whose low value beats every other's high value ``ratio`` times; all None where there is none."""
+    """The object whose low value beats every other's high value ``ratio`` times; all None where there is none."""
     best = max(view.ids, key=lambda id: low[id])
     others = max((high[id] for id in view.ids if id != best), default=math.inf)
     if low[best] >= ratio * others:
@@ -216,11 +216,11 @@ def _size_extreme(view: View, power: int) -> Truth:
     truths = []
     for ratio, of_box in ((1.25, False), (1.15, True)):
         sizes = {}
-        for thing in view.scene.things:
-            sizes[thing.id] = (thing.radius_T * (math.hypot(*extent(thing.shape)) if of_box else 1.0)) ** power
+        for obj in view.scene.objects:
+            sizes[obj.id] = (obj.radius_T * (math.hypot(*extent(obj.shape)) if of_box else 1.0)) ** power
         high, low = ({id: float(pick(size)) for id, size in sizes.items()} for pick in (np.max, np.min))
         truths.append(extreme(view, high, low, ratio))
-    # Where area and box name different things, it is arguable which one is meant.
+    # Where area and box name different objects, it is arguable which one is meant.
     return truths[0] if truths[0] == truths[1] else dict.fromkeys(view.ids)
 
 
@@ -239,13 +239,13 @@ def fastest(view: View) -> Truth:
 
 
 def ends_nearest(view: View, side: str) -> Truth:
-    """Nearest to a side of the picture at the end, by a clear margin; things that have left do not count."""
+    """Nearest to a side of the image at the end, by a clear margin; objects that have left do not count."""
     axis, extent = (0, view.scene.width) if side in ("left", "right") else (1, view.scene.height)
     gap: dict[int, float] = {}
     for id in view.ids:
         if not view.inside_NT[id - 1, -1]:
             continue
-        if view.share_NT[id - 1, -1] < 0.5:
+        if view.visible_fraction_NT[id - 1, -1] < 0.5:
             return dict.fromkeys(view.ids)
         where = float(view.centre_NT2[id - 1, -1, axis])
         gap[id] = (where if side in ("left", "top") else extent - 1 - where) / view.side
@@ -255,14 +255,14 @@ def ends_nearest(view: View, side: str) -> Truth:
     return view.truth(lambda id: id == ranked[0])
 
 
-# Relations between things.
+# Relations between objects.
 
 
 def target_of_others(view: View, *, away: bool) -> Truth:
     """The one that stands still while all others (two or more) move away from it, or towards it."""
     still, sign = rests(view), 1 if away else -1
 
-    def judge(id: int) -> bool | None:
+    def holds(id: int) -> bool | None:
         if still[id] is not True or len(view.ids) < 3:
             return False
         for other in view.ids:
@@ -276,24 +276,24 @@ def target_of_others(view: View, *, away: bool) -> Truth:
                 return False
         return True
 
-    return view.truth(judge)
+    return view.truth(holds)
 
 
 def against_others(view: View) -> Truth:
-    """Every other thing (two or more) moves one way, this one the opposite way."""
+    """Every other object (two or more) moves one way, this one the opposite way."""
     ways = {heading: heads(view, heading) for heading in HEADINGS}
 
-    def judge(id: int) -> bool | None:
+    def holds(id: int) -> bool | None:
         others = [other for other in view.ids if other != id]
         return len(others) >= 2 and any(
             ways[heading][id] and all(ways[OPPOSITE[heading]][other] for other in others) for heading in HEADINGS
         )
 
-    return view.truth(judge)
+    return view.truth(holds)
 
 
 def follows(view: View) -> Truth:
-    """Runs along another thing's path some frames later."""
+    """Runs along another object's path some frames later."""
     pairs = _pursuits(view)
     return view.truth(lambda id: any(id == follower for follower, _ in pairs))
 
@@ -319,13 +319,13 @@ def _pursuits(view: View) -> set[tuple[int, int]]:
 
 def odd_trait(view: View, trait: str) -> Truth:
     """All others (two or more) share a shape or colour; this one has another."""
-    values = {id: str(getattr(view.scene.thing(id), trait)) for id in view.ids}
+    values = {id: str(getattr(view.scene.object_by_id(id), trait)) for id in view.ids}
 
-    def judge(id: int) -> bool | None:
+    def holds(id: int) -> bool | None:
         others = {values[other] for other in view.ids if other != id}
         return len(view.ids) >= 3 and len(others) == 1 and values[id] not in others
 
-    return view.truth(judge)
+    return view.truth(holds)
 
 
 def only(view: View, truth: Truth) -> Truth:
@@ -344,8 +344,8 @@ def rolls(view: View) -> Truth:
 def topples(view: View) -> Truth:
     """Would fall over when pushed: tall and narrow. A heart, star or cross stands on a small foot: arguable."""
 
-    def judge(id: int) -> bool | None:
-        thing = view.scene.thing(id)
-        return None if thing.shape in ("heart", "star", "cross") or thing.motion == "spins" else thing.shape == "pillar"
+    def holds(id: int) -> bool | None:
+        obj = view.scene.object_by_id(id)
+        return None if obj.shape in ("heart", "star", "cross") or obj.motion == "spins" else obj.shape == "pillar"
 
-    return view.truth(judge)
+    return view.truth(holds)

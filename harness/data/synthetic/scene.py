@@ -1,4 +1,4 @@
-"""The world: things, the ground they move on, and the scene that holds both.
+"""Scene description: objects, the ground they move on, and the scene that holds both.
 
 Shape legend: T frames; a point is (x, y) in pixels, y down, pixel centres at whole numbers.
 """
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIZES = {"small": 0.1, "medium": 0.142, "large": 0.2}
-"""Radius of a disc of the same area, as a share of the picture's shorter side."""
+"""Radius of a disc of the same area, as a fraction of the image's shorter side."""
 
 
 @dataclass(frozen=True, eq=False)
-class Thing:
+class SceneObject:
     """A shape with its colour and its path."""
 
     id: int
@@ -23,7 +23,7 @@ class Thing:
     shape: str
     colour: str
     size: str
-    """A key of ``SIZES``: the size at the start for a thing that keeps it."""
+    """A key of ``SIZES``: the size at the start for an object that keeps it."""
     motion: str
     """A name in ``motion.MOTIONS``."""
     centre_T2: NDArray[np.float64]
@@ -50,22 +50,22 @@ class Backdrop:
 class Scene:
     """Everything a clip shows."""
 
-    story: str
+    scenario: str
     """The name of the scenario it was made from."""
     height: int
     width: int
     frames: int
     backdrop: Backdrop
-    things: tuple[Thing, ...]
-    """By id: ``things[i].id == i + 1``."""
+    objects: tuple[SceneObject, ...]
+    """By id: ``objects[i].id == i + 1``."""
 
     @property
     def side(self) -> int:
         """The shorter side in pixels, the unit for "far" and "large"."""
         return min(self.height, self.width)
 
-    def thing(self, id: int) -> Thing:
-        return self.things[id - 1]
+    def object_by_id(self, id: int) -> SceneObject:
+        return self.objects[id - 1]
 
-    def back_to_front(self) -> list[Thing]:
-        return sorted(self.things, key=lambda thing: -thing.depth)
+    def back_to_front(self) -> list[SceneObject]:
+        return sorted(self.objects, key=lambda obj: -obj.depth)

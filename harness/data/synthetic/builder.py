@@ -1,4 +1,4 @@
-"""A scene in the making: placing things so that they fit into the picture and do not collide.
+"""A scene in the making: placing objects so that they fit into the image and do not collide.
 
 Shape legend: T frames; a point is (x, y) in pixels, y down.
 """
@@ -17,22 +17,22 @@ from rvosbench.harness.data.synthetic import motion as moves
 from rvosbench.harness.data.synthetic.draw import pick, shuffled
 from rvosbench.harness.data.synthetic.outlines import SHAPES, extent, reach
 from rvosbench.harness.data.synthetic.render import COLOURS
-from rvosbench.harness.data.synthetic.world import SIZES, Thing
+from rvosbench.harness.data.synthetic.scene import SIZES, SceneObject
 
 Item = TypeVar("Item")
 Point = tuple[float, float]
 
 PLACES = 25
-"""Places tried for a thing before the scene is given up."""
+"""Places tried for an object before the scene is given up."""
 
 
 class NoRoomError(Exception):
-    """A thing found no place; the scene is drawn again."""
+    """An object found no place; the scene is drawn again."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a still picture tells of a thing."""
+class Appearance:
+    """The appearance of an object in a still image: shape, colour and size."""
 
     shape: str
     colour: str
@@ -40,14 +40,14 @@ class Look:
 
 
 @dataclass
-class Stage:
+class SceneBuilder:
     """A scene in the making."""
 
     rng: np.random.Generator
     height: int
     width: int
     frames: int
-    things: list[Thing] = field(default_factory=list)
+    objects: list[SceneObject] = field(default_factory=list)
 
     @property
     def side(self) -> int:
@@ -63,7 +63,7 @@ class Stage:
         return bool(self.rng.random() < probability)
 
     def between(self, low: float, high: float) -> float:
-        """Uniform; the middle where the interval is empty (a large thing in a narrow picture)."""
+        """Uniform; the middle where the interval is empty (a large object in a narrow image)."""
         return float(self.rng.uniform(low, high)) if high > low else (low + high) / 2
 
     def radius(self, size: str) -> float:
@@ -71,7 +71,7 @@ class Stage:
 
     def add(
         self,
-        look: Look,
+        appearance: Appearance,
         motion: str,
         path_T2: NDArray[np.float64],
         radius: float,
@@ -80,15 +80,15 @@ class Stage:
         radius_T: NDArray[np.float64] | None = None,
         angle_T: NDArray[np.float64] | None = None,
     ) -> None:
-        """Adds a thing; a random depth unless given."""
+        """Adds an object; a random depth unless given."""
         drawn = float(self.rng.random())
         still = np.zeros(self.frames)
-        self.things.append(
-            Thing(
-                id=len(self.things) + 1,
-                shape=look.shape,
-                colour=look.colour,
-                size=look.size,
+        self.objects.append(
+            SceneObject(
+                id=len(self.objects) + 1,
+                shape=appearance.shape,
+                colour=appearance.colour,
+                size=appearance.size,
                 motion=motion,
                 centre_T2=path_T2,
                 radius_T=np.full(self.frames, radius) if radius_T is None else radius_T,
@@ -97,19 +97,21 @@ class Stage:
             )
         )
 
-    def travel(self, look: Look, motion: str, heading: str, *, share: tuple[float, float], lane: float | None) -> None:
-        """Adds a thing on a straight line along ``heading``.
+    def travel(
+        self, appearance: Appearance, motion: str, heading: str, *, fraction: tuple[float, float], lane: float | None
+    ) -> None:
+        """Adds an object on a straight line along ``heading``.
 
         Args:
-            share: range of the line's length as a share of the picture along the heading.
+            fraction: range of the line's length as a fraction of the image along the heading.
             lane: the fixed coordinate across the heading in pixels, or None for a random one.
         """
-        radius = self.radius(look.size)
-        half = np.array(extent(look.shape)) * radius
+        radius = self.radius(appearance.size)
+        half = np.array(extent(appearance.shape)) * radius
         step = np.array(moves.HEADINGS[heading])
         axis = 0 if step[0] else 1
         room = np.array([self.width, self.height]) - 1 - 2 * half
-        length = min(self.between(*share) * (room[axis] + 2 * half[axis]), room[axis])
+        length = min(self.between(*fraction) * (room[axis] + 2 * half[axis]), room[axis])
         start = half + self.rng.random(2) * room
         if lane is not None:
             start[1 - axis] = lane
@@ -124,16 +126,16 @@ class Stage:
             start[axis] = -outside if step[axis] > 0 else far
         elif motion == "leaves":
             end[axis] = far if step[axis] > 0 else -outside
-        self.add(look, motion, moves.travel(motion, self.frames, point(start), point(end)), radius)
+        self.add(appearance, motion, moves.travel(motion, self.frames, point(start), point(end)), radius)
 
-    def stay(self, look: Look, motion: str, place: Point | None, *, depth: float | None = None) -> None:
-        """Adds a thing that remains around one place: still, bounces, circles, spins, grows or shrinks."""
-        radius = self.radius(look.size)
+    def stay(self, appearance: Appearance, motion: str, place: Point | None, *, depth: float | None = None) -> None:
+        """Adds an object that remains around one place: still, bounces, circles, spins, grows or shrinks."""
+        radius = self.radius(appearance.size)
         radius_T = radius * moves.swell(motion, self.frames) if motion in ("grows", "shrinks") else None
         widest = radius if radius_T is None else float(radius_T.max())
-        half = np.array(extent(look.shape)) * widest
+        half = np.array(extent(appearance.shape)) * widest
         if motion == "spins":
-            half[:] = reach(look.shape) * radius
+            half[:] = reach(appearance.shape) * radius
         climb = turn = 0.0
         if motion == "bounces":
             climb = self.side * self.between(0.2, 0.3)
@@ -151,43 +153,43 @@ class Stage:
         elif motion == "circles":
             path_T2 = moves.orbit(self.frames, place, turn, self.between(0, 2 * math.pi), sense)
         angle_T = moves.spin(self.frames, sense) if motion == "spins" else None
-        self.add(look, motion, path_T2, radius, depth=depth, radius_T=radius_T, angle_T=angle_T)
+        self.add(appearance, motion, path_T2, radius, depth=depth, radius_T=radius_T, angle_T=angle_T)
 
-    def act(self, look: Look, motion: str) -> None:
-        """Adds a thing with a motion, where it collides with nothing if a few tries find such a place."""
+    def act(self, appearance: Appearance, motion: str) -> None:
+        """Adds an object with a motion, where it collides with nothing if a few tries find such a place."""
         for _ in range(PLACES):
             if motion in moves.TRAVELLING:
-                self.travel(look, motion, self.pick(tuple(moves.HEADINGS)), share=(0.35, 0.65), lane=None)
+                self.travel(appearance, motion, self.pick(tuple(moves.HEADINGS)), fraction=(0.35, 0.65), lane=None)
             else:
-                self.stay(look, motion, None)
-            if not any(collide(self.things[-1], other) for other in self.things[:-1]):
+                self.stay(appearance, motion, None)
+            if not any(collide(self.objects[-1], other) for other in self.objects[:-1]):
                 return
-            self.things.pop()
+            self.objects.pop()
         raise NoRoomError
 
     def lanes(self, count: int, axis: int) -> list[float]:
-        """Pixel coordinates of ``count`` parallel lanes for things that travel along ``axis``, shuffled."""
+        """Pixel coordinates of ``count`` parallel lanes for objects that travel along ``axis``, shuffled."""
         across = (self.height, self.width)[axis]
         return self.shuffled([across * (index + 0.5) / count for index in range(count)])
 
-    def looks(self, count: int, sizes: Sequence[str] = ("small", "medium", "large")) -> list[Look]:
-        """Different looks from few shapes and colours, so that one word is seldom enough."""
+    def appearances(self, count: int, sizes: Sequence[str] = ("small", "medium", "large")) -> list[Appearance]:
+        """Different appearances from few shapes and colours, so that one word is seldom enough."""
         shapes, colours = self.shuffled(SHAPES)[:3], self.shuffled(tuple(COLOURS))[:3]
-        every = [Look(shape, colour, size) for shape in shapes for colour in colours for size in sizes]
+        every = [Appearance(shape, colour, size) for shape in shapes for colour in colours for size in sizes]
         return self.shuffled(every)[:count]
 
 
-def touch(first: Thing, second: Thing) -> bool:
-    """Whether two things touch in the first frame; discs stand in for outlines."""
+def touch(first: SceneObject, second: SceneObject) -> bool:
+    """Whether two objects touch in the first frame; discs stand in for outlines."""
     return bool(_gap(first, second)[0] < 1)
 
 
-def collide(first: Thing, second: Thing) -> bool:
-    """Whether two things touch in the first frame or overlap much of the time."""
+def collide(first: SceneObject, second: SceneObject) -> bool:
+    """Whether two objects touch in the first frame or overlap much of the time."""
     return touch(first, second) or bool((_gap(first, second) < 0).mean() > 0.4)
 
 
-def _gap(first: Thing, second: Thing) -> NDArray[np.float64]:
+def _gap(first: SceneObject, second: SceneObject) -> NDArray[np.float64]:
     distance_T = np.hypot(*(first.centre_T2 - second.centre_T2).T)
     return np.asarray(distance_T - first.radius_T - second.radius_T)
 

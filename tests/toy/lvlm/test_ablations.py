@@ -1,8 +1,8 @@
-"""What the pieces of DecAF are worth on the bundled world, with the trained small Qwen2.5-VL and SAM2.
+"""Ablation of DecAF's components on the synthetic dataset, with the trained small Qwen2.5-VL and SAM2.
 
-Margins stand below what three worlds showed, but for both views over the clip alone in the third: 1.049 times its mass,
-and it points better there. The test is on the first (``benchmarks/small_world_maps.py --worlds 1 2 3 --clips 6``, 33
-expressions; share of the fused map's mass on the target, by world):
+The tested margins are below those of three seeds, but for both views over the clip alone in the third: 1.049 times its
+attention mass, and it points better there. The test is on the first (``benchmarks/synthetic_maps.py --seeds 1 2 3
+--clips 6``, 33 expressions; fraction of the fused map's attention on the target, by seed):
 
     DecAF           0.239  0.231  0.323
     raw attention   0.173  0.147  0.222
@@ -11,7 +11,7 @@ expressions; share of the fused map's mass on the target, by world):
     mean of heads   0.232  0.224  0.298
 
 Frames alone hold more of their mass on the target than both views together: half of the mean is the clip map on its
-coarser grid. But the highest cell of both lies on it more often, by world:
+coarser grid. But the highest cell of both lies on it more often, by seed:
 
     DecAF           0.625  0.692  0.583
     clip only       0.250  0.462  0.667
@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from toy.lvlm.examples import held_out
 from toy.lvlm.inputs import training_settings
-from toy.lvlm.lessons import held_out
 from toy.lvlm.maps import Placed, measure
 
 from rvosbench.harness.data.synthetic import write_shapes
@@ -81,11 +81,12 @@ def test_sam2_masks_beat_attention_masks(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(REPOSITORY)
     write_shapes(tmp_path / "data", layout="shapes", split="valid", seed=1, videos=1)
     recipe = load_recipe(
-        REPOSITORY / "recipes" / "small_world.yaml", (f"data_root={tmp_path / 'data'}", f"runs={tmp_path / 'runs'}")
+        REPOSITORY / "recipes" / "synthetic_ablations.yaml",
+        (f"data_root={tmp_path / 'data'}", f"runs={tmp_path / 'runs'}"),
     )
     rows = tuple(row for row in recipe.methods if row.label in ("DecAF", "attention masks"))
     folder = RunFolder.create(recipe := replace(recipe, methods=rows))
     assert Run(recipe, folder, Console(quiet=True)).execute() == 0
     scores = read_samples(read_run(folder.path)).groupby("method")["J_and_F"].mean()
-    # 23 to 30 points on four videos each of three worlds.
+    # 23 to 30 points on four videos each of three datasets.
     assert scores["DecAF"] > scores["attention masks"] + 0.05
