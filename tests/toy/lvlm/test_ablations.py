@@ -88,5 +88,5 @@ def test_sam2_masks_beat_attention_masks(tmp_path: Path, monkeypatch: pytest.Mon
     folder = RunFolder.create(recipe := replace(recipe, methods=rows))
     assert Run(recipe, folder, Console(quiet=True)).execute() == 0
     scores = read_samples(read_run(folder.path)).groupby("method")["J_and_F"].mean()
-    # 23 to 30 points on four videos each of three datasets.
+    # 23 to 30 points on four videos for each of three seeds.
     assert scores["DecAF"] > scores["attention masks"] + 0.05

@@ -1,4 +1,4 @@
-"""The committed small checkpoints: small, stated, and about as good as their cards say."""
+"""The committed small checkpoints: small, described, and about as good as their cards say."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ from toy.lvlm.inputs import (
     buckets,
     cell_labels,
     label_counts,
+    object_fractions,
     shown,
     tails,
-    object_fractions,
     training_settings,
 )
 from toy.lvlm.loop import Schedule, glances, pack, train

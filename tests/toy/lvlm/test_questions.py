@@ -33,7 +33,7 @@ def clips() -> list[Clip]:
     return [make_clip(0, "train", index) for index in range(4)]
 
 
-def _asked(clip: Clip, count: int = 80) -> list[Question]:
+def _questions(clip: Clip, count: int = 80) -> list[Question]:
     return clip_questions(clip, count, np.random.default_rng(1))
 
 
@@ -71,7 +71,7 @@ def test_answers_name_the_targets_of_the_expressions(clips: list[Clip]) -> None:
     seen = 0
     for clip in clips:
         shapes = {obj.id: obj.shape for obj in clip.scene.objects}
-        for question in _asked(clip):
+        for question in _questions(clip):
             if question.kind.split(",")[0] not in ("object", "bare", "steered"):
                 continue
             seen += 1
@@ -83,7 +83,7 @@ def test_answers_name_the_targets_of_the_expressions(clips: list[Clip]) -> None:
 
 def test_object_questions_are_the_methods_prompts_about_expressions_of_the_clip(clips: list[Clip]) -> None:
     known = {object_prompt("v0", s.text): s.targets for s in (*clips[0].sentences, *clips[0].reasons)}
-    queries = [q for q in _asked(clips[0], 300) if q.prompt in known]
+    queries = [q for q in _questions(clips[0], 300) if q.prompt in known]
     assert len(queries) > 10
     assert all(q.targets == known[q.prompt] for q in queries)
 
@@ -92,7 +92,7 @@ def test_attributes_are_those_of_the_target(clips: list[Clip]) -> None:
     seen = 0
     for clip in clips:
         traits = clip_traits(View(clip.scene, clip.ids_THW))
-        for question in _asked(clip, 200):
+        for question in _questions(clip, 200):
             if question.kind != "reason":
                 continue
             content = json.loads(question.answer)
@@ -129,7 +129,7 @@ def test_pictures_are_asked_only_about_what_they_show(clips: list[Clip]) -> None
 
 def test_the_background_is_named_after_its_texture(clips: list[Clip]) -> None:
     for clip in clips:
-        answers = {q.answer for q in _asked(clip, 300) if q.kind == "background"}
+        answers = {q.answer for q in _questions(clip, 300) if q.kind == "background"}
         assert answers == {GROUNDS[clip.scene.backdrop.texture]}
 
 
