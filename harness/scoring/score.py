@@ -190,6 +190,7 @@ def score_predictions(
                 f"The ground truth of all {len(results)} samples cannot be used: {problems[0]}.",
                 f"Check it with {verify_command(dataset)}.",
             )
+        _require_usable(results, problems)
         require_plausible(dataset, results)
         date = datetime.now(UTC).isoformat(timespec="seconds")
         origin = Origin(date, predictions.absolute(), source.reading.text, tolerance.absence)
@@ -203,6 +204,18 @@ def score_predictions(
         statuses=dict(Counter(result.status for result in results)),
         reading=source.reading,
         verify=verify_command(dataset),
+    )
+
+
+def _require_usable(results: Sequence[SampleResult], problems: Sequence[Problem]) -> None:
+    """Refuses predictions of which not one mask can be used: a score of 0 would say nothing about the method."""
+    counted = [result for result in results if result.counts_T6 is not None]
+    if any(result.missing_frames < len(result.frames) for result in counted):
+        return
+    first = next(problem for problem in problems if problem.kind not in ("ground truth", "extra"))
+    masks = sum(result.missing_frames for result in counted)
+    raise PrerequisiteError(
+        f"Not one of the {masks} masks is usable; nothing was scored. The first: {first}.", "Correct the predictions."
     )
 
 

@@ -199,9 +199,41 @@ def test_an_archive_made_on_windows(tmp_path: Path, dataset: Dataset) -> None:
     masks = drawn_masks(dataset)
     folder = write_predictions(tmp_path / "p", dataset, masks)
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.writestr("Masks\\", b"")
         for file in folder.rglob("*.png"):
             archive.writestr("Masks\\" + str(file.relative_to(folder)).replace("/", "\\"), file.read_bytes())
-    assert_same(read_all(open_predictions(tmp_path / "p.zip", dataset), dataset), masks)
+    predictions = open_predictions(tmp_path / "p.zip", dataset)
+    assert_same(read_all(predictions, dataset), masks)
+    assert predictions.reading.notes == ()
+
+
+@pytest.mark.parametrize("kind", ["p.zip", "p.tar", "p.tar.gz", "p.tar.bz2", "p.tar.xz"])
+@pytest.mark.parametrize("name", ["q.zip", "q.tar", "q.tar.gz", "q.txz"])
+def test_an_archive_is_read_whatever_archive_its_name_says(
+    tmp_path: Path, dataset: Dataset, kind: str, name: str
+) -> None:
+    masks = drawn_masks(dataset)
+    path = pack(write_predictions(tmp_path / "p", dataset, masks), tmp_path / kind, "")
+    assert_same(read_all(open_predictions(path.rename(tmp_path / name), dataset), dataset), masks)
+
+
+def test_masks_named_as_the_files_of_their_frames(tmp_path: Path, dataset: Dataset) -> None:
+    masks = drawn_masks(dataset)
+    folder = write_predictions(tmp_path / "p", dataset, masks)
+    for file in list(folder.rglob("*.png")):
+        file.rename(file.with_name(f"{file.stem}.jpg.png"))
+    predictions = open_predictions(folder, dataset)
+    assert_same(read_all(predictions, dataset), masks)
+    assert predictions.surplus() == []
+
+
+def test_ids_that_a_table_turned_into_floats(tmp_path: Path, dataset: Dataset) -> None:
+    masks = drawn_masks(dataset)
+    write_json(
+        tmp_path / "p.json",
+        [row | {"expression": float(row["expression"])} for row in records(masks, dataset, by_frame=False)],
+    )
+    assert_same(read_all(open_predictions(tmp_path / "p.json", dataset), dataset), masks)
 
 
 @pytest.mark.parametrize("archive", [False, True])

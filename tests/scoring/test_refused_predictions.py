@@ -29,6 +29,7 @@ GUESSES: dict[str, tuple[Callable[[str, str, str], str], str]] = {
     "padded": (lambda v, e, f: f"{v}/{e.zfill(3)}/{f}.png", "leading zeros"),
     "capitals": (lambda v, e, f: f"{v.upper()}/{e}/{f}.png", "capital"),
     "between": (lambda v, e, f: f"{v}/masks/{e}/{f}.png", "masks/"),
+    "by frame": (lambda v, e, f: f"{v}/{f}/{e}.png", "expression and frame swapped"),
     "below": (lambda v, e, f: f"{v}/{e}/pred/{f}.png", "pred/"),
     "joined": (lambda v, e, f: f"{v}_{e}/{f}.png", "one folder for both"),
     "no expression": (lambda v, e, f: f"{v}/{f}.png", "folder for each expression"),
@@ -62,6 +63,44 @@ def test_masks_of_the_same_samples_in_two_places_are_refused(tmp_path: Path, dat
         write_predictions(tmp_path / "p" / method, dataset, drawn_masks(dataset))
     with pytest.raises(PrerequisiteError, match="first/ and second/"):
         open_predictions(tmp_path / "p", dataset)
+
+
+@pytest.mark.parametrize("form", ["folder", "json"])
+def test_masks_in_parts_are_refused_rather_than_taken_for_absent(tmp_path: Path, dataset: Dataset, form: str) -> None:
+    whole = write_predictions(tmp_path / "p/part1", dataset, drawn_masks(dataset))
+    (tmp_path / "p/part2").mkdir()
+    (whole / "c").rename(tmp_path / "p/part2/c")
+    path = tmp_path / "p"
+    if form == "json":
+        path = tmp_path / "p.json"
+        rest = {f"{v.name}/{e.id}": [None] * len(v.frames) for v in dataset.videos for e in v.expressions}
+        write_json(path, {"part2": {"c": {"0": rest.pop("c/0")}}, "part1": rest})
+    with pytest.raises(PrerequisiteError, match="part1/ and part2/"):
+        open_predictions(path, dataset, "empty")
+
+
+def test_the_data_root_is_no_folder_of_predictions(tmp_path: Path, dataset: Dataset) -> None:
+    with pytest.raises(PrerequisiteError, match="the benchmark itself"):
+        open_predictions(tmp_path / "data", dataset)
+
+
+@pytest.mark.parametrize("strictness", ["strict", "lenient"])
+@pytest.mark.parametrize("absence", [None, "empty", "zero"])
+def test_predictions_without_one_usable_mask_get_no_score(
+    tmp_path: Path, dataset: Dataset, strictness: Any, absence: Any
+) -> None:
+    small = square(1, 1, size=(SIZE[0] // 2, SIZE[1] // 2))
+    masks = {f"{s.video.name}/{s.expression.id}": [small] * len(s.video.frames) for s in dataset.samples()}
+    write_predictions(tmp_path / "p", dataset, masks)
+    if strictness == "strict":
+        report = score_predictions(tmp_path / "p", dataset, out=tmp_path / "o", workers=1, absence=absence)
+        assert report.exit_code == 2 and set(report.problem_counts) == {"wrong size"}
+    else:
+        with pytest.raises(PrerequisiteError, match="Not one of the 19 masks is usable"):
+            score_predictions(
+                tmp_path / "p", dataset, out=tmp_path / "o", workers=1, strictness="lenient", absence=absence
+            )
+    assert not (tmp_path / "o/scores.json").exists()
 
 
 @pytest.mark.parametrize("name", ["p.pkl", "p.npz", "p.npy", "p.pt", "p.h5", "p.rar", "p.mp4", "p.txt", "p"])
@@ -105,6 +144,10 @@ BAD_JSON = {
     "a record without a video": '[{"expression": "0", "masks": []}]',
     "a record with a true video": '[{"video": true, "expression": "0", "masks": []}]',
     "a record of numbers": "[1, 2]",
+    "a record of a frame without a mask": '[{"video": "c", "expression": "0", "frame": "00000", "pred": null}]',
+    "a frame with and without a suffix": '{"c": {"0": {"00000": null, "00000.png": null}}}',
+    "frames that nobody has": '{"c": {"0": {"first": null, "second": null}}}',
+    "a video without masks": '{"c": {"0": null}}',
     "a key twice": '{"c": {"0": []}, "c": {"0": []}}',
     "a path twice": '{"c/0": [], "c": {"0": []}}',
 }
@@ -144,6 +187,24 @@ def test_one_bad_mask_spoils_no_other(tmp_path: Path, dataset: Dataset, kind: st
     assert [isinstance(mask, Problem) for mask in read] == [False, True, False, False]
 
 
+@pytest.mark.parametrize("bad", ["no mask", 3, {"size": SIDES, "counts": [1]}])
+def test_one_bad_mask_spoils_no_other_by_frame_name(tmp_path: Path, dataset: Dataset, bad: object) -> None:
+    good = rle(square(2, 3))
+    frames = {"00000": good, "00001": bad, "00002": None, "00003.jpg": good, "00004": good, "mean": None}
+    write_json(tmp_path / "p.json", {"c": {"0": frames}, "b [1] für": {"0": None}})
+    predictions = open_predictions(tmp_path / "p.json", dataset)
+    video = next(video for video in dataset.videos if video.name == "c")
+    masks = predictions.of_video(video)
+    read = [masks.read(video.expressions[0], frame, SIZE) for frame in range(4)]
+    assert [mask.kind if isinstance(mask, Problem) else "read" for mask in read] == [
+        "read",
+        "unreadable",
+        "read",
+        "read",
+    ]
+    assert [(problem.kind, problem.masks) for problem in predictions.surplus()] == [("extra", 2)]
+
+
 @pytest.mark.parametrize(
     ("entry", "kind"),
     [
@@ -153,6 +214,7 @@ def test_one_bad_mask_spoils_no_other(tmp_path: Path, dataset: Dataset, kind: st
         ({"prediction_masks": [], "exp": "it"}, "unreadable"),
         ({"prediction_masks": "none"}, "unreadable"),
         (None, "missing"),
+        (rle(square(2, 3)), "unreadable"),
         ("no mask", "unreadable"),
     ],
 )

@@ -29,6 +29,7 @@ from rvosbench.harness.scoring.predictions.placing import (
     highest,
     layouts,
     place,
+    stem,
 )
 from rvosbench.harness.scoring.predictions.problems import Problem
 from rvosbench.harness.scoring.predictions.sources import STRANGE_IDS, Reading, wrong_size
@@ -38,6 +39,8 @@ from rvosbench.harness.text import one_line
 _BYTES_PER_PIXEL = 8
 """16 bits in four channels: no PNG of a mask is longer, but for what it may say in text."""
 _FREE_BYTES = 1 << 20
+_PACKED = (".zip", ".tar", ".gz", ".tgz", ".json", ".jsonl", ".parquet")
+"""Suffixes of files that may hold masks themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +69,33 @@ class ImagePredictions:
         self._second: list[str] = []
         for name in tree.files:
             folder, _, file = name.rpartition("/")
-            stem, dot, suffix = file.rpartition(".")
+            base, dot, suffix = file.rpartition(".")
+            # Some tools add .png to the frame's file name: 00000.jpg.png.
+            frame = stem(base)
             if not dot or suffix.lower() != "png":
                 others[f".{suffix.lower()}" if dot else file] += 1
-            elif stem in by_folder.setdefault(folder, {}):
+            elif frame in by_folder.setdefault(folder, {}):
                 self._second.append(name)
             else:
-                by_folder[folder][stem] = name
+                by_folder[folder][frame] = name
         known = layouts(dataset)
         placement = place(by_folder, known)
         if placement is None:
             raise PrerequisiteError(
                 f"None of the {sum(map(len, by_folder.values()))} PNG files in {path} fits "
                 f"{known[0].title} of {dataset.card.title} ({dataset.split})"
-                + _cause(by_folder, others, guess(by_folder, known[0], dataset)),
+                + (
+                    "; it holds the benchmark itself."
+                    if dataset.metadata.resolve().is_relative_to(path.resolve())
+                    else _cause(by_folder, others, guess(by_folder, known[0], dataset))
+                ),
                 "Arrange the masks as <video>/<expression>/<frame>.png, names as in the metadata.",
             )
         if placement.rivals:
-            below = " and ".join(prefix or "the folder itself" for prefix in (placement.prefix, *placement.rivals))
-            raise PrerequisiteError(f"{path} holds masks of the same samples below {below}.", "Give one of them.")
+            raise PrerequisiteError(
+                f"{path} holds masks of this benchmark's samples below {placement.rivalry}.",
+                "Give one of them, or put all masks below one folder.",
+            )
         self._placement = placement
         self._videos = {video.name: video for video in dataset.videos}
         self._folders, naming = self._frames(path, placement, by_folder)
@@ -97,7 +108,7 @@ class ImagePredictions:
         """PNGs below the prefix that no sample has, whole folders as one problem."""
         prefix = self._placement.prefix
         out = [Problem("extra", one_line(name), "twice in the archive") for name in self._tree.twice]
-        out += [Problem("extra", name, "the same name with a suffix in small letters is read") for name in self._second]
+        out += [Problem("extra", name, "another file of the same name is read") for name in self._second]
         used = {member.name for folder in self._folders.values() for member in folder.frames.values()}
         above = self._placement.above()
         whole: Counter[str] = Counter()
@@ -148,13 +159,13 @@ class ImagePredictions:
                 if how == "unclear":
                     first = self._videos[video].frames
                     raise PrerequisiteError(
-                        f"The masks in {one_line(f'{path}/{given}')} are named by position, and not all are there: "
-                        f"{len(files)} files for {len(first)} frames, which are called {first[0]}"
+                        f"The masks in {one_line(f'{path}/{given}')} are named by position, and they are not 0 to "
+                        f"{len(first) - 1}: {len(files)} files for {len(first)} frames, which are called {first[0]}"
                         + (f", {first[1]}" if len(first) > 1 else "")
                         + " and so on.",
                         "Name each mask as its frame, or give one for every frame.",
                     )
-                members = {index: self._tree.files[files[stem]] for index, stem in frames.items()}
+                members = {index: self._tree.files[files[frame]] for index, frame in frames.items()}
                 out[video, expression] = _Folder(placement.prefix + own, members)
         if not any(folder.frames for folder in out.values()):
             raise PrerequisiteError(
@@ -232,8 +243,10 @@ def _cause(by_folder: Mapping[str, object], others: Counter[str], hint: str | No
     if not by_folder and images:
         suffix, count = max(images.items(), key=lambda item: item[1])
         return f"; there are {count} {suffix} files, but masks must be PNG."
+    if not by_folder and any(suffix in _PACKED for suffix in others):
+        return f"; it holds {_listed(others)}: give such a file itself."
     if not by_folder:
-        return f"; {_listed(others)}." if others else "; it holds no file."
+        return f"; {_listed(others)}." if others else "; it holds no file that can be read."
     first = next(iter(by_folder))
     return f"; the first folder with PNG files is {one_line(first) or '.'}/."
 

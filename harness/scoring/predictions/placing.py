@@ -21,6 +21,7 @@ Naming = Literal["name", "number", "position", "unclear"]
 """How files are called. name: as the frames. number: as the frames, but for leading zeros. position: 0 to T-1 where the
 frames have other names. unclear: some are numbered by position and not all positions are there."""
 
+_LISTED = 3
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
@@ -46,12 +47,19 @@ class Placement:
     folders: Mapping[str, str]
     """Folder of the layout -> folder that was given."""
     rivals: tuple[str, ...]
-    """Other prefixes below which as many of the layout's folders lie."""
+    """Other prefixes below which as many of the layout's folders lie, or some that are not below the chosen one."""
 
     @property
     def title(self) -> str:
         """The layout in words."""
         return self.layout.title + (f" below {one_line(self.prefix)}" if self.prefix else "")
+
+    @property
+    def rivalry(self) -> str:
+        """The prefixes that compete, in words; the first ones of many."""
+        prefixes = [one_line(prefix) or "the top" for prefix in (self.prefix, *self.rivals)]
+        more = len(prefixes) - _LISTED
+        return " and ".join(prefixes[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
     def above(self) -> set[str]:
         """The layout's folders below the prefix, and all that they lie in."""
@@ -99,10 +107,14 @@ def place(given: Collection[str], known: Sequence[Layout]) -> Placement | None:
                     break
         if not found:
             continue
-        most = max(map(len, found.values()))
-        tied = sorted((prefix for prefix in found if len(found[prefix]) == most), key=_prefix_rank)
-        if best is None or most > len(best.folders):
-            best = Placement(layout, tied[0], found[tied[0]], tuple(tied[1:]))
+        chosen, *others = sorted(found, key=lambda prefix: (-len(found[prefix]), _prefix_rank(prefix)))
+        if best is None or len(found[chosen]) > len(best.folders):
+            rivals = [
+                prefix
+                for prefix in others
+                if len(found[prefix]) == len(found[chosen]) or not found[prefix].keys() <= found[chosen].keys()
+            ]
+            best = Placement(layout, chosen, found[chosen], tuple(rivals))
     return best
 
 
@@ -159,12 +171,17 @@ def guess(given: Collection[str], layout: Layout, dataset: Dataset) -> str | Non
     joined = {f"{video.name}{mark}{e.id}" for video in dataset.videos for e in video.expressions for mark in "_-"}
     unpadded = {_unpadded(folder) for folder in wanted}
     lowered = {folder.lower() for folder in wanted}
+    by_frame = {f"{video.name}/{frame}" for video in dataset.videos for frame in video.frames}
     videos = {video.name for video in dataset.videos}
     counts: Counter[str] = Counter()
     for folder in given:
         ends = _ends(folder)
-        if any(end in swapped for end in ends):
+        if any(end in wanted for end in ends):
+            counts["below the same folder as the others"] += 1
+        elif any(end in swapped for end in ends):
             counts["as <expression>/<video>/ (expression and video swapped)"] += 1
+        elif any(end in by_frame for end in ends):
+            counts["as <video>/<expression>/<frame>.png (expression and frame swapped)"] += 1
         elif any(_unpadded(end) in unpadded for end in ends):
             counts["with other leading zeros in the expression's id"] += 1
         elif any(end.lower() in lowered for end in ends):

@@ -54,30 +54,38 @@ class RlePredictions:
                 _FIX,
             )
         if placement.rivals:
-            below = " and ".join(prefix or "the top" for prefix in (placement.prefix, *placement.rivals))
-            raise PrerequisiteError(f"{path} holds masks of the same samples below {below}.", "Keep one of them.")
+            raise PrerequisiteError(
+                f"{path} holds masks of this benchmark's samples below {placement.rivalry}.",
+                "Keep one of them, or put all masks below one key.",
+            )
         self._placement = placement
         self._of: dict[tuple[str, str], tuple[str, Track]] = {}
         videos = {video.name: video for video in dataset.videos}
+        self._of_no_frame: dict[str, list[str]] = {}
         by_position = 0
         for own, given in placement.folders.items():
             track = file.tracks[given]
             for video, expression in placement.layout.folders[own]:
-                aligned, how = _aligned(track, videos[video], path, given)
+                aligned, how, strange = _aligned(track, videos[video], path, given)
                 by_position += how == "position"
                 self._of[video, expression] = given, aligned
+                if strange:
+                    self._of_no_frame[given] = strange
         title = placement.layout.title.removesuffix("/<frame>.png")
         below = f", below {one_line(placement.prefix)}" if placement.prefix else ""
         reasons = [track.reason for _, track in self._of.values() if isinstance(track, Unusable)]
         if len(reasons) == len(self._of):
             raise PrerequisiteError(f"{path} holds no masks of {dataset.card.title}: {reasons[0]}.", _FIX)
+        if all(track == {} for _, track in self._of.values()):
+            problem = f"The entries of {path} fit {title}{below}, but no mask in them is named as a frame."
+            raise PrerequisiteError(problem, "Name each mask as its frame, or give a list with one for every frame.")
         notes = list(file.notes)
         if by_position:
             notes.append(f"Masks are named by position in {by_position} of {len(self._of)} lists.")
         self.reading = Reading(f"{file.title}, {title}{below}", tuple(notes))
 
     def surplus(self) -> list[Problem]:
-        """Entries that no sample has."""
+        """Entries that no sample has, and masks that no frame has."""
         used = set(self._placement.folders.values())
         above = self._placement.above()
         counts: Counter[str] = Counter()
@@ -91,7 +99,11 @@ class RlePredictions:
                 continue
             whole = highest(given, above)
             counts[given if whole == given else f"{whole}/"] += max(1, len(track))
-        return [Problem("extra", where, f"{count} masks", count) for where, count in counts.items()]
+        out = [Problem("extra", where, f"{count} masks", count) for where, count in counts.items()]
+        for given, names in self._of_no_frame.items():
+            where = f"{one_line(given)}[{one_line(names[0])}]"
+            out.append(Problem("extra", where, f"{len(names)} masks of no frame", len(names)))
+        return out
 
     def of_video(self, video: Video) -> _RleMasks:
         """The video's masks, not decoded."""
@@ -134,27 +146,35 @@ class _RleMasks:
         return {}
 
 
-def _aligned(track: Track, video: Video, path: Path, given: str) -> tuple[Track, str]:
-    """A mapping's keys as the video's frame names; a list as it is."""
+def _aligned(track: Track, video: Video, path: Path, given: str) -> tuple[Track, str, list[str]]:
+    """A mapping by the video's frame names, how they were called, and the keys of no frame; a list as it is."""
     if not isinstance(track, dict):
-        return track, "list"
+        return track, "list", []
     by_stem = {stem(name): rle for name, rle in track.items()}
+    if len(by_stem) != len(track):
+        twice = Counter(map(stem, track)).most_common(1)[0][0]
+        return Unusable(f"it has two masks of frame '{one_line(twice)}', with and without a suffix"), "name", []
     how, frames = frames_of(by_stem, video)
     if how == "unclear":
         raise PrerequisiteError(
-            f"The masks of '{one_line(given)}' in {path} are named by position, and not all are there: {len(track)} "
-            f"masks for {len(video.frames)} frames, the first of which is called {video.frames[0]}.",
+            f"The masks of '{one_line(given)}' in {path} are named by position, and they are not 0 to "
+            f"{len(video.frames) - 1}: {len(track)} masks for {len(video.frames)} frames, the first of which is called "
+            f"{video.frames[0]}.",
             "Name each mask as its frame, or give one for every frame.",
         )
-    return {video.frames[index]: by_stem[name] for index, name in frames.items()}, how
+    used = set(frames.values())
+    strange = [name for name in by_stem if name not in used]
+    return {video.frames[index]: by_stem[name] for index, name in frames.items()}, how, strange
 
 
 def _decoded(rle: Any, where: str, shape: tuple[int, int]) -> BoolHW | Problem:
     if rle is None:
         return decode(None, *shape)
     size, counts = (rle.get("size"), rle.get("counts")) if isinstance(rle, dict) else (None, None)
-    if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(side) is int for side in size)):
+    if size is None or counts is None:
         raise SampleError('neither null nor {"size": [H, W], "counts": ...}')
+    if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(side) is int for side in size)):
+        raise SampleError("its size is not two whole numbers, [H, W]")
     if tuple(size) != shape:
         return wrong_size(where, size, shape)
     if isinstance(counts, str | bytes):

@@ -126,7 +126,11 @@ def _leaves(node: Mapping[str, Any], above: tuple[str, ...], name: str) -> Itera
                 # Without masks the expression is missing, and none of the others suffers.
                 if (masks := _first(child, _MASKS)) is not None:
                     yield "/".join(path), _named(masks, child.get("frames")), True
-            elif child and all(map(_is_mask, child.values())):
+            elif "counts" in child:
+                yield "/".join(path), Unusable("one mask where a list with one for every frame is expected"), False
+            elif child and len(path) == 1 and "/" not in key and all(mask is None for mask in child.values()):
+                continue  # a video without the masks of any expression
+            elif _is_track(child):
                 yield "/".join(path), child, False
             else:
                 yield from _leaves(child, path, name)
@@ -178,6 +182,9 @@ def _tracks_of_records(rows: Iterable[Any], name: str) -> dict[str, Track]:
             tracks[key] = _named(masks, row.get("frames"))
             continue
         frame = _id(row, _FRAME, where)
+        if not any(key in row for key in (*_MASK, "counts")):
+            names = f"{', '.join(_MASK)}, or size and counts; null for an empty one"
+            raise PrerequisiteError(f"{where} holds no mask of its frame ({names}).", _FIX)
         track = tracks.setdefault(key, {})
         if not isinstance(track, dict) or frame in track:
             again = one_line(f"{key}, frame {frame}")
@@ -196,6 +203,8 @@ def _mask_of(row: Mapping[str, Any]) -> Any:
 
 def _id(row: Mapping[str, Any], keys: tuple[str, ...], where: str) -> str:
     value = _first(row, keys)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # tables turn whole numbers into floats where one is absent
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise PrerequisiteError(f"{where} must name its {keys[0]} ({', '.join(keys)}).", _FIX)
     return str(value)
@@ -205,8 +214,13 @@ def _first(row: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     return next((row[key] for key in keys if row.get(key) is not None), None)
 
 
-def _is_mask(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and "counts" in value)
+def _is_track(node: Mapping[str, Any]) -> bool:
+    """Whether a mapping goes from frames to masks: some are, or are null, and none is a level or a list of masks."""
+    values = node.values()
+    masks = sum(isinstance(value, dict) and "counts" in value for value in values)
+    if not masks:
+        return bool(node) and all(value is None for value in values)
+    return not any(isinstance(value, list) or (isinstance(value, dict) and "counts" not in value) for value in values)
 
 
 def _parquet(content: bytes, name: str) -> Iterator[Any]:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.store.artefacts import storage_errors
@@ -38,6 +38,16 @@ FREE_EXPANSION = 2**28
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
 
+Packing = Literal["zip", "gz", "bz2", "xz", "none"]
+"""none: a tar that is not compressed."""
+_SIGNATURES: tuple[tuple[Packing, bytes], ...] = (
+    ("zip", b"PK\x03\x04"),
+    ("zip", b"PK\x05\x06"),  # an empty one
+    ("gz", b"\x1f\x8b"),
+    ("bz2", b"BZh"),
+    ("xz", b"\xfd7zXZ\0"),
+)
+"""First bytes, by packing."""
 Compressed = gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
 
 _CHUNK = 1 << 20
@@ -109,10 +119,23 @@ def open_tree(path: Path) -> FileTree:
     try:
         if path.is_dir():
             return _folder(path)
-        return _zip(path) if path.name.lower().endswith(".zip") else _tar(path)
+        packing = _packing(path)
+        return _zip(path) if packing == "zip" else _tar(path, packing)
     except _DAMAGE as error:
         kind = "folder" if path.is_dir() else "archive"
         raise PrerequisiteError(f"{path} is not a readable {kind}: {error}.", "Give an intact copy.") from error
+
+
+def _packing(path: Path) -> Packing:
+    """How an archive is packed, by its first bytes: names are wrong more often. Else by its name."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head[257:262] == b"ustar":
+        return "none"
+    for packing, signature in _SIGNATURES:
+        if head.startswith(signature):
+            return packing
+    return "zip" if path.name.lower().endswith(".zip") else "none"
 
 
 def is_archive(path: Path) -> bool:
@@ -225,7 +248,7 @@ def _zip(path: Path) -> FileTree:
         members = archive.infolist()
     found = []
     for info in members:
-        if info.filename.endswith("/"):
+        if info.filename.endswith(("/", "\\")):
             continue
         mode = info.external_attr >> 16
         regular = not mode or stat.S_ISREG(mode) or not stat.S_IFMT(mode)
@@ -233,13 +256,13 @@ def _zip(path: Path) -> FileTree:
     return _archive(found, _ZipReader(path.absolute()), path)
 
 
-def _tar(path: Path) -> FileTree:
+def _tar(path: Path, packing: Packing) -> FileTree:
     temporary = None
     plain = path
-    if not path.name.lower().endswith(".tar"):
+    if packing != "none":
         temporary = tempfile.TemporaryDirectory(prefix="rvosbench-")
         plain = Path(temporary.name) / "expanded.tar"
-        _expand(path, plain)
+        _expand(path, packing, plain)
     found, last = [], -1
     with tarfile.open(plain, "r:") as archive:
         for info in archive:
@@ -254,12 +277,11 @@ def _tar(path: Path) -> FileTree:
     return _archive(found, _TarReader(plain.absolute()), path, temporary)
 
 
-def _expand(path: Path, to: Path) -> None:
-    name = path.name.lower()
+def _expand(path: Path, packing: Packing, to: Path) -> None:
     opened: Compressed
-    if name.endswith((".bz2", ".tbz2")):
+    if packing == "bz2":
         opened = bz2.open(path)  # noqa: SIM115 - closed below, whichever it is
-    elif name.endswith((".xz", ".txz")):
+    elif packing == "xz":
         opened = lzma.open(path)  # noqa: SIM115
     else:
         opened = gzip.open(path)  # noqa: SIM115
