@@ -57,7 +57,7 @@ NO_PROMPTS = FramePrompts(np.zeros((0, 2)), np.zeros(0, dtype=bool), np.zeros((0
 def read_keyframes(artefacts: Mapping[str, Artefact]) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
     """Indices of the frames that the method's model saw, by the first stage that lists them, and what is wrong with
     other lists; None where there is no list."""
-    problems = []
+    problems: list[str] = []
     for stage, artefact in artefacts.items():
         if "keyframes" in artefact.meta:
             try:
