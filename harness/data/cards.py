@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 import rvosbench
 from rvosbench.harness.data.parsing import load_yaml, why_no_name
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.paths import given_path
 
 CARDS = Path(rvosbench.__file__).parent / "cards"
 KEPT = "cards"
@@ -321,7 +322,7 @@ def load_card(name: str) -> Card:
             own has the name of one that ships.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name).expanduser().absolute()
+        path = given_path(name).absolute()
         if path.stem in card_names() and path.parent.resolve() == CARDS.resolve():
             return _shipped(path.stem)
         card = read_card(path)

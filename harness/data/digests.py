@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from rvosbench.harness.data.types import Video
@@ -108,11 +109,16 @@ class MediaIndex:
             stored = json.loads(self._slot(folder).read_text(encoding="utf-8"))
             if stored["folder"] != str(folder.absolute()):
                 return {}
-            return {name: (int(size), int(mtime), str(sha)) for name, (size, mtime, sha) in stored["files"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {name: _entry(*entry) for name, entry in stored["files"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
 
     def _write(self, folder: Path, files: dict[str, _Entry]) -> None:
+        # A folder that cannot be written to costs no more than hashing again.
+        with suppress(OSError):
+            self._replace(folder, files)
+
+    def _replace(self, folder: Path, files: dict[str, _Entry]) -> None:
         slot = self._slot(folder)
         slot.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=slot.parent, suffix=".tmp")
@@ -125,6 +131,13 @@ class MediaIndex:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def _entry(size: object, mtime: object, sha: object) -> _Entry:
+    """One remembered file. Raises ValueError when it is none."""
+    if type(size) is not int or type(mtime) is not int or not isinstance(sha, str) or len(bytes.fromhex(sha)) != 32:
+        raise ValueError("not a remembered digest")
+    return size, mtime, sha
 
 
 def file_sha256(path: Path) -> str:

@@ -12,15 +12,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.text import one_line
+from rvosbench.harness.yaml_files import read_yaml
 
 INTACT = "Replace the file with an intact copy."
 MAX_JSON_BYTES = 4 * 2**30
 """No metadata or mask dictionary in the field is larger than half a gigabyte."""
-_MAX_YAML_BYTES = 1 << 20
 _MAX_NAME_BYTES = 255
 """Of one part of a name: the limit of common file systems."""
 _MAX_PATH_BYTES = 1024
@@ -52,28 +50,12 @@ def load_yaml(path: Path, what: str) -> dict[str, Any]:
         what: what messages call it, e.g. "card".
 
     Raises:
-        PrerequisiteError: missing, unreadable, too large, not YAML, or not a mapping.
+        PrerequisiteError: see `read_yaml`; or it is not a mapping.
     """
-    fix = f"Correct the {what}."
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_YAML_BYTES + 1)
-    except OSError as error:
-        problem = f"The {what} {path} cannot be read: {error.strerror or error}."
-        raise PrerequisiteError(problem, "Check the path.") from error
-    if len(data) > _MAX_YAML_BYTES:
-        raise PrerequisiteError(f"The {what} {path} has more than {_MAX_YAML_BYTES:,} bytes.", fix)
-    try:
-        raw = yaml.safe_load(data.decode("utf-8-sig"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
-        raise PrerequisiteError(f"The {what} {path} is not valid YAML{where}.", fix) from error
-    except (ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
-        # What PyYAML's constructors raise on values that are not what their tag says, and on nesting.
-        raise PrerequisiteError(f"The {what} {path} is not valid YAML: {brief(str(error))}.", fix) from error
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
-        raise PrerequisiteError(f"The {what} {path} must be a mapping, found {type(raw).__name__}.", fix)
+        problem = f"The {what} {path} must be a mapping, found {type(raw).__name__}."
+        raise PrerequisiteError(problem, f"Correct the {what}.")
     return raw
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,9 @@ _MAX_DEPTH = 4
 _SCORE_COLUMNS = ("J", "F", "J_and_F")
 _SAMPLE_COLUMNS = ("method", "lvlm", "dataset", "split", "video", "expression", "status", *_SCORE_COLUMNS)
 _FRAME_COLUMNS = ("method", "lvlm", "dataset", "split", "video", "expression", "frame", "J", "F")
+_TEXTS = (*_SAMPLE_COLUMNS[:6], "frame", "status", "subset", "text", "error", "digest_ground_truth")
+COUNTS = ("I", "U", "n_gt", "n_pred", "m_gt", "m_pred")
+"""Pixel counts of frames.parquet: whole numbers that are not negative."""
 STATUSES = ("scored", "failed", "missing")
 
 
@@ -245,12 +248,42 @@ def _read_recipe(path: Path) -> Mapping[str, Any]:
 
 def _check_columns(path: Path, columns: tuple[str, ...]) -> None:
     try:
-        names = pq.read_schema(path).names
+        schema = pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
         raise unreadable(f"{path.name} is damaged or incomplete.") from error
+    names = schema.names
+    for name in _TEXTS:
+        if names.count(name) == 1 and not _is_text(schema.field(name).type):
+            raise unreadable(f"{path.name}: {name} holds no text.")
+    for name in COUNTS:
+        if names.count(name) == 1 and not pa.types.is_integer(schema.field(name).type):
+            raise unreadable(f"{path.name}: {name} holds no whole numbers.")
+    if len(set(names)) < len(names):
+        raise unreadable(f"{path.name} holds a column twice.")
     absent = [name for name in columns if name not in names]
     if absent:
         raise unreadable(f"{path.name} lacks the column{'s' if len(absent) > 1 else ''} {', '.join(absent)}.")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    # A column without any value has a type of its own.
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+
+
+def require_columns(table: pd.DataFrame, name: str, columns: Sequence[str]) -> None:
+    """Refuses a table that lacks what a command needs beyond what every table has.
+
+    Args:
+        name: of the file, for the message.
+
+    Raises:
+        PrerequisiteError: names the columns.
+    """
+    absent = [column for column in columns if column not in table]
+    if absent:
+        raise unreadable(f"{name} lacks the column{'s' if len(absent) > 1 else ''} {', '.join(absent)}.")
 
 
 def _open_table(path: Path, match: Mapping[str, str | None], only: list[str] | None = None) -> pa.Table:
@@ -277,6 +310,9 @@ def _read_table(path: Path, columns: tuple[str, ...], match: Mapping[str, str | 
         if bool((values.isna() & table[name].notna()).any() or (values < 0).any() or (values > 1).any()):
             raise unreadable(f"{path.name}: {name} holds values outside [0, 1].")
         table[name] = values
+    for name in COUNTS:
+        if name in table and bool(table[name].isna().any() or (table[name] < 0).any()):
+            raise unreadable(f"{path.name}: {name} holds values that count nothing.")
     if "status" in table and not table["status"].isin(STATUSES).all():
         raise unreadable(f"{path.name}: status holds values other than {', '.join(STATUSES)}.")
     return table

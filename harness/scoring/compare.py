@@ -11,7 +11,7 @@ import pandas as pd
 
 from rvosbench.harness.data.cards import kept_card
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.harness.results.reader import Run, read_frames, read_samples
+from rvosbench.harness.results.reader import FRAMES, SAMPLES, Run, read_frames, read_samples, require_columns
 from rvosbench.harness.results.schema import Score
 from rvosbench.harness.scoring.kernel import PixelCounts
 from rvosbench.harness.scoring.protocols import require_protocol
@@ -118,6 +118,9 @@ def _where(score: Score) -> dict[str, str | None]:
 def _items(run: Run, score: Score, samples: pd.DataFrame) -> list[Item]:
     """The items behind a row, from the integers in the tables."""
     frames = read_frames(run, **_where(score))
+    if len(frames):
+        require_columns(frames, FRAMES, PixelCounts._fields)
+    require_columns(samples, SAMPLES, ("subset",))
     counts = {
         key: group[list(PixelCounts._fields)].to_numpy(dtype=np.int64)
         for key, group in frames.groupby(["video", "expression"], sort=False)

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from rvosbench.harness.data.parsing import brief, load_json
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.paths import given_path
 from rvosbench.harness.recipes import describe
 from rvosbench.harness.requirements import Requirement
 from rvosbench.harness.store.artefacts import write_json
@@ -24,6 +26,8 @@ from rvosbench.methods.models.requirements import found_checkpoint
 
 _HEAD = re.compile(r"L(\d+)H(\d+)", re.IGNORECASE)
 _Heads = Field(min_length=1)
+_Index = Annotated[int, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
 class _Record(BaseModel):
@@ -56,12 +60,12 @@ class OfModel(_Record):
 class Frequency(_Record):
     """How often a head was selected."""
 
-    layer: int
-    head: int
-    frequency: float
+    layer: _Index
+    head: _Index
+    frequency: _Share
     """Of a trial's pairs, averaged over trials."""
-    by_trial: tuple[float, ...]
-    attention_sum: float
+    by_trial: tuple[_Share, ...]
+    attention_sum: FiniteFloat
     """Mean over all trials' pairs."""
 
 
@@ -74,7 +78,7 @@ class HeadFile(_Record):
     heads: tuple[Head, ...] = _Heads
     frequencies: tuple[Frequency, ...]
     """The most frequent first; heads that were never selected are left out."""
-    thresholds: tuple[float | None, ...]
+    thresholds: tuple[FiniteFloat | None, ...]
     """The attention sum at the elbow, trial by trial; null where every pair has its own."""
     data: Mapping[str, Any]
     """Which pairs: source, how many, digest of those drawn, what could not be read."""
@@ -82,6 +86,13 @@ class HeadFile(_Record):
     """Identity settings of the calibration."""
     versions: Mapping[str, str]
     """Of the packages that computed."""
+
+    @model_validator(mode="after")
+    def _once(self) -> HeadFile:
+        counted = [(entry.layer, entry.head) for entry in self.frequencies]
+        if len(set(counted)) < len(counted):
+            raise ValueError("a head's frequency is given twice")
+        return self
 
 
 @cache
@@ -104,7 +115,7 @@ def find_heads(where: str, lvlm: LvlmSettings) -> tuple[Head, ...]:
         return _published(lvlm)
     if where in known_heads():
         return _by_name(where, lvlm)
-    path = Path(where).expanduser()
+    path = given_path(where)
     if path.is_dir():
         return _in_folder(path, lvlm)
     found = read_heads(path)
@@ -123,10 +134,10 @@ def heads_requirement(where: str, lvlm: str) -> Requirement:
     Args:
         where: see ``LocHeadSettings.heads``.
     """
-    path = Path(where).expanduser()
     out = where if where.endswith(".json") else f"{where}/{Path(lvlm).name}.json" if "/" in where else "heads.json"
     fix = f"Find them: rvosbench calibrate lochead --lvlm {lvlm} --dataset NAME --out {out}"
     try:
+        path = given_path(where)
         found = found_checkpoint(lvlm)
         if isinstance(found, PrerequisiteError):
             if path.is_dir() and not any(path.glob("*.json")):
@@ -146,22 +157,18 @@ def read_heads(path: Path) -> HeadFile:
     Raises:
         PrerequisiteError: missing, or not one.
     """
-    try:
-        return HeadFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
+    fix = "Write it with rvosbench calibrate lochead."
+    if not path.is_file():
         raise PrerequisiteError(
-            f"There are no heads at {path}: {error.strerror}.",
+            f"There are no heads at {brief(str(path), 200)}: it is no file.",
             f"Write the file with rvosbench calibrate lochead, or set heads to one of: known, "
             f"{', '.join(known_heads())}, or heads such as 'L14H24 L14H13'.",
-        ) from error
+        )
+    try:
+        # Strict, so that true is no frequency and "3" no layer; as JSON, where lists are tuples.
+        return HeadFile.model_validate_json(json.dumps(load_json(path)), strict=True)
     except ValidationError as error:
-        raise PrerequisiteError(
-            f"{path} is no heads file: {describe(error)}.", "Write it with rvosbench calibrate lochead."
-        ) from error
-    except ValueError as error:
-        raise PrerequisiteError(
-            f"{path} is not valid JSON: {error}.", "Write it with rvosbench calibrate lochead."
-        ) from error
+        raise PrerequisiteError(f"{path} is no heads file: {describe(error)}.", fix) from error
 
 
 def write_heads(path: Path, found: HeadFile) -> None:

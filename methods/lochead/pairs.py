@@ -6,14 +6,14 @@ among those where the target is visible, if the split's masks are public.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 
 from rvosbench.harness.data.images import read_rgb
+from rvosbench.harness.data.parsing import parse_json
 from rvosbench.harness.data.reader import Dataset
 from rvosbench.harness.data.types import FrameHW3, Sample
 from rvosbench.harness.errors import PrerequisiteError, SampleError
@@ -106,12 +106,9 @@ class ListedPairs:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            try:
-                entry = json.loads(line)
-                image, expression = entry["image"], entry["expression"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise PrerequisiteError(f"Line {number} of {path} is no pair.", form) from error
-            if not isinstance(image, str) or not isinstance(expression, str):
+            entry = parse_json(line.encode("utf-8"), f"Line {number} of {path}")
+            image, expression = (entry.get(key) if isinstance(entry, dict) else None for key in ("image", "expression"))
+            if not _is_text(image) or not _is_text(expression):
                 raise PrerequisiteError(f"Line {number} of {path} is no pair.", form)
             self._pairs.append(Pair(f"{number} {image} {expression}", path.parent / image, expression))
 
@@ -123,6 +120,11 @@ class ListedPairs:
 
     def describe(self) -> dict[str, Json]:
         return {"list": self._path.name}
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is text that can be written down: no half characters, no NUL."""
+    return isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
 
 
 def draw_trial(pairs: Pairs, count: int, seed: int, trial: int) -> tuple[list[Pair], list[str]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.paths import given_path
 from rvosbench.harness.requirements import Requirement, missing
 from rvosbench.methods.models.lvlm.checkpoints import Checkpoint, find, is_here
 from rvosbench.methods.models.sam2.checkpoints import require_on_hub, resolve
@@ -16,7 +16,7 @@ def found_checkpoint(lvlm: str) -> Checkpoint | PrerequisiteError:
 
     The hub is asked once for a name.
     """
-    return _found(lvlm) if Path(lvlm).expanduser().is_dir() else _on_hub(lvlm)
+    return _found(lvlm) if given_path(lvlm).is_dir() else _on_hub(lvlm)
 
 
 def lvlm_requirement(lvlm: str) -> Requirement:

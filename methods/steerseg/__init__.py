@@ -66,10 +66,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from rvosbench.harness.costs import Work
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.paths import given_path
 from rvosbench.harness.requirements import Requirement
 from rvosbench.harness.stages import Method, Request, Stage, StageSpec, required_lvlm
 from rvosbench.harness.store import typed
@@ -192,7 +192,7 @@ def _soft_prompts(settings: SoftPromptSettings | None, model: LvlmSettings) -> S
             "Set soft_prompts.folder to trained ones (rvosbench train steerseg RECIPE), or soft to false.",
         )
     found = with_prompts_digest(settings)
-    base = read_card(Path(settings.folder).expanduser()).base_model
+    base = read_card(given_path(settings.folder)).base_model
     # Loading them checks this too, but only when a worker has loaded the model.
     if base.digest != model.digest:
         raise PrerequisiteError(

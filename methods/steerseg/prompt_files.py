@@ -18,11 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 import rvosbench
 from rvosbench.harness.data.digests import file_sha256
+from rvosbench.harness.data.parsing import brief, load_json, why_no_name
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.paths import given_path
 from rvosbench.harness.recipes import describe
 from rvosbench.harness.requirements import Requirement
 from rvosbench.harness.settings import Json, Settings, identity, runtime
@@ -70,7 +72,7 @@ class PromptFacts(_Card):
     position: Literal["front", "before_vision", "after_vision"]
     initialisation: str
     steps: int = Field(ge=0)
-    losses: dict[str, float]
+    losses: dict[str, FiniteFloat]
     """Name -> value, e.g. first, last, and held-out figures before and after."""
 
 
@@ -118,7 +120,7 @@ def with_digest(settings: SoftPromptSettings) -> SoftPromptSettings:
     Raises:
         PrerequisiteError: there is no card, or a file is missing or damaged.
     """
-    folder = Path(settings.folder).expanduser()
+    folder = given_path(settings.folder)
     return replace(settings, digest=_digest(_checked_card(folder)))
 
 
@@ -129,7 +131,7 @@ def prompts_requirement(settings: SoftPromptSettings | None, lvlm: str) -> Requi
         return Requirement("soft prompts", lvlm, "missing", f"No soft prompts are named for {lvlm}.", fix)
     try:
         with_digest(settings)
-        base = read_card(Path(settings.folder).expanduser()).base_model
+        base = read_card(given_path(settings.folder)).base_model
     except PrerequisiteError as error:
         return Requirement("soft prompts", lvlm, "missing", error.problem, fix)
     found = found_checkpoint(lvlm)
@@ -151,14 +153,12 @@ def read_card(folder: Path) -> PromptCard:
             f"{folder} holds no soft prompts: there is no {CARD}.",
             "Give the folder that `rvosbench train steerseg RECIPE` wrote its prompts to.",
         )
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PrerequisiteError(f"{path} cannot be read: {error}.", _FIX) from error
+    raw = load_json(path)
     if isinstance(raw, dict) and isinstance(raw.get("schema_version"), int) and raw["schema_version"] > SCHEMA:
         raise PrerequisiteError(f"{path} has schema {raw['schema_version']}, newer than {SCHEMA}.", "Update rvosbench.")
     try:
-        return PromptCard.model_validate(raw)
+        # Strict, so that true is no count; as JSON, where lists are tuples.
+        return PromptCard.model_validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
         raise PrerequisiteError(f"{path} is not a card of soft prompts: {describe(error)}.", _FIX) from error
 
@@ -231,7 +231,7 @@ def load_soft_prompts(settings: SoftPromptSettings, lvlm: Lvlm) -> SoftPrompts:
     """
     from rvosbench.methods.models.lvlm.soft import SoftPrompts
 
-    folder = Path(settings.folder).expanduser()
+    folder = given_path(settings.folder)
     card = _checked_card(folder)
     if settings.digest and _digest(card) != settings.digest:
         raise PrerequisiteError(
@@ -266,9 +266,9 @@ def _checked_card(folder: Path) -> PromptCard:
     if "shared" in card.prompts and len(card.prompts) > 1:
         raise PrerequisiteError(f"{folder / CARD} lists a shared prompt beside others.", _FIX)
     for facts in card.prompts.values():
+        if why_no_name(facts.file) is not None:
+            raise PrerequisiteError(f"{folder / CARD} names {brief(facts.file)}, which is outside its folder.", _FIX)
         path = folder / facts.file
-        if Path(facts.file).name != facts.file:
-            raise PrerequisiteError(f"{folder / CARD} names the file '{facts.file}' outside its folder.", _FIX)
         try:
             found = file_sha256(path)
         except OSError as error:

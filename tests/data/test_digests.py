@@ -80,13 +80,26 @@ def test_a_file_that_just_changed_is_hashed_every_time(tmp_path: Path) -> None:
     assert index.video(video) != first
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"folder": 3}', '{"folder": "FOLDER", "files": {"00000.jpg": 5}}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        '{"folder": 3}',
+        '{"folder": "FOLDER", "files": {"00000.jpg": 5}}',
+        "[" * 5000,
+        "ENTRY:zz",
+        "ENTRY:ab",
+    ],
+)
 def test_a_damaged_index_is_rebuilt(tmp_path: Path, damage: str) -> None:
     video = clip(tmp_path / "clip", [b"one"])
     index = MediaIndex(tmp_path / "index")
     before = index.video(video)
     (slot,) = (tmp_path / "index").rglob("*.json")
-    slot.write_text(damage.replace("FOLDER", str(tmp_path / "clip")))
+    entry = {"folder": str(tmp_path / "clip"), "files": {"00000.jpg": [3, OLD, damage.partition(":")[2]]}}
+    slot.write_text(json.dumps(entry) if "ENTRY" in damage else damage.replace("FOLDER", str(tmp_path / "clip")))
     assert index.video(video) == before
     assert json.loads(slot.read_text())["files"]
 
@@ -148,3 +161,9 @@ def test_processes_share_an_index(tmp_path: Path) -> None:
         worker.join()
     assert found == [{MediaIndex(tmp_path / "other").video(video)}] * 4
     assert not list((tmp_path / "index").rglob("*.tmp"))
+
+
+def test_an_index_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
+    video = clip(tmp_path / "clip", [b"one"])
+    (tmp_path / "index").write_text("a file where the folder belongs")
+    assert MediaIndex(tmp_path / "index").video(video) == MediaIndex(tmp_path / "other").video(video)

@@ -12,6 +12,7 @@ import resource
 import shutil
 import signal
 import sys
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,11 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from clips import write_dataset
 
 from rvosbench.harness import cli
+from rvosbench.harness.data.cards import CARDS
 from rvosbench.harness.data.masks import decode, track_from_masks
 from rvosbench.harness.data.reader import open_dataset
 from rvosbench.harness.data.synthetic import write_shapes
@@ -90,6 +94,14 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write_predictions(predictions)
     settings = {"keyframes": 2, "lvlm": {"dtype": "float32", "device": "cpu"}}
     settings |= {"sam2": {"checkpoint": "sam2", "device": "cpu"}}
+    for suffix, kind in ((".tar", "w"), (".tar.gz", "w:gz")):
+        with tarfile.open(predictions / f"masks{suffix}", kind) as archive:  # type: ignore[call-overload]
+            archive.add(predictions / "masks", "masks")
+    own = base / "own"
+    shutil.copytree(run_folder / "data", own / "data")
+    _write_card(own / "own.yaml")
+    shutil.copy(predictions / "rle.json", own)
+    _recipe(own / "r.yaml", methods=[{"method": "bright"}])
     for name, method, more in (
         ("decaf", "decaf", {}),
         ("steerseg", "steerseg", {"soft_prompts": {"folder": "soft"}}),
@@ -102,7 +114,38 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(SHAPES / "lochead" / "qwen2_5_vl.json", folder / "heads.json")
         row = {"method": method, "settings": {**settings, **more}}
         _recipe(folder / "r.yaml", methods=[row], lvlms=[str(SHAPES / "qwen2_5_vl")])
+    checkpoint = base / "checkpoint"
+    shutil.copytree(base / "decaf", checkpoint)
+    shutil.copytree(SHAPES / "qwen2_5_vl", checkpoint / "lvlm")
+    row = {"method": "decaf", "settings": settings}
+    _recipe(checkpoint / "r.yaml", methods=[row], lvlms=["lvlm"])
+    _write_training(base / "training", run_folder / "data")
+    configuration = base / "configuration"
+    shutil.copytree(run_folder, configuration)
+    (configuration / "configuration" / "rvosbench").mkdir(parents=True)
+    (configuration / "configuration" / "rvosbench" / "config.yaml").write_text("allow:\n  hosts: [x.org, 10.0.0.3]\n")
     return base
+
+
+def _write_card(path: Path) -> None:
+    card = yaml.safe_load((CARDS / "shapes.yaml").read_text())
+    card |= {"name": path.stem, "protocols": {"own/v1": card["protocols"]["shapes/v1"]}}
+    for split in card["splits"].values():
+        split["protocols"] = ["own/v1"]
+    path.write_text(yaml.safe_dump(card, sort_keys=False))
+
+
+def _write_training(folder: Path, data: Path) -> None:
+    shutil.copytree(data, folder / "data")
+    values = {
+        "name": "t", "data_root": "data", "runs": "runs", "lvlm": str(SHAPES / "qwen2_5_vl"),
+        "options": {"dtype": "float32", "frame_batch": 32}, "keyframes": 2,
+        "data": {"name": "shapes", "split": "valid", "held_out": 0.5},
+        "attributes": {"source": "reason"}, "loss": {"normalisation": "share"},
+        "optimiser": {"rate": 0.01, "clips": 2, "frames": 2, "frames_per_sample": 2, "steps": 2},
+        "evaluate_every": 1, "workers": {"executor": "inprocess", "count": 1},
+    }  # fmt: skip
+    (folder / "r.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
 
 def _write_predictions(folder: Path) -> None:
@@ -125,6 +168,20 @@ def _write_predictions(folder: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(decode(code, height, width)).save(path)
     (folder / "rle.json").write_text(json.dumps(table))
+    frames = {video.name: list(video.frames) for video in dataset.videos}
+    results = {
+        video: {e: {"prediction_masks": rles, "frames": frames[video]} for e, rles in found.items()}
+        for video, found in table.items()
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    records = [
+        {"video": video, "expression": e, "frame": frame, **rle}
+        for video, found in table.items()
+        for e, rles in found.items()
+        for frame, rle in zip(frames[video], rles, strict=True)
+    ]
+    (folder / "records.json").write_text(json.dumps(records))
+    pq.write_table(pa.Table.from_pylist(records), folder / "records.parquet")
     lines = [{"video": v, "expression": e, "rles": rles} for v, found in table.items() for e, rles in found.items()]
     (folder / "rle.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with zipfile.ZipFile(folder / "masks.zip", "w") as archive:
@@ -170,7 +227,42 @@ TARGETS = {
     "RLE": Target("predictions", "rle.json", mutations.change_json, _of_predictions("rle.json")),
     "RLE lines": Target("predictions", "rle.jsonl", mutations.change_lines, _of_predictions("rle.jsonl")),
     "PNG": Target("predictions", "masks/*/*/*.png", mutations.change_bytes, _of_predictions("masks")),
+    "RLE of Sa2VA": Target("predictions", "results.json", mutations.change_json, _of_predictions("results.json")),
+    "RLE records": Target("predictions", "records.json", mutations.change_json, _of_predictions("records.json")),
+    "RLE parquet": Target(
+        "predictions", "records.parquet", mutations.change_parquet, _of_predictions("records.parquet")
+    ),
     "archive": Target("predictions", "masks.zip", mutations.change_bytes, _of_predictions("masks.zip")),
+    "tar": Target("predictions", "masks.tar", mutations.change_bytes, _of_predictions("masks.tar")),
+    "compressed tar": Target("predictions", "masks.tar.gz", mutations.change_bytes, _of_predictions("masks.tar.gz")),
+    "own card": Target(
+        "own",
+        "own.yaml",
+        mutations.change_yaml,
+        (
+            ("datasets", "verify", "{}/own.yaml", "--data-root", "{}/data"),
+            (
+                "score",
+                "{}/rle.json",
+                "--dataset",
+                "{}/own.yaml",
+                "--data-root",
+                "{}/data",
+                "--lenient",
+                "--workers",
+                "1",
+                "--out",
+                "{}/out",
+            ),
+            ("plan", "{}/r.yaml", "--set", "datasets=[{name: ./own.yaml}]"),
+        ),
+    ),
+    "training recipe": Target("training", "r.yaml", mutations.change_yaml, _PLAN),
+    "checkpoint's config.json": Target("checkpoint", "lvlm/config.json", mutations.change_json, _PLAN),
+    "checkpoint's files": Target("checkpoint", "lvlm/*.*", mutations.change_bytes, _PLAN),
+    "user's configuration": Target(
+        "configuration", "configuration/rvosbench/config.yaml", mutations.change_yaml, (("run", "{}/r.yaml"),)
+    ),
     "recipe": Target("run", "r.yaml", mutations.change_yaml, _PLAN),
     "recipe of DecAF": Target("decaf", "r.yaml", mutations.change_yaml, _PLAN),
     "SAM2 folder": Target("decaf", "sam2/config.yaml", mutations.change_yaml, _PLAN),
@@ -201,7 +293,8 @@ def _alarm(*_: object) -> None:
 @pytest.fixture
 def guarded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A time limit for every command, a memory limit for what a mutated size may allocate, quiet pages."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", "configuration")
+    monkeypatch.setenv("RVOSBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", sys.argv)
     before, handler = resource.getrlimit(resource.RLIMIT_AS), signal.signal(signal.SIGALRM, _alarm)
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, before[1]))

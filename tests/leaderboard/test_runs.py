@@ -220,3 +220,24 @@ def test_a_folder_the_system_refuses_hides_nothing(
     listed = find_runs(tmp_path)
     assert [run.id for run in listed.runs] == ["good"]
     assert [(run.id, run.reason) for run in listed.broken] == [("locked", "Cannot be read: Permission denied.")]
+
+
+WRONG_FRAMES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "a count that is text": lambda table: table.assign(n_gt="x"),
+    "a count that is missing": lambda table: table.assign(I=[None, *table["I"][1:]]),
+    "a negative count": lambda table: table.assign(U=-1),
+    "names that are numbers": lambda table: table.assign(video=1.5),
+    "names that are lists": lambda table: table.assign(expression=[["x"]] * len(table)),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_FRAMES)
+def test_columns_of_other_types_are_refused(case: str, tmp_path: Path, write_run: Any) -> None:
+    folder = write_run(tmp_path / "runs" / "one")
+    path = folder / "frames.parquet"
+    frames = pd.read_parquet(path).assign(I=1, U=2, n_gt=1, n_pred=1, m_gt=1, m_pred=1)
+    frames.to_parquet(path, index=False)
+    assert len(read_frames(read_run(folder))) == len(frames) > 1
+    WRONG_FRAMES[case](frames).to_parquet(path, index=False)
+    with pytest.raises(PrerequisiteError, match=r"frames\.parquet"):
+        read_frames(read_run(folder))

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rvosbench.harness.data.digests import MediaIndex
+from rvosbench.harness.data.parsing import brief, load_json
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.paths import given_path
 from rvosbench.methods.models.lvlm.base import LvlmSettings
 from rvosbench.methods.models.lvlm.family import Family, family_names, find_family
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+_SIZE = re.compile(
+    r"(hidden|intermediate|vocab|patch|image|window|merge|embed).*_size|num_.*(layers|heads)|depth|.*_dim|max_position.*"
+)
+_LARGEST = 1 << 24
+"""No size of a model in the field is as large; a larger one would be allocated, or looped over."""
+_MOST_LAYERS = 1024
+_NO_MODEL = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RuntimeError, AssertionError)
+"""What building a model from a configuration raises when a value is missing, of another type, or fits no other."""
 _NEEDED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
 
@@ -44,7 +55,7 @@ def find(checkpoint: str) -> Checkpoint:
     Raises:
         PrerequisiteError: missing, not downloadable, incomplete, or of a family that is not supported.
     """
-    folder = Path(checkpoint).expanduser()
+    folder = given_path(checkpoint)
     if folder.is_dir():
         config = read_config(folder)
         if not any(folder.glob("*.safetensors")):
@@ -63,7 +74,7 @@ def config_of(checkpoint: str) -> dict[str, Any]:
     Raises:
         PrerequisiteError: missing, or not downloadable.
     """
-    folder = Path(checkpoint).expanduser()
+    folder = given_path(checkpoint)
     if folder.is_dir():
         return read_config(folder)
     if not _HUB_NAME.fullmatch(checkpoint):
@@ -86,7 +97,7 @@ def local_folder(settings: LvlmSettings) -> Path:
     Raises:
         PrerequisiteError: the folder is gone, or the hub cannot be reached.
     """
-    folder = Path(settings.checkpoint).expanduser()
+    folder = given_path(settings.checkpoint)
     if folder.is_dir():
         return folder
     name, at, commit = settings.digest.partition("@")
@@ -109,7 +120,7 @@ def local_folder(settings: LvlmSettings) -> Path:
 
 def is_here(checkpoint: str, digest: str) -> bool:
     """Whether a checkpoint that ``find`` found needs no download: a folder, or a whole copy in the hub's cache."""
-    if Path(checkpoint).expanduser().is_dir():
+    if given_path(checkpoint).is_dir():
         return True
     name, _, commit = digest.partition("@")
     cached = _cached(name, commit)
@@ -131,7 +142,11 @@ def _complete(folder: Path) -> bool:
     index = folder / "model.safetensors.index.json"
     weights = {"model.safetensors"}
     if index.is_file():
-        weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = load_json(index)
+        shards = shards.get("weight_map") if isinstance(shards, dict) else None
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            return False
+        weights = set(shards.values())
     processor = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
     tokenizer = (folder / "tokenizer.json").is_file()
     return processor and tokenizer and all((folder / name).is_file() for name in ("config.json", *weights))
@@ -147,13 +162,48 @@ def read_config(folder: Path) -> dict[str, Any]:
     fix = "Give the folder of a whole transformers checkpoint (config.json, *.safetensors, tokenizer, processor)."
     if not path.is_file():
         raise PrerequisiteError(f"Checkpoint folder {folder} has no config.json.", fix)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PrerequisiteError(f"{path} is not valid JSON: {error}.", fix) from error
+    config = load_json(path)
     if not isinstance(config, dict):
         raise PrerequisiteError(f"{path} is not a JSON object.", fix)
+    for name in ("text_config", "vision_config"):
+        if not isinstance(config.get(name, {}), dict):
+            raise PrerequisiteError(f"{path}: {name} must be a mapping.", fix)
+    for section in (config, config.get("text_config", {}), config.get("vision_config", {})):
+        _require_sizes(section, path)
     return config
+
+
+def _require_sizes(section: dict[str, Any], path: Path) -> None:
+    """Refuses sizes that no model has: they would be allocated or looped over before anything else is looked at."""
+    for key, value in section.items():
+        if not _SIZE.fullmatch(key) or value is None or isinstance(value, list | dict):
+            continue
+        most = _MOST_LAYERS if key == "depth" or key.endswith("layers") else _LARGEST
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+            raise PrerequisiteError(
+                f"{path}: {brief(key)} must be a whole number of at most {most:,}, found {brief(value)}.",
+                "Download the checkpoint again, all files.",
+            )
+
+
+@contextmanager
+def describing_a_model() -> Iterator[None]:
+    """Turns what transformers raises on a config.json that describes no model into one sentence.
+
+    Raises:
+        PrerequisiteError: with what was found.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except (*_NO_MODEL, StrictDataclassError) as error:
+        lines = str(error).strip().splitlines() or [""]
+        reason = brief(f"{type(error).__name__}: {lines[0]}", 200)
+        raise PrerequisiteError(
+            f"The checkpoint's config.json describes no model that can be built: {reason}.",
+            "Download the checkpoint again, all files.",
+        ) from error
 
 
 def folder_digest(folder: Path) -> str:

@@ -16,7 +16,7 @@ import torch
 
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
-from rvosbench.methods.models.lvlm.checkpoints import config_of, supported_family
+from rvosbench.methods.models.lvlm.checkpoints import config_of, describing_a_model, supported_family
 from rvosbench.methods.models.lvlm.family import find_family
 
 TYPICAL_TEXT = 105
@@ -49,6 +49,7 @@ class Estimate:
         return self.weight_bytes + self.kv_bytes + self.captured_bytes + self.working_bytes
 
 
+@describing_a_model()
 def estimate(
     config: Mapping[str, Any],
     settings: LvlmSettings,

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.methods.models.lvlm.base import LvlmSettings
+
+_DAMAGE = (TypeError, KeyError, AttributeError, IndexError, ArithmeticError, AssertionError, StrictDataclassError)
+"""What transformers raises, beside its own errors, on files that are not what their names say."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -50,7 +54,7 @@ def load_model(model_class: Any, folder: Path, settings: LvlmSettings) -> Any:
             attn_implementation=settings.attention,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, *_DAMAGE) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PrerequisiteError(f"Checkpoint {folder} cannot be loaded: {reason.rstrip('.')}.", fix) from error
     absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
@@ -72,7 +76,7 @@ def load_processor(processor_class: Any, folder: Path) -> Any:
     fix = "Download the checkpoint again, all files (tokenizer, processor configuration, chat template)."
     try:
         processor = processor_class.from_pretrained(folder)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # tokenizers raises the bare class for a file that it cannot parse
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PrerequisiteError(f"The processor of {folder} cannot be loaded: {reason.rstrip('.')}.", fix) from error
     if not processor.chat_template:

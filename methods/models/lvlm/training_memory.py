@@ -18,6 +18,7 @@ import torch
 
 from rvosbench.methods.attention.spec import RolloutSpec
 from rvosbench.methods.models.lvlm.base import LvlmOptions
+from rvosbench.methods.models.lvlm.checkpoints import describing_a_model
 from rvosbench.methods.models.lvlm.estimate import BLOCK_ROWS, TYPICAL_TEXT, meta_model
 from rvosbench.methods.models.lvlm.family import find_family
 
@@ -50,6 +51,7 @@ class StepMemory:
         return self.weight_bytes + max(self.vision_bytes, backward)
 
 
+@describing_a_model()
 def step_memory(
     config: Mapping[str, Any],
     options: LvlmOptions,

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rvosbench.harness.data.parsing import load_yaml
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.paths import given_path
 from rvosbench.harness.recipes import describe
 from rvosbench.harness.settings import Settings, identity, runtime
 from rvosbench.methods.models.sam2.overrides import MOST_OVERRIDES, parse_override
@@ -112,7 +113,7 @@ def resolve(checkpoint: str, *, download: bool = True) -> Checkpoint:
     Raises:
         PrerequisiteError: nothing is there, the name is unknown, or the folder is malformed.
     """
-    path = Path(checkpoint).expanduser()
+    path = given_path(checkpoint)
     if path.is_dir():
         return _from_folder(path)
     if path.is_file() or path.suffix in (".pt", ".safetensors"):

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from rvosbench.harness.data.parsing import load_json
 from rvosbench.harness.data.types import Expression, FrameHW3, Video
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.stages import Request
@@ -78,10 +79,7 @@ def read_attributes(path: Path) -> Attributes:
         PrerequisiteError: missing, or not of the expected form.
     """
     fix = 'Give a JSON file: {"video/expression id": ["attribute", ...]}.'
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PrerequisiteError(f"The attributes in {path} cannot be read: {error}.", fix) from error
+    raw = load_json(path)
     if not isinstance(raw, dict) or not all(
         isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in raw.values()
     ):

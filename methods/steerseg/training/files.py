@@ -98,6 +98,7 @@ class TrainingFolder:
             PrerequisiteError: damaged, or of another model or data.
         """
         import pickle
+        import zipfile
 
         import torch
 
@@ -108,7 +109,19 @@ class TrainingFolder:
             held = torch.load(path, map_location="cpu", weights_only=True)
             stored = held.pop("fingerprint")
             state = State(**held)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, AttributeError) as error:
+        except (
+            OSError,
+            RuntimeError,
+            EOFError,
+            pickle.UnpicklingError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            IndexError,
+            MemoryError,
+            zipfile.BadZipFile,
+        ) as error:
             raise PrerequisiteError(
                 f"{path} cannot be read: {' '.join(str(error).split())[:200]}.", "Remove it to train from the start."
             ) from error

@@ -110,6 +110,8 @@ def test_a_file_of_another_checkpoint_is_refused_in_one_sentence(lvlm: LvlmSetti
         ("{", "is not valid JSON"),
         ('{"heads": [[1, 2]]}', "is no heads file: .*model"),
         ("[]", "is no heads file"),
+        ('{"kind": NaN}', "holds NaN"),
+        ("[" * 5000, "nests too deeply"),
         (None, "There are no heads at"),
     ],
 )
@@ -127,3 +129,26 @@ def test_heads_in_so_many_words(lvlm: LvlmSettings) -> None:
         find_heads("L2H3 L4H0", lvlm)
     with pytest.raises(PrerequisiteError, match="names a head twice"):
         find_heads("L2H3 L2H3", lvlm)
+
+
+@pytest.mark.parametrize("value", [True, False, -0.1, 1.5, "0.5", None])
+@pytest.mark.parametrize("key", ["frequency", "layer"])
+def test_nonsense_in_a_heads_file_is_refused(lvlm: LvlmSettings, tmp_path: Path, key: str, value: object) -> None:
+    path = tmp_path / "heads.json"
+    write_heads(path, head_file(lvlm))
+    content = json.loads(path.read_text())
+    entry = {"layer": 3, "head": 1, "frequency": 0.5, "by_trial": [0.5], "attention_sum": 0.1}
+    path.write_text(json.dumps({**content, "frequencies": [entry]}))
+    assert read_heads(path).frequencies[0].frequency == 0.5
+    path.write_text(json.dumps({**content, "frequencies": [{**entry, key: value}]}))
+    with pytest.raises(PrerequisiteError, match=key):
+        read_heads(path)
+    path.write_text(json.dumps({**content, "frequencies": [entry, entry]}))
+    with pytest.raises(PrerequisiteError, match="twice"):
+        read_heads(path)
+
+
+@pytest.mark.parametrize("where", ["a" * 300 + ".json", "nul\0.json", "~nobody-at-all/heads.json", "/etc", "\ud800"])
+def test_what_cannot_be_a_path_is_one_sentence(lvlm: LvlmSettings, where: str) -> None:
+    with pytest.raises(PrerequisiteError):
+        find_heads(where, lvlm)

@@ -124,8 +124,21 @@ def swap(folder: Path, vectors: torch.Tensor, name: str = "vectors") -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no card": (lambda folder: (folder / "card.json").unlink(), "there is no card.json"),
-    "no JSON": (lambda folder: (folder / "card.json").write_text("{"), "cannot be read"),
+    "no JSON": (lambda folder: (folder / "card.json").write_text("{"), "is not valid JSON"),
     "a key missing": (lambda folder: rewritten(folder, lambda card: card.pop("data")), "data: Field required"),
+    "a loss that is no number": (
+        lambda folder: (folder / "card.json").write_text(
+            (folder / "card.json")
+            .read_text()
+            .replace('"losses":{', '"losses":{"first":NaN,')
+            .replace('"losses": {', '"losses": {"first": NaN, ')
+        ),
+        "NaN|valid JSON",
+    ),
+    "a count that is true": (
+        lambda folder: rewritten(folder, lambda card: card["prompts"]["clip"].update(count=True)),
+        "count",
+    ),
     "a later schema": (lambda folder: rewritten(folder, lambda card: card.update(schema_version=9)), "newer than 1"),
     "no vectors": (lambda folder: (folder / "clip.safetensors").unlink(), "No such file"),
     "a byte changed": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -11,8 +12,10 @@ import pytest
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.settings import identity_of
-from rvosbench.methods.models.lvlm.base import LvlmSettings
+from rvosbench.methods.attention.spec import RolloutSpec
+from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings
 from rvosbench.methods.models.lvlm.checkpoints import config_of, find, folder_digest, local_folder, lvlm_settings
+from rvosbench.methods.models.lvlm.estimate import clip_memory
 from rvosbench.methods.models.lvlm.family import family_names
 from rvosbench.methods.models.lvlm.load import load_lvlm
 
@@ -131,3 +134,50 @@ def test_incomplete_folder(folder: Path, break_it: Callable[[Path], object], mes
 def test_impossible_settings(folder: Path, field: str, value: float) -> None:
     with pytest.raises(PrerequisiteError, match=field):
         lvlm_settings(str(folder), **{field: value})
+
+
+NONSENSE: list[tuple[str, str, object]] = [
+    ("text_config", "num_hidden_layers", 10**9),
+    ("text_config", "num_hidden_layers", True),
+    ("text_config", "hidden_size", "192"),
+    ("text_config", "hidden_size", -1),
+    ("text_config", "vocab_size", 2**40),
+    ("vision_config", "depth", 2**31),
+    ("vision_config", "patch_size", 1.5),
+    ("", "text_config", None),
+    ("", "vision_config", [1]),
+    ("", "hidden_size", float("nan")),
+]
+
+
+@pytest.mark.parametrize(("section", "key", "value"), NONSENSE)
+def test_a_configuration_of_no_model_is_one_sentence(folder: Path, section: str, key: str, value: object) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    (config[section] if section else config)[key] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(PrerequisiteError, match=r"config\.json"):
+        find(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("text_config", "rope_parameters", "none"),
+        ("text_config", "hidden_act", 3),
+        ("text_config", "num_attention_heads", 0),
+        ("vision_config", "patch_size", 0),
+        ("vision_config", "spatial_merge_size", 0),
+        ("vision_config", "num_heads", 7),
+        ("text_config", "layer_types", [1]),
+    ],
+)
+def test_what_transformers_cannot_build_is_one_sentence_or_an_estimate(
+    folder: Path, section: str, key: str, value: object
+) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config[section][key] = value
+    path.write_text(json.dumps(config))
+    with contextlib.suppress(PrerequisiteError):
+        assert "MiB" in clip_memory(str(folder), LvlmOptions(), RolloutSpec(), 2, (64, 64))
