@@ -16,7 +16,10 @@ from rvosbench.harness.results.schema import Score
 from rvosbench.harness.scoring.kernel import PixelCounts
 from rvosbench.harness.scoring.protocols import require_protocol
 from rvosbench.harness.scoring.rules import KEYFRAMES, SampleCounts, average
-from rvosbench.harness.scoring.statistics import Difference, Item, difference
+from rvosbench.harness.scoring.statistics import Difference, Item, difference, mean_of_groups
+
+_ROUNDING = 1e-6
+"""More than the rounding of sums and of numbers in JSON, less than any sample contributes."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Comparison:
     """Why there is no difference."""
     other_ground_truth: bool = False
     """The two were scored against different ground truth, so that a difference would mean nothing."""
+    unknown_ground_truth: int = 0
+    """Samples scored in both of which a table does not record the ground truth: it may have been another one."""
 
 
 def compare(
@@ -49,7 +54,7 @@ def compare(
             compared, or the only ones there are.
 
     Raises:
-        PrerequisiteError: nothing in common, or a damaged table.
+        PrerequisiteError: nothing in common, a damaged table, or tables that do not give the score beside them.
     """
     pairs = list(_pairs(_whole(first, first_label), _whole(second, second_label)))
     if not pairs:
@@ -77,7 +82,7 @@ def _pairs(first: Sequence[Score], second: Sequence[Score]) -> Iterator[tuple[Sc
 def _compared(first: Run, a: Score, second: Run, b: Score) -> Comparison:
     rule = require_protocol(a.protocol.removesuffix(KEYFRAMES), kept_card(first.folder, a.dataset))
     mine, theirs = _samples(first, a), _samples(second, b)
-    differing, common = _differing(mine, theirs)
+    differing, unknown, common = _differing(mine, theirs)
     if differing:
         why = f"scored against different ground truth: {differing} of {common} common samples"
         return Comparison(a, b, None, 0, why, other_ground_truth=True)
@@ -85,22 +90,39 @@ def _compared(first: Run, a: Score, second: Run, b: Score) -> Comparison:
     if rule.records == "videos" or not rule.scored_here or ends_unknown:
         return Comparison(a, b, None, 0, "the tables do not hold what this protocol or these frames need")
     items, others = _items(first, a, mine), _items(second, b, theirs)
+    for run, score, own in ((first, a, items), (second, b, others)):
+        if not _gives(score, own, rule.groups):
+            raise PrerequisiteError(
+                f"The tables in {run.folder} do not give the score of '{score.method}' under {score.protocol} that its "
+                "scores.json holds: some are damaged, absent or were changed.",
+                "Score the masks again.",
+            )
     names = {(item.video, item.name) for item in items} ^ {(item.video, item.name) for item in others}
     paired = difference(items, others, rule.groups)
-    return Comparison(a, b, paired, len(names), "no sample is in both" if paired is None else None)
+    why_not = "no sample is in both" if paired is None else None
+    return Comparison(a, b, paired, len(names), why_not, unknown_ground_truth=unknown)
 
 
-def _differing(first: pd.DataFrame, second: pd.DataFrame) -> tuple[int, int]:
-    """How many of the common samples have other ground truth, and how many are common.
+def _gives(score: Score, items: Sequence[Item], groups: Sequence[str]) -> bool:
+    """Whether the items average to the score they are the items of."""
+    mean = mean_of_groups([item.J_and_F for item in items], [item.group for item in items], groups)
+    if mean is None or score.J_and_F is None:
+        return mean is score.J_and_F
+    return abs(mean - score.J_and_F) < _ROUNDING
 
-    Tables of before digests were recorded do not differ.
+
+def _differing(first: pd.DataFrame, second: pd.DataFrame) -> tuple[int, int, int]:
+    """How many of the common samples have other ground truth, of how many it is not known, how many there are.
+
+    It is not known of samples scored in both whose tables are from before digests were recorded.
     """
-    names = ["video", "expression"]
-    both = first.merge(second, on=names, suffixes=("_a", "_b"))
-    if "digest_ground_truth_a" not in both:
-        return 0, len(both)
-    a, b = both["digest_ground_truth_a"], both["digest_ground_truth_b"]
-    return int((a.notna() & b.notna() & (a != b)).sum()), len(both)
+    columns = ["video", "expression", "status", "digest_ground_truth"]
+    a, b = (samples.reindex(columns=columns) for samples in (first, second))
+    both = a.merge(b, on=["video", "expression"], suffixes=("_a", "_b"))
+    ours, theirs = both["digest_ground_truth_a"], both["digest_ground_truth_b"]
+    known = ours.notna() & theirs.notna()
+    scored = (both["status_a"] == "scored") & (both["status_b"] == "scored")
+    return int((known & (ours != theirs)).sum()), int((~known & scored).sum()), len(both)
 
 
 def _samples(run: Run, score: Score) -> pd.DataFrame:

@@ -107,6 +107,12 @@ def comparison_lines(comparisons: Sequence[Comparison]) -> Iterator[Text]:
             f"{gain.wins} wins, {gain.ties} ties, {gain.losses} losses in {gain.videos} videos"
             + (f"; {row.only_in_one} samples are in one run only" if row.only_in_one else "")
         )
+        if row.unknown_ground_truth:
+            yield Text(
+                f"  The tables do not say whether {row.unknown_ground_truth} samples were scored against the same "
+                "ground truth.",
+                "bold red",
+            )
 
 
 def print_problems(problems: Sequence[Problem], complete: Path, console: Console) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rvosbench.harness.data.reader import Dataset
@@ -62,6 +63,35 @@ def test_a_run_equals_itself(tmp_path: Path, dataset: Dataset) -> None:
     [row] = compare(one, one)
     assert row.difference is not None
     assert (row.difference.J_and_F, row.difference.wins, row.difference.losses) == (0.0, 0, 0)
+
+
+def test_tables_that_do_not_give_their_score_are_refused(tmp_path: Path, dataset: Dataset) -> None:
+    good = run(tmp_path, dataset, "Good", {"UVO/a/0": [A] * 4, "UVO/b/0": [A] * 4}, ["revos/v1"])
+    frames = good.folder / "frames.parquet"
+    table = pd.read_parquet(frames)
+    table[table["video"] != "UVO/a"].to_parquet(frames)
+    with pytest.raises(PrerequisiteError, match="do not give the score"):
+        compare(read_run(good.folder), read_run(good.folder))
+    frames.unlink()
+    with pytest.raises(PrerequisiteError, match="do not give the score"):
+        compare(read_run(good.folder), read_run(good.folder))
+
+
+@pytest.mark.parametrize("form", ["without the column", "with nulls"])
+def test_ground_truth_that_the_tables_do_not_record_is_said(tmp_path: Path, dataset: Dataset, form: str) -> None:
+    one = run(tmp_path, dataset, "One", {"UVO/a/0": [A] * 4}, ["revos/v1"])
+    [row] = compare(one, one)
+    assert row.unknown_ground_truth == 0 and len(list(comparison_lines([row]))) == 2
+    path = one.folder / "samples.parquet"
+    samples = pd.read_parquet(path)
+    if form == "with nulls":
+        samples["digest_ground_truth"] = None
+    else:
+        samples = samples.drop(columns="digest_ground_truth")
+    samples.to_parquet(path)
+    [row] = compare(one, read_run(one.folder))
+    assert row.difference is not None and row.unknown_ground_truth == 6
+    assert any("ground truth" in line.plain for line in comparison_lines([row]))
 
 
 def test_failed_samples_lose(tmp_path: Path, dataset: Dataset) -> None:
