@@ -7,13 +7,16 @@ counts) must not. A field that declares neither cannot be hashed, and ``tests/te
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, ClassVar, Self, Union, cast, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter
 
 ROLE = "rvosbench.role"
+CodeTable = Mapping[str, str]
+"""Names in settings -> ``module:name`` of the code that they choose. A table that is annotated so is no part of a
+stage's code: the line that counts is what ``Settings.uses`` gives, so a line for other code recomputes nothing."""
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 
 

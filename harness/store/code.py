@@ -6,8 +6,9 @@ definition is hashed without its comments, docstrings, blanks and positions. A c
 not count. Nothing is imported for this: files are found and parsed, so planning stays fast and needs no torch.
 
 Followed are modules that are neither of the standard library nor installed in site-packages, and ``rvosbench`` and the
-factory's own package wherever they lie. All other packages count by their version. Code that is chosen by a name at run
-time cannot be seen here; settings that choose some name it (``Settings.uses``).
+factory's own package wherever they lie. All other packages count by their version. A data file beside a module counts
+where reached code names it. Code that is chosen by a name at run time cannot be seen here; settings that choose some
+name it (``Settings.uses``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 
 from rvosbench.harness.errors import PrerequisiteError
+from rvosbench.harness.plugins import PACKAGE_OF_A_FILE
 
 PACKAGE = __name__.partition(".")[0]
 ABSENT = "not installed"
@@ -43,8 +45,8 @@ _NO_NUMBERS = {
     *("cachetools", "huggingface_hub", "hydra", "omegaconf", "safetensors"),
 }
 """Packages that decide no number of a stage: what their versions change is not what is computed."""
-_OF_A_FILE = re.compile(r"^rvosbench_file_[0-9a-f]{12}_")
-"""Before the file's name in the name of a module that was loaded by its path (``harness.plugins``)."""
+_NAME_OF_A_FILE = re.compile(r"(?![./])(?!.*\.\.)[^\n\0:]{1,120}")
+"""Text that may be the path of a file or folder below the module's own."""
 _BY_NAME = "import "
 """Before the name of a module that is imported by ``importlib.import_module("name")``."""
 
@@ -114,23 +116,29 @@ class _Target:
     name: str | None = None
 
 
+_CODE_TABLE = _Target(f"{PACKAGE}.harness.settings", "CodeTable")
+
+
 @dataclass
 class _Module:
     """A parsed module."""
 
     name: str
     is_package: bool
+    folder: Path
     definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
     """By name: the top-level statements that bind or fill it."""
     imports: dict[str, _Target] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)
     """Modules of ``from module import *``."""
     effects: list[ast.stmt] = field(default_factory=list)
-    """Statements that bind no name: they run when the module is imported."""
+    """Statements that bind no name, or change what another module bound: they run when the module is imported."""
+    effect_imports: list[_Target] = field(default_factory=list)
+    """Imports whose name is never used: they are there for what they run."""
 
     @property
     def label(self) -> str:
-        path = _OF_A_FILE.sub("", self.name.removeprefix(f"{PACKAGE}.")).replace(".", "/")
+        path = PACKAGE_OF_A_FILE.sub("", self.name.removeprefix(f"{PACKAGE}.")).replace(".", "/")
         return f"{path}/__init__.py" if self.is_package else f"{path}.py"
 
 
@@ -203,12 +211,19 @@ class _Walk:
             if module is not None:
                 for statement in module.effects:
                     yield from self._reach(module, statement)
+                yield from module.effect_imports
 
     def _reach(self, module: _Module, statement: ast.stmt) -> Iterator[_Target]:
         statements = self._reached.setdefault(module.label, {})
         if id(statement) in statements:
             return
+        if _is_table(statement, module):
+            statements[id(statement)] = ""
+            return
         statements[id(statement)], names = _read(statement)
+        for file in _files_named_in(statement, module.folder):
+            label = Path(module.label).parent / file.relative_to(module.folder)
+            self._reached.setdefault(label.as_posix(), {})[0] = hashlib.sha256(read_source(file)).hexdigest()
         local = _imports_in(statement, module)
         imported = {**module.imports, **local}
         for name, attribute in names:
@@ -218,9 +233,11 @@ class _Walk:
             # ``import a.b`` binds a: which of its modules an expression means is not followed, so all imported ones.
             yield from (target for known, target in imported.items() if known.startswith(f"{name}."))
             found = imported.get(name)
+            known = name in module.definitions
+            if known:
+                yield _Target(module.name, name)
             if found is None:  # a name of this module, of a star import, a local variable or a builtin
-                known = name in module.definitions
-                yield from [_Target(module.name, name)] if known else [_Target(star, name) for star in module.stars]
+                yield from () if known else [_Target(star, name) for star in module.stars]
             elif found.name is None and attribute:
                 yield _Target(found.module, attribute)
             elif found.name is not None and attribute and self._is_module(found):
@@ -266,8 +283,10 @@ def _find(name: str, files: Mapping[str, Path]) -> tuple[Path | None, bool] | No
     """(file, is it a package) of a module; no file: a package without ``__init__``; None: there is no such module."""
     if name in files:
         return files[name], False
+    beside = [file.resolve().parent for file in files.values()]
+    if PACKAGE_OF_A_FILE.match(name):
+        return _below(name.split(".")[1:], None, False, beside)
     top = name.partition(".")[0]
-    beside = [file.parent for file in files.values()]
     if beside and (_find_installed(top) is None or _outside_site_packages(top)):
         found = _below(name.split("."), None, False, beside)
         if found is not None:
@@ -312,9 +331,28 @@ def _parse(name: str, path: Path, is_package: bool) -> _Module:
         tree = ast.parse(read_source(path))
     except (OSError, SyntaxError, ValueError, RecursionError) as error:
         raise PrerequisiteError(f"{path} cannot be read as Python: {error}.", "Correct the file.") from error
-    module = _Module(name, is_package)
+    module = _Module(name, is_package, path.parent)
     _sort(tree.body, module)
+    for known in module.definitions.keys() & module.imports.keys():
+        module.effects += [part for part in module.definitions[known] if known not in _rebound(part)]
+    if not is_package:  # what a package imports, others import from it
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        used |= {text for part in module.definitions.get("__all__", ()) for text in _texts_in(part)}
+        for statement in tree.body:
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                names = {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
+                if not names & used and not any(alias.asname for alias in statement.names):
+                    module.effect_imports += [target for _, target in _imports(statement, module)]
     return module
+
+
+def _rebound(statement: ast.stmt) -> set[str]:
+    """Names that a statement binds anew; not those whose values it changes."""
+    if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        stored = (node for target in targets for node in ast.walk(target) if isinstance(node, ast.Name))
+        return {node.id for node in stored if isinstance(node.ctx, ast.Store)}
+    return set(_bound(statement))
 
 
 def _sort(statements: list[ast.stmt], module: _Module) -> None:
@@ -325,7 +363,11 @@ def _sort(statements: list[ast.stmt], module: _Module) -> None:
                 module.stars.append(_origin(statement, module))
         elif isinstance(statement, ast.If) and _is_type_checking(statement.test):
             _sort(statement.orelse, module)
-        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        elif isinstance(statement, ast.If) and "__main__" in _texts_in(statement.test):
+            _sort(statement.orelse, module)  # what runs as a program does not run when a stage imports the file
+        elif isinstance(statement, ast.Pass | ast.Expr) and (
+            isinstance(statement, ast.Pass) or isinstance(statement.value, ast.Constant)
+        ):
             continue
         else:
             module.imports.update(_imports_in(statement, module))
@@ -350,6 +392,32 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
                 yield from _bound(below)
         if isinstance(statement, ast.For):
             yield from (node.id for node in ast.walk(statement.target) if isinstance(node, ast.Name))
+    elif isinstance(alias := getattr(statement, "name", None), ast.Name):  # type X = ..., of Python 3.12
+        yield alias.id
+
+
+def _is_table(statement: ast.stmt, module: _Module) -> bool:
+    """Whether a statement is a ``CodeTable``, of which ``Settings.uses`` names the one line that counts."""
+    if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.annotation, ast.Name):
+        return False
+    return module.imports.get(statement.annotation.id) == _CODE_TABLE
+
+
+def _texts_in(tree: ast.AST) -> set[str]:
+    nodes = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return {value for value in nodes if isinstance(value, str)}
+
+
+def _files_named_in(statement: ast.stmt, folder: Path) -> Iterator[Path]:
+    """Data files that a statement names: those in the module's folder, or in one below that it names as well."""
+    texts = {text for text in _texts_in(statement) if _NAME_OF_A_FILE.fullmatch(text)}
+    files = {text for text in texts if Path(text).suffix not in ("", ".py")}
+    if not files:
+        return
+    for place in (folder, *(folder / text for text in sorted(texts - files) if (folder / text).is_dir())):
+        for text in sorted(files):
+            if (place / text).is_file():
+                yield place / text
 
 
 def _is_type_checking(test: ast.expr) -> bool:
@@ -402,7 +470,7 @@ def _serialise(node: object, parts: list[str], names: set[tuple[str, str]]) -> N
     if isinstance(node, list):
         parts.append("[")
         for element in node:
-            if not (isinstance(element, ast.Expr) and _is_text(element.value)):
+            if not (isinstance(element, ast.Pass) or (isinstance(element, ast.Expr) and _is_text(element.value))):
                 _serialise(element, parts, names)
         parts.append("]")
         return

@@ -19,6 +19,7 @@ from rvosbench.harness.recipes import load_recipe
 from rvosbench.harness.results.writer import RunFolder
 from rvosbench.harness.store import code
 from rvosbench.harness.store.code import ABSENT, Code, code_of
+from rvosbench.methods.models.lvlm import family
 
 PACKAGE = {
     "__init__.py": "",
@@ -30,6 +31,8 @@ def scaled(value):
     return np.float64(value) * SCALE
 def unused():
     return 1
+if __name__ == "__main__":
+    print(unused())
 ''',
     "reason.py": "def answer(text):\n    return text\n",
     "ground.py": "from .shared import scaled\ndef level():\n    return scaled(60.0)\n",
@@ -243,6 +246,100 @@ def test_finding_the_code_imports_no_model_library() -> None:
         "assert not {'torch', 'transformers', 'sam2', 'cv2'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def digests(folder: Path, **files: str) -> str:
+    """The code of ``part.stage``, with these files beside it."""
+    package = folder / "made_up_package"
+    for name, text in {"__init__": "", **files}.items():
+        path = package / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    forget()
+    return code_of(("made_up_package.part:stage",)).digest
+
+
+PART = """
+import numpy as np
+
+from made_up_package import other
+from made_up_package.other import TABLE, scale
+{}
+
+def helper(x=1):
+    return x
+
+def stage():
+    return helper, scale, TABLE
+"""
+OTHER = "TABLE = {}\ndef scale(x):\n    return _twice(x)\ndef _twice(x):\n    return f'{2 * x}'\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("{2 * x}", "{3 * x}", False),
+        ("def helper(x=1)", "def helper(x=2)", False),
+        ("def helper", "@np.vectorize\ndef helper", False),
+        ("def stage", "TABLE['x'] = 1\ndef stage", False),
+        ("def stage", "np.seterr(all='raise')\ndef stage", False),
+        ("def stage", "other.FLAG = True\ndef stage", False),
+        ("def stage", "scale = helper(scale)\ndef stage", False),
+        ("def stage", "import made_up_package.effects\ndef stage", False),
+        ("def stage", "from made_up_package import unused as unused\ndef stage", True),
+        ("def stage", "def unused():\n    return 1\ndef stage", True),
+        ("def stage", "if __name__ == '__main__':\n    print(helper())\ndef stage", True),
+        ("def stage():", "def stage():\n    'Text.'\n    pass", True),
+        (
+            "    return helper, scale, TABLE",
+            "    return (\n        helper,  # the first\n        scale,\n        TABLE,\n    )",
+            True,
+        ),
+    ],
+)
+def test_what_counts_as_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, same: bool
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(code, "_find_installed", code._find_installed.__wrapped__)
+    monkeypatch.setattr(code, "_outside_site_packages", code._outside_site_packages.__wrapped__)
+    files = {"part": PART.format(""), "other": OTHER, "effects": "import numpy\nnumpy.seterr(all='ignore')\n"}
+    before = digests(tmp_path, **files)
+    after = digests(tmp_path, **{name: text.replace(old, new) for name, text in files.items()})
+    assert (before == after) == same
+
+
+def test_a_data_file_that_a_stage_names_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    part = (
+        "from pathlib import Path\nFOLDER = Path(__file__).parent\n"
+        "def stage():\n    return (FOLDER / 'levels.yaml').read_text(), (FOLDER / 'words' / 'few.txt').read_text()\n"
+        "def unused():\n    return FOLDER / 'others.yaml'\n"
+    )
+    (tmp_path / "made_up_package/words").mkdir(parents=True)
+    found = []
+    for levels, few, others in (("1", "a", "x"), ("1", "a", "y"), ("2", "a", "y"), ("2", "b", "y")):
+        files = {"levels.yaml": levels, "words/few.txt": few, "others.yaml": others}
+        for name, text in files.items():
+            (tmp_path / "made_up_package" / name).write_text(text)
+        digests(tmp_path, part=part)
+        found.append(code_of(("made_up_package.part:stage",)))
+    assert found[0] == found[1]
+    assert found[2].changes_since(found[1]) == ["made_up_package/levels.yaml changed"]
+    assert found[3].changes_since(found[2]) == ["made_up_package/words/few.txt changed"]
+
+
+def test_another_family_in_the_table_recomputes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = ("rvosbench.methods.ground.rollouts:build_contrast", "rvosbench.methods.models.lvlm.qwen2_vl:FAMILY")
+    forget()
+    before = code_of(stage)
+    read = code.read_source
+    line = b'    "llava": "rvosbench.methods.models.lvlm.llava:FAMILY",\n'
+    assert line in read(Path(family.__file__))
+    monkeypatch.setattr(code, "read_source", lambda path: read(path).replace(line, line + b'    "x": "y:FAMILY",\n'))
+    forget()
+    assert code_of(stage) == before
+    forget()
 
 
 def test_changes_are_said_in_words() -> None:

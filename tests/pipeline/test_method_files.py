@@ -152,6 +152,80 @@ def test_the_file_may_move_and_its_content_is_in_the_keys_not_in_the_name(folder
     assert changed == [True, True, False, False], "only what reads LEVEL"
 
 
+FILE = """
+from rvosbench.harness.settings import Settings
+{}
+
+class Own:
+    name, title, paper, settings_type, needs_lvlm = "own", "Own", "none", Settings, False
+
+    def stages(self, settings, lvlm):
+        return ()
+
+    def memory(self, settings, lvlm, size):
+        {}
+        return str(LEVEL)
+
+METHOD = Own()
+"""
+
+
+def write_method(folder: Path, imports: str, late: str = "pass", **others: str) -> str:
+    """A method whose memory is what it finds beside it; its name for a recipe."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "way.py").write_text(FILE.format(imports, late))
+    for name, text in others.items():
+        (folder / f"{name}.py").write_text(text)
+    return f"{folder / 'way.py'}:METHOD"
+
+
+@pytest.mark.parametrize(
+    ("imports", "late"),
+    [
+        ("from utils import LEVEL", "pass"),
+        ("import utils; LEVEL = utils.LEVEL", "pass"),
+        ("", "from utils import LEVEL"),
+        ("from .utils import LEVEL", "pass"),
+        ("from between import LEVEL", "pass"),
+    ],
+)
+def test_helpers_of_one_name_in_two_folders_are_two_modules(tmp_path: Path, imports: str, late: str) -> None:
+    between = "def __getattr__(name):\n    import utils\n    return getattr(utils, name)\n"
+    names = [
+        write_method(tmp_path / folder, imports, late, utils=f"LEVEL = {level}\n", between=between)
+        for folder, level in (("a", 1), ("b", 2))
+    ]
+    methods = [load_method(name) for name in names]
+    assert [method.memory(None, None, (1, 1)) for method in methods] == ["1", "2"]
+
+
+def test_a_package_beside_the_file_is_imported_with_its_modules(tmp_path: Path) -> None:
+    name = write_method(
+        tmp_path, "import parts.inner\nfrom parts import inner\nLEVEL = parts.inner.LEVEL + inner.LEVEL"
+    )
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/__init__.py").write_text("from parts.inner import LEVEL as LEVEL\n")
+    (tmp_path / "parts/inner.py").write_text("import more\nLEVEL = more.LEVEL\n")
+    (tmp_path / "more.py").write_text("LEVEL = 4\n")
+    assert load_method(name).memory(None, None, (1, 1)) == "8"
+
+
+def test_a_file_called_like_an_installed_module_means_that_module(tmp_path: Path) -> None:
+    write_method(tmp_path, "import numpy, random; LEVEL = random.Random(0).getrandbits(4) + numpy.int64(0)")
+    for name in ("random", "numpy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / "way.py").replace(tmp_path / name / f"{name}.py")
+        assert load_method(f"{tmp_path / name / name}.py:METHOD").memory(None, None, (1, 1)) == "13"
+        (tmp_path / name / f"{name}.py").replace(tmp_path / "way.py")
+
+
+@pytest.mark.parametrize("name", ["queue", "numpy", "rvosbench"])
+def test_a_helper_called_like_an_installed_module_is_refused(tmp_path: Path, name: str) -> None:
+    method = write_method(tmp_path, f"from {name} import LEVEL", **{name: "LEVEL = 1\n"})
+    with pytest.raises(PrerequisiteError, match=f"{name}.py"):
+        load_method(method)
+
+
 @pytest.mark.parametrize(
     ("text", "name", "problem"),
     [

@@ -28,6 +28,7 @@ import PIL.Image
 
 from rvosbench.harness.data.types import FrameHW3
 from rvosbench.harness.errors import PrerequisiteError, nearest_name
+from rvosbench.harness.settings import CodeTable
 from rvosbench.methods.models.lvlm.base import LvlmOptions, LvlmSettings, VisualTokens
 from rvosbench.methods.models.lvlm.messages import Clip, Part, Text, Visual
 from rvosbench.methods.models.lvlm.views import Views
@@ -41,7 +42,7 @@ GROUP = "rvosbench.families"
 Edge = Literal["bottom", "top", "left", "right"]
 """An edge of a map."""
 
-BUILT_IN: Mapping[str, str] = {
+BUILT_IN: CodeTable = {
     "internvl": "rvosbench.methods.models.lvlm.internvl:FAMILY",
     "llava": "rvosbench.methods.models.lvlm.llava:FAMILY",
     "llava_onevision": "rvosbench.methods.models.lvlm.llava_onevision:FAMILY",
