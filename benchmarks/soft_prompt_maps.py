@@ -18,8 +18,8 @@ from rich.table import Table
 from transformers.utils import logging
 
 from rvosbench.harness.scoring.statistics import Item, difference_interval
+from rvosbench.methods.steerseg.training.evaluation import UNTRAINED, WITHOUT, EvalResults, PromptEvaluator
 from rvosbench.methods.steerseg.training.recipe import View
-from rvosbench.methods.steerseg.training.worth import UNTRAINED, WITHOUT, Bench, Judgements
 
 SHAPES = Path("checkpoints/shapes/steerseg")
 
@@ -29,21 +29,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = [SHAPES / "qwen2_5_vl", SHAPES / "seeds" / "1", SHAPES / "seeds" / "2"]
     parser.add_argument("--prompts", type=Path, nargs="+", default=default)
-    parser.add_argument("--worlds", type=int, nargs="+", default=[4, 5, 6, 7, 8, 9])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[4, 5, 6, 7, 8, 9])
     parser.add_argument("--clips", type=int, default=4)
     given = parser.parse_args()
     logging.disable_progress_bar()
-    bench = Bench({f"trained, {folder.name}": folder for folder in given.prompts})
+    evaluator = PromptEvaluator({f"trained, {folder.name}": folder for folder in given.prompts})
     views: tuple[View, ...] = ("clip", "frame")
     for view in views:
-        rows: dict[str, Judgements] = {}
-        for world in given.worlds:
-            for name, judged in bench.judge(view, world, given.clips).items():
-                rows.setdefault(name, {}).update(judged)
+        rows: dict[str, EvalResults] = {}
+        for seed in given.seeds:
+            for name, results in evaluator.evaluate(view, seed, given.clips).items():
+                rows.setdefault(name, {}).update(results)
         Console(width=140).print(_table(view, rows))
 
 
-def _table(view: View, rows: dict[str, Judgements]) -> Table:
+def _table(view: View, rows: dict[str, EvalResults]) -> Table:
     names = ("loss", "concentration", "pointing")
     trained = [values for name, values in rows.items() if name not in (WITHOUT, UNTRAINED)]
     table = Table(
@@ -55,7 +55,7 @@ def _table(view: View, rows: dict[str, Judgements]) -> Table:
     return table
 
 
-def _cell(some: list[Judgements], rows: dict[str, Judgements], name: str) -> str:
+def _cell(some: list[EvalResults], rows: dict[str, EvalResults], name: str) -> str:
     value = {key: float(np.mean([getattr(row[key], name) for row in some])) for key in rows[WITHOUT]}
     words = [f"{np.mean(list(value.values())):.3f}"]
     for base in (rows[WITHOUT], rows[UNTRAINED]):

@@ -33,13 +33,13 @@ from rvosbench.methods.models.lvlm.loading import load_processor
 from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.qwen2_5_vl import FAMILY
 from rvosbench.methods.models.lvlm.training_memory import step_memory
+from rvosbench.methods.steerseg.training.calls import CallBuilder
 from rvosbench.methods.steerseg.training.files import TrainingFolder
-from rvosbench.methods.steerseg.training.lessons import split
 from rvosbench.methods.steerseg.training.loop import PromptTraining
-from rvosbench.methods.steerseg.training.prepared import Preparer
 from rvosbench.methods.steerseg.training.recipe import DataChoice, Optimisation, TrainRecipe, View
-from rvosbench.methods.steerseg.training.sources import BoolTHW, Spoken
-from rvosbench.methods.steerseg.training.workers import Alone
+from rvosbench.methods.steerseg.training.sampling import split
+from rvosbench.methods.steerseg.training.sources import BoolTHW, TargetExpression
+from rvosbench.methods.steerseg.training.workers import SingleProcess
 
 NAME = "Qwen/Qwen2.5-VL-7B-Instruct"
 RELEASED = {
@@ -72,13 +72,13 @@ class Noise:
     notes = ()
 
     def __init__(self, expressions: int, keyframes: int) -> None:
-        self._said = [Spoken(str(index), EXPRESSION) for index in range(expressions)]
+        self._expressions = [TargetExpression(str(index), EXPRESSION) for index in range(expressions)]
         self._frames_THW3 = np.random.default_rng(0).integers(0, 256, (keyframes, HEIGHT, WIDTH, 3), dtype=np.uint8)
         self._masks_THW = np.zeros((keyframes, HEIGHT, WIDTH), dtype=bool)
         self._masks_THW[:, HEIGHT // 3 : HEIGHT // 2, WIDTH // 3 : WIDTH // 2] = True
 
-    def expressions(self, video: str) -> list[Spoken]:
-        return self._said
+    def expressions(self, video: str) -> list[TargetExpression]:
+        return self._expressions
 
     def frames(self, video: str) -> list[FrameHW3]:
         return list(self._frames_THW3)
@@ -121,7 +121,9 @@ def measured(lvlm: Lvlm, recipe: TrainRecipe, view: View) -> tuple[float, int]:
     """Seconds and peak bytes of one training step (bytes are 0 on a CPU)."""
     cuda = lvlm.model.device.type == "cuda"
     source = Noise(recipe.optimiser.clips, recipe.keyframes)
-    training = PromptTraining(recipe, view, lvlm, Preparer(lvlm, source, 2**30), split(recipe, source, {}), Alone())
+    training = PromptTraining(
+        recipe, view, lvlm, CallBuilder(lvlm, source, 2**30), split(recipe, source, {}), SingleProcess()
+    )
     with tempfile.TemporaryDirectory() as folder:
         if cuda:
             torch.cuda.empty_cache()

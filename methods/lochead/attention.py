@@ -43,7 +43,7 @@ def prompt_text(prompt: Prompt, expression: str) -> str:
     return object_prompt("v0", expression) if prompt == "object" else sentence(expression)
 
 
-def ask(lvlm: Lvlm, frame: FrameHW3, grid: Grid, prompt: Prompt, expression: str) -> ModelInputs:
+def build_inputs(lvlm: Lvlm, frame: FrameHW3, grid: Grid, prompt: Prompt, expression: str) -> ModelInputs:
     """The prompt put to one frame, whose clip has ``grid``.
 
     Raises:

@@ -1,7 +1,7 @@
 """Which heads localise: attention sum, spatial entropy, selection frequency (Loc-Head, arXiv 2503.06287, section 3).
 
 On every pair of image and expression each head has a map. Criterion 1 keeps heads whose attention sum is large;
-criterion 2 prefers those whose map is in few pieces. Of the heads that pass the first, the ``top`` best by the second
+criterion 2 prefers those whose map has few components. Of the heads that pass the first, the ``top`` best by the second
 are selected on that pair; the heads most often selected over many pairs are the model's localization heads.
 
 Pure numpy; what the paper and its code do differently is a setting (``CalibrationSettings``).
@@ -24,7 +24,7 @@ from rvosbench.methods.models.lvlm.family import Edge
 Float64 = NDArray[np.float64]
 _ROUNDING = 1e-12
 _NEIGHBOURS = np.zeros((3, 3, 3), dtype=np.int8)
-_NEIGHBOURS[1] = 1  # eight neighbours within a map, none in the maps beside it in the stack
+_NEIGHBOURS[1] = 1  # eight neighbours within a map, none in the neighbouring maps of the array
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +65,8 @@ def spatial_entropy(maps_Mhw: Float64, settings: CalibrationSettings) -> Float64
     map_c[component] = cells // (maps_Mhw.shape[1] * maps_Mhw.shape[2])
     heads = len(maps_Mhw)
     whole_M = np.bincount(map_c, weight_c, minlength=heads) if by_area else over_Mhw.sum((1, 2))
-    share_c = weight_c / whole_M[map_c]
-    entropy_M = np.bincount(map_c, -share_c * np.log(share_c), minlength=heads)
+    fraction_c = weight_c / whole_M[map_c]
+    entropy_M = np.bincount(map_c, -fraction_c * np.log(fraction_c), minlength=heads)
     return np.where(np.bincount(map_c, minlength=heads) > 0, entropy_M, np.inf)
 
 
@@ -98,7 +98,7 @@ class Trial:
     """The outcome of one draw of pairs."""
 
     frequency_M: Float64
-    """Share of the pairs on which a head was selected."""
+    """Fraction of the pairs on which a head was selected."""
     threshold: float | None
     """The attention sum at the elbow; None where every pair has its own."""
 

@@ -91,9 +91,9 @@ def report(found: HeadFile) -> list[str]:
     lines.append(f"{len(counts)} trials of {', '.join(map(str, sorted(set(counts))))} pairs.")
     if found.data["failed"]:
         lines.append(f"{found.data['failed']} pairs could not be used; the first: {found.data['failed_first']}.")
-    asked = found.settings["calibration"]["samples"]
-    if min(counts) < asked:
-        lines.append(f"Fewer than the {asked} pairs asked for: there are {found.data['pairs_available']} expressions.")
+    requested = found.settings["calibration"]["samples"]
+    if min(counts) < requested:
+        lines.append(f"Fewer than {requested} pairs: there are {found.data['pairs_available']} expressions.")
     if len(chosen) < found.settings["calibration"]["keep"]:
         lines.append(f"Only {len(chosen)} heads were ever selected.")
     return lines
@@ -116,7 +116,7 @@ def _source(dataset: str | None, data_root: Path, split: str | None, pairs: Path
 def _find(checkpoint: str, digest: str, source: Pairs, settings: CalibrateSettings) -> HeadFile:
     from rvosbench.harness.progress import SampleProgress
     from rvosbench.harness.text import SafeConsole
-    from rvosbench.methods.lochead.finding import draw, find
+    from rvosbench.methods.lochead.head_search import draw, find
     from rvosbench.methods.models.lvlm.base import LvlmSettings
     from rvosbench.methods.models.lvlm.load import load_lvlm
 

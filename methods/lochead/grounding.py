@@ -43,7 +43,7 @@ class Ground:
 
     def _maps(self, video: VideoFrames, expression: str) -> Artefact:
         # Here, so that planning a run imports no torch.
-        from rvosbench.methods.lochead.attention import ask, head_maps, prompt_text, query_position
+        from rvosbench.methods.lochead.attention import build_inputs, head_maps, prompt_text, query_position
 
         settings, lvlm = self.settings, self.lvlm
         text = prompt_text(settings.prompt, expression)
@@ -54,7 +54,7 @@ class Ground:
         for start in range(0, len(keyframes), size):
             # A batch at a time: the pixels of frame calls are what fills memory.
             frames = [video[index] for index in keyframes[start : start + size]]
-            batch = [ask(lvlm, frame, grid, settings.prompt, expression) for frame in frames]
+            batch = [build_inputs(lvlm, frame, grid, settings.prompt, expression) for frame in frames]
             position = query_position(lvlm, batch[0], settings.prompt, settings.query, expression)
             maps += head_maps(lvlm, batch, settings.heads, position)
             token = int(batch[0].inputs["input_ids"][0, position])

@@ -22,7 +22,7 @@ from rvosbench.harness.settings import Json
 
 @dataclass(frozen=True)
 class Pair:
-    """An image file and what is said about something in it."""
+    """An image file and an expression about an object in it."""
 
     name: str
     """Unique in its source; enters the digest of what was drawn."""
@@ -48,7 +48,7 @@ class Pairs(Protocol):
         ...
 
     def describe(self) -> dict[str, Json]:
-        """For the heads file."""
+        """Description of the source, for the heads file."""
         ...
 
 

@@ -21,7 +21,8 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value (dotted key).")
     ] = None,
     target: Annotated[
-        Path | None, typer.Option("--out", help="Copy the prompts to this folder too, which must be new or theirs.")
+        Path | None,
+        typer.Option("--out", help="Copy the prompts to this folder too, which must be new or hold soft prompts."),
     ] = None,
 ) -> None:
     """Train SteerSeg's soft prompts; continues where an interrupted training of the same recipe stopped."""

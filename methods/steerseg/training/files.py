@@ -1,9 +1,9 @@
 """The folder of a training.
 
     training.yaml            the resolved recipe
-    attributes.json          what the model said about the expressions, where it was asked
+    attributes.json          attributes that the model generated for the expressions, if any
     steps.jsonl              one line a step: losses, learning rate, gradient norm
-    metrics.jsonl            one line a look at the held-out videos, of each call
+    metrics.jsonl            one line per evaluation of the held-out videos, of each call
     state-<prompt>.pt        where the training of that prompt stands
     prompts/                 the result (see ``rvosbench.methods.steerseg.prompt_files``)
     pictures/                held-out maps without and with the prompt

@@ -16,13 +16,13 @@ from typing import Any
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.extras import install_command
-from rvosbench.methods.steerseg.training.asking import ask_attributes
+from rvosbench.methods.steerseg.training.attributes import generate_attributes
 from rvosbench.methods.steerseg.training.files import ERROR, RECIPE, STEPS, TrainingFolder
 from rvosbench.methods.steerseg.training.recipe import TrainRecipe, WorkersChoice, dump_recipe
 
 _SECONDS = 10.0
 """Between lines about the progress."""
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def folder_of(recipe: TrainRecipe) -> Path:
@@ -30,7 +30,7 @@ def folder_of(recipe: TrainRecipe) -> Path:
     return (recipe.runs / "training" / recipe.folder_name).resolve()
 
 
-def launch(recipe: TrainRecipe, say: Say) -> None:
+def launch(recipe: TrainRecipe, log: Log) -> None:
     """Trains in ``folder_of(recipe)``, going on where an earlier training of the same recipe stopped.
 
     Raises:
@@ -42,9 +42,9 @@ def launch(recipe: TrainRecipe, say: Say) -> None:
     folder = TrainingFolder(path)
     folder.replace(RECIPE, dump_recipe(recipe).encode())
     (path / ERROR).unlink(missing_ok=True)
-    say(f"{recipe.name}: {path}")
-    ask_attributes(recipe, path, say)
-    with _told(folder, say):
+    log(f"{recipe.name}: {path}")
+    generate_attributes(recipe, path, log)
+    with _progress_logged(folder, log):
         if recipe.workers.executor == "inprocess":
             from rvosbench.methods.steerseg.training.train import train
 
@@ -90,14 +90,14 @@ def _on_ray(recipe: TrainRecipe, folder: TrainingFolder) -> None:
 def _work(config: dict[str, Any]) -> None:
     """What a worker runs."""
     from rvosbench.methods.steerseg.training.train import train
-    from rvosbench.methods.steerseg.training.workers import Joined
+    from rvosbench.methods.steerseg.training.workers import DistributedGroup
 
     folder = TrainingFolder(config["path"])
     if folder.failure() is not None:
         # Another worker met what its user must fix; starting again would meet it again.
         return
     try:
-        train(config["recipe"], folder.path, Joined())
+        train(config["recipe"], folder.path, DistributedGroup())
     except PrerequisiteError as error:
         folder.fail(error)
         raise
@@ -141,11 +141,11 @@ def _ray(choice: WorkersChoice) -> Iterator[None]:
         ) from error
     try:
         resources: Any = ray.cluster_resources
-        there, asked = resources().get("GPU", 0.0), choice.count * choice.gpus_per_worker
-        if asked > there:
+        there, requested = resources().get("GPU", 0.0), choice.count * choice.gpus_per_worker
+        if requested > there:
             # Ray would wait for them for ever.
             raise PrerequisiteError(
-                f"The workers ask for {asked:g} GPUs, the cluster has {there:g}.",
+                f"The workers need {requested:g} GPUs, the cluster has {there:g}.",
                 "Lower workers.count or workers.gpus_per_worker.",
             )
         yield
@@ -155,7 +155,7 @@ def _ray(choice: WorkersChoice) -> Iterator[None]:
 
 
 @contextmanager
-def _told(folder: TrainingFolder, say: Say) -> Iterator[None]:
+def _progress_logged(folder: TrainingFolder, log: Log) -> Iterator[None]:
     """Says every few seconds how far the training is, as its files tell."""
     over = threading.Event()
 
@@ -165,7 +165,7 @@ def _told(folder: TrainingFolder, say: Say) -> Iterator[None]:
             reached = folder.lines(STEPS)[-1:]
             if reached != told:
                 [last] = told = reached
-                say(f"{last['prompt']} prompt: step {last['step']} of {last['of']}, loss {last['loss']:.4f}")
+                log(f"{last['prompt']} prompt: step {last['step']} of {last['of']}, loss {last['loss']:.4f}")
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()

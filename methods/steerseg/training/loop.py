@@ -20,12 +20,12 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.soft import SoftPrompt, with_soft
 from rvosbench.methods.steerseg.prompt_files import Role
+from rvosbench.methods.steerseg.training.calls import Call, CallBuilder, ahead
 from rvosbench.methods.steerseg.training.files import METRICS, STEPS, State, TrainingFolder
-from rvosbench.methods.steerseg.training.lessons import Lessons, Sample, Split, Unit, looked_at
 from rvosbench.methods.steerseg.training.losses import map_loss
 from rvosbench.methods.steerseg.training.passes import soft_maps, together
-from rvosbench.methods.steerseg.training.prepared import Call, Preparer, ahead
 from rvosbench.methods.steerseg.training.recipe import TrainRecipe, View
+from rvosbench.methods.steerseg.training.sampling import Sample, Split, Unit, UnitSampler, evaluation_samples
 from rvosbench.methods.steerseg.training.targets import concentration, points_inside
 from rvosbench.methods.steerseg.training.workers import Workers
 
@@ -44,21 +44,21 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One call's map beside its target."""
+class EvalResult:
+    """The evaluation of one call's map against its target."""
 
     name: str
     """Of the call."""
     loss: float
     concentration: float
-    """Share of the map's mass on the target."""
+    """Fraction of the map's attention mass on the target."""
     pointing: bool
     """Whether the highest cell lies on the target."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What the held-out calls of a view gave, means over them."""
+    """Means over the held-out calls of a view."""
 
     loss: float
     concentration: float
@@ -74,7 +74,7 @@ class PromptTraining:
         recipe: TrainRecipe,
         role: Role,
         lvlm: Lvlm,
-        preparer: Preparer,
+        call_builder: CallBuilder,
         split: Split,
         workers: Workers,
     ) -> None:
@@ -82,11 +82,11 @@ class PromptTraining:
         self.role: Role = role
         self.views = recipe.prompts[role]
         self.lvlm = lvlm
-        self.preparer = preparer
+        self.call_builder = call_builder
         self.workers = workers
-        self.lessons = {view: Lessons(recipe, split.trained, view) for view in self.views}
-        self.held_out = looked_at(recipe, split.held_out)
-        self.steps = max(lessons.steps for lessons in self.lessons.values())
+        self.samplers = {view: UnitSampler(recipe, split.trained, view) for view in self.views}
+        self.held_out = evaluation_samples(recipe, split.held_out)
+        self.steps = max(samplers.steps for samplers in self.samplers.values())
         self.soft = SoftPrompt(self._first_vectors().requires_grad_(True), recipe.position)
         optimiser = recipe.optimiser
         self.optimiser = torch.optim.AdamW(
@@ -112,7 +112,7 @@ class PromptTraining:
         else:
             if self.workers.first:
                 folder.rewind(self.role, -1)
-            losses |= self._look(folder, 0, None) | self._look(folder, 0, self.soft)
+            losses |= self._evaluate(folder, 0, None) | self._evaluate(folder, 0, self.soft)
             self._save(folder, 0, losses, fingerprint)
         batches = ahead(islice(self._units(start), self.steps - start), self._prepared)
         with self._ready():
@@ -124,12 +124,12 @@ class PromptTraining:
                     folder.append(STEPS, {"prompt": self.role, "step": step, "of": self.steps, **line})
                 every = self.recipe.evaluate_every
                 if step == self.steps or (every is not None and step % every == 0):
-                    losses |= self._look(folder, step, self.soft)
+                    losses |= self._evaluate(folder, step, self.soft)
                 if step == self.steps or step % self.recipe.checkpoint_every == 0:
                     self._save(folder, step, losses, fingerprint)
         return Trained(self.soft, self.steps, losses)
 
-    def look(self, view: View, soft: SoftPrompt | None) -> Figures:
+    def evaluate_view(self, view: View, soft: SoftPrompt | None) -> Figures:
         """The held-out figures of a view, over all workers.
 
         Raises:
@@ -137,8 +137,8 @@ class PromptTraining:
         """
         bad: list[str] = []
         totals = torch.zeros(4, dtype=torch.float64)
-        for sample in self.workers.share(self.held_out):
-            for one in self.judge(sample, view, soft):
+        for sample in self.workers.shard(self.held_out):
+            for one in self.evaluate_sample(sample, view, soft):
                 totals += torch.tensor([one.loss, one.concentration, one.pointing, 1.0], dtype=torch.float64)
                 bad += [one.name] if not math.isfinite(one.loss) else []
         totals = self.workers.sum(totals.to(self.lvlm.model.device)).cpu()
@@ -151,27 +151,27 @@ class PromptTraining:
             )
         return Figures(loss / calls_done, mass / calls_done, inside / calls_done, int(calls_done))
 
-    def judge(self, sample: Sample, view: View, soft: SoftPrompt | None) -> list[Judged]:
-        """The maps of the calls by which a sample is judged, none where its object is on no keyframe.
+    def evaluate_sample(self, sample: Sample, view: View, soft: SoftPrompt | None) -> list[EvalResult]:
+        """The maps of the calls by which a sample is evaluated, none where its object is on no keyframe.
 
         Raises:
             PrerequisiteError: a file is damaged, or a prompt too long; names the sample.
         """
         choice = self.recipe.loss
-        calls = self.preparer.looked_at(sample, view, self.recipe.optimiser.frames_per_sample)
-        judged = []
+        calls = self.call_builder.evaluation_calls(sample, view, self.recipe.optimiser.frames_per_sample)
+        results = []
         for call, map_thw in zip(calls, self.maps(calls, soft), strict=True):
-            bce, dice = map_loss(map_thw, torch.from_numpy(call.shares_thw).to(map_thw.device), choice)
+            bce, dice = map_loss(map_thw, torch.from_numpy(call.fractions_thw).to(map_thw.device), choice)
             found = map_thw.cpu().numpy()
-            judged.append(
-                Judged(
+            results.append(
+                EvalResult(
                     call.name,
                     float(choice.bce * bce + choice.dice * dice),
-                    concentration(found, call.shares_thw),
+                    concentration(found, call.fractions_thw),
                     points_inside(found, call.masks_THW),
                 )
             )
-        return judged
+        return results
 
     @torch.no_grad()
     def maps(self, calls: Sequence[Call], soft: SoftPrompt | None) -> list[Tensor]:
@@ -187,17 +187,19 @@ class PromptTraining:
         """Pass by pass, indices of calls and their maps."""
         items = [with_soft(self.lvlm, call.prompted, soft) for call in calls]
         for some in together(items, self.lvlm.settings.frame_batch):
-            seen = [self.preparer.seen(calls[index]) for index in some]
+            seen = [self.call_builder.seen(calls[index]) for index in some]
             batch = [items[index] for index in some]
             yield some, soft_maps(self.lvlm, batch, seen, self.recipe.rollout, weight_gradient=weight_gradient)
 
     def _units(self, start: int) -> Iterator[dict[View, list[Unit]]]:
-        streams = {view: lessons.units(start) for view, lessons in self.lessons.items()}
+        streams = {view: samplers.units(start) for view, samplers in self.samplers.items()}
         while True:
             yield {view: next(units) for view, units in streams.items()}
 
     def _prepared(self, units: dict[View, list[Unit]]) -> Batch:
-        return {view: self.preparer.calls(self.workers.share(own), self.lessons[view]) for view, own in units.items()}
+        return {
+            view: self.call_builder.calls(self.workers.shard(own), self.samplers[view]) for view, own in units.items()
+        }
 
     def _step(self, step: int, batch: Batch) -> dict[str, float]:
         """One step of the optimiser, and its figures over all workers."""
@@ -240,7 +242,7 @@ class PromptTraining:
     def _losses(self, calls: Sequence[Call], maps: Sequence[Tensor]) -> Tensor:
         """BCE and Dice of each call, (calls, 2)."""
         rows = [
-            torch.stack(map_loss(map_thw, torch.from_numpy(call.shares_thw).to(map_thw.device), self.recipe.loss))
+            torch.stack(map_loss(map_thw, torch.from_numpy(call.fractions_thw).to(map_thw.device), self.recipe.loss))
             for call, map_thw in zip(calls, maps, strict=True)
         ]
         return torch.stack(rows)
@@ -252,11 +254,11 @@ class PromptTraining:
             "The last state is kept. Lower optimiser.rate, set options.dtype to float32, or leave the video out.",
         )
 
-    def _look(self, folder: TrainingFolder, step: int, soft: SoftPrompt | None) -> dict[str, float]:
-        """Looks at the held-out videos and writes it down."""
+    def _evaluate(self, folder: TrainingFolder, step: int, soft: SoftPrompt | None) -> dict[str, float]:
+        """Evaluates the held-out videos and appends the figures to the metrics file."""
         found: dict[str, float] = {}
         for view in self.views:
-            figures = self.look(view, soft)
+            figures = self.evaluate_view(view, soft)
             if self.workers.first:
                 line = {"prompt": self.role, "view": view, "step": step, "soft": soft is not None, **vars(figures)}
                 folder.append(METRICS, line)
@@ -284,7 +286,7 @@ class PromptTraining:
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
-        """The language model computes its layers again in the backward pass, where that is asked for.
+        """The language model computes its layers again in the backward pass, where the recipe sets it.
 
         Raises:
             PrerequisiteError: the device ran out of memory.
@@ -292,7 +294,7 @@ class PromptTraining:
         text_model = self.lvlm.text_model
         if self.recipe.activation_checkpointing:
             text_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            # What it hangs on; dropout, the other thing that does, is 0 in these models.
+            # Checkpointing depends on this mode; dropout, which also depends on it, is 0 in these models.
             text_model.train()
         try:
             yield

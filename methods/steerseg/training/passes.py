@@ -1,6 +1,6 @@
 """Rollout maps with gradients, for prompts of unequal length in one pass.
 
-Shape legend: B batch, L sequence, n picture tokens, D hidden size, t h w a map's grid.
+Shape legend: B batch, L sequence, n image tokens, D hidden size, t h w a map's grid.
 """
 
 from __future__ import annotations

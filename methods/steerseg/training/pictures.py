@@ -13,7 +13,7 @@ from PIL import Image
 
 from rvosbench.harness.data.types import BoolHW, FrameHW3
 from rvosbench.methods.ground.fusion import match_keyframes, normalise_clip, resize
-from rvosbench.methods.steerseg.training.prepared import Call
+from rvosbench.methods.steerseg.training.calls import Call
 from rvosbench.methods.steerseg.training.targets import Float32
 
 ROWS = ("target", "without", "with prompt")

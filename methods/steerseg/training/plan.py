@@ -8,12 +8,12 @@ from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.methods.models.lvlm.checkpoints import config_of
 from rvosbench.methods.models.lvlm.estimate import in_words
 from rvosbench.methods.models.lvlm.training_memory import step_memory
-from rvosbench.methods.steerseg.training.lessons import Lessons, Split, looked_at, split
 from rvosbench.methods.steerseg.training.recipe import TrainRecipe, View
+from rvosbench.methods.steerseg.training.sampling import Split, UnitSampler, evaluation_samples, split
 from rvosbench.methods.steerseg.training.sources import Source, open_source
 
 USUAL_SIZE = (480, 854)
-"""(H, W) in pixels, of videos that are not there to ask."""
+"""(H, W) in pixels, of videos that are not on disk."""
 
 
 def planned(recipe: TrainRecipe) -> Iterator[str]:
@@ -41,13 +41,14 @@ def _counted(recipe: TrainRecipe, source: Source, parts: Split) -> Iterator[str]
     trained, held_out = parts.videos(parts.trained), parts.videos(parts.held_out)
     yield (
         f"{recipe.data.name}, split {recipe.data.split}: {trained} videos with {len(parts.trained)} expressions to "
-        f"train on, {held_out} held out, {len(looked_at(recipe, parts.held_out))} of their expressions looked at"
+        f"train on, {held_out} held out, {len(evaluation_samples(recipe, parts.held_out))} of their expressions "
+        "evaluated"
     )
     yield from source.notes
     for role, views in recipe.prompts.items():
-        lessons = [Lessons(recipe, parts.trained, view) for view in views]
-        steps = max(own.steps for own in lessons)
-        batches = " and ".join(f"{own.batch} {own.view} calls" for own in lessons)
+        samplers = [UnitSampler(recipe, parts.trained, view) for view in views]
+        steps = max(own.steps for own in samplers)
+        batches = " and ".join(f"{own.batch} {own.view} calls" for own in samplers)
         yield f"{role} prompt: {recipe.tokens} tokens at {recipe.position}, {steps} steps of {batches}"
 
 

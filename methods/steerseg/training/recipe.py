@@ -53,12 +53,12 @@ class DataChoice(Settings):
     seed: int = identity(0)
     """Of generated clips."""
     held_out: float = identity(0.05)
-    """Share of the videos that is never trained on, drawn by name and seed; at least one video."""
+    """Fraction of the videos that is never trained on, drawn by name and seed; at least one video."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "limit_videos", "generate")
         if not 0.0 < self.held_out < 1.0:
-            raise PrerequisiteError(f"data.held_out is {self.held_out}.", "Choose a share between 0 and 1.")
+            raise PrerequisiteError(f"data.held_out is {self.held_out}.", "Choose a fraction between 0 and 1.")
         if self.generate is not None and self.name != "shapes":
             raise PrerequisiteError(
                 f"data.generate is set, but '{self.name}' is not generated.", "Leave it out, or choose shapes."
@@ -96,17 +96,17 @@ class AttributesChoice(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class LossChoice(Settings):
-    """What is asked of a map: binary cross-entropy plus Dice, on its own grid."""
+    """Loss of a map: binary cross-entropy plus Dice, on its own grid."""
 
     normalisation: Literal["standardised", "min_max", "share"] = identity("standardised")
     """"standardised": p = sigmoid(2 (z - 1)), z the map minus its mean over its standard deviation. "min_max": the
     normalisation of inference, with gradients through both extremes; a sink that holds the maximum then gets next to
-    none. "share": p = the cell's share of the map's mass, times the target's area in cells. Its Dice is the mass off
-    the target, up to the 1 that both sides have; a cell may exceed 1."""
+    none. "share": p = the cell's fraction of the map's attention mass, times the target's area in cells. Its Dice is
+    the mass off the target, up to the 1 that both sides have; a cell may exceed 1."""
     bce: float = identity(1.0)
     dice: float = identity(1.0)
     target: Literal["area", "binary"] = identity("area")
-    """The mask's share of each cell, or 1 where that is at least a half."""
+    """The fraction of each cell that the mask covers, or 1 where that is at least a half."""
 
     def __post_init__(self) -> None:
         if self.bce < 0 or self.dice < 0 or self.bce + self.dice == 0:
@@ -122,7 +122,7 @@ class Optimisation(Settings):
     rate: float = identity(1e-3)
     weight_decay: float = identity(0.0)
     warm_up: float = identity(0.03)
-    """Share of the steps."""
+    """Fraction of the steps."""
     clip_norm: float = identity(1.0)
     """Largest norm of a prompt's gradient."""
     clips: int = identity(8)

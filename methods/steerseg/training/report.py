@@ -29,7 +29,7 @@ def report(path: Path) -> list[str]:
 
 
 def mirror(recipe: TrainRecipe, path: Path) -> str | None:
-    """Copies curves and pictures to MLflow; why that failed, or None.
+    """Copies curves and images to MLflow; why that failed, or None.
 
     Raises:
         PrerequisiteError: the package mlflow is not installed.

@@ -1,4 +1,4 @@
-"""Where training clips come from: a dataset card with masks, or the bundled world made in memory.
+"""Where training clips come from: a dataset card with masks, or the synthetic dataset made in memory.
 
 No torch, and no package that only scoring or clusters need: a GPU machine may have neither.
 
@@ -33,7 +33,7 @@ BoolTHW = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Spoken:
+class TargetExpression:
     """An expression with a target."""
 
     id: str
@@ -50,15 +50,15 @@ class Source(Protocol):
 
     @property
     def digest(self) -> str:
-        """Of frames, expressions and masks."""
+        """Digest of frames, expressions and masks."""
         ...
 
     @property
     def notes(self) -> Sequence[str]:
-        """What was left out, one sentence each."""
+        """One sentence for every omission of data."""
         ...
 
-    def expressions(self, video: str) -> Sequence[Spoken]: ...
+    def expressions(self, video: str) -> Sequence[TargetExpression]: ...
 
     def frames(self, video: str) -> list[FrameHW3]:
         """The keyframes. Raises SampleError naming an unreadable file."""
@@ -73,10 +73,10 @@ def open_source(choice: DataChoice, data_root: Path, index: Path, keyframes: int
     """The clips of a recipe.
 
     Args:
-        choice: what the recipe asks for.
+        choice: the recipe's data.
         data_root: the folder that holds the benchmark's folder.
         index: folder in which digests of frames are remembered.
-        keyframes: of every clip.
+        keyframes: number of keyframes of every clip.
 
     Raises:
         PrerequisiteError: the data is not there, or has no masks.
@@ -101,8 +101,8 @@ class CardSource:
                 "Choose a split whose masks are public and on disk, such as ref_youtube_vos: train.",
             )
         notes = list(dataset.notes)
-        spoken = {video.name: _spoken(video) for video in dataset.videos}
-        videos = [video for video in dataset.videos if spoken[video.name]]
+        expressions_of = {video.name: _target_expressions(video) for video in dataset.videos}
+        videos = [video for video in dataset.videos if expressions_of[video.name]]
         complete = [video for video in videos if truth.absence(video) is None]
         if not complete:
             why = f": {videos[0].name} has {truth.absence(videos[0])}" if videos else ": no expression has a target"
@@ -116,7 +116,7 @@ class CardSource:
         self._truth = truth
         self._keyframes = keyframes
         self._videos = {video.name: video for video in chosen}
-        self._spoken = {name: spoken[name] for name in self._videos}
+        self._target_expressions = {name: expressions_of[name] for name in self._videos}
         self.videos: Sequence[str] = list(self._videos)
         self._dataset, self._index = dataset, index
 
@@ -129,8 +129,8 @@ class CardSource:
         """
         return _card_digest(self._dataset, list(self._videos.values()), self._index)
 
-    def expressions(self, video: str) -> Sequence[Spoken]:
-        return self._spoken[video]
+    def expressions(self, video: str) -> Sequence[TargetExpression]:
+        return self._target_expressions[video]
 
     def frames(self, video: str) -> list[FrameHW3]:
         from rvosbench.harness.data.frames import DecodedFrames
@@ -140,26 +140,26 @@ class CardSource:
 
     def masks(self, video: str, expression: str) -> BoolTHW:
         entry = self._videos[video]
-        [said] = [said for said in entry.expressions if said.id == expression]
-        scored = set(self._truth.scored_frames(entry, said))
+        [candidate] = [candidate for candidate in entry.expressions if candidate.id == expression]
+        scored = set(self._truth.scored_frames(entry, candidate))
         missing = [index for index in self._indices(video) if index not in scored]
         if missing:
             raise SampleError(f"keyframe {entry.frames[missing[0]]} of '{video}' has no mask to train on")
-        return np.stack([self._truth.mask(entry, said, index) for index in self._indices(video)])
+        return np.stack([self._truth.mask(entry, candidate, index) for index in self._indices(video)])
 
     def _indices(self, video: str) -> tuple[int, ...]:
         return keyframe_indices(len(self._videos[video].frames), self._keyframes)
 
 
 class ShapesSource:
-    """Clips of the bundled world, made in memory; the same numbers give the same clips on any machine."""
+    """Clips of the synthetic dataset, made in memory; the same numbers give the same clips on any machine."""
 
     def __init__(self, count: int, split: str, seed: int, keyframes: int) -> None:
         from rvosbench.harness.data.synthetic.clip import SPLITS
         from rvosbench.harness.data.synthetic.write import VERSION
 
         if split not in SPLITS:
-            raise PrerequisiteError(f"The bundled world has no split '{split}'.", f"Known: {', '.join(SPLITS)}.")
+            raise PrerequisiteError(f"The synthetic dataset has no split '{split}'.", f"Known: {', '.join(SPLITS)}.")
         make = partial(_shapes_clip, seed, split, keyframes)
         workers = min(8, (os.cpu_count() or 1) // 2)
         if workers > 1 and count > 16:
@@ -168,20 +168,22 @@ class ShapesSource:
                 made = list(pool.map(make, range(count), chunksize=8))
         else:
             made = [make(index) for index in range(count)]
-        self._clips = {clip.name: clip for clip in made if clip.spoken}
+        self._clips = {clip.name: clip for clip in made if clip.targets_of}
         self.videos: Sequence[str] = list(self._clips)
         self.notes: Sequence[str] = ()
         self.digest = hashlib.sha256(f"shapes {VERSION} {split} {seed} {count} {keyframes}".encode()).hexdigest()
 
-    def expressions(self, video: str) -> Sequence[Spoken]:
-        return list(self._clips[video].spoken)
+    def expressions(self, video: str) -> Sequence[TargetExpression]:
+        return list(self._clips[video].targets_of)
 
     def frames(self, video: str) -> list[FrameHW3]:
         return list(self._clips[video].frames_THW3)
 
     def masks(self, video: str, expression: str) -> BoolTHW:
         clip = self._clips[video]
-        targets = next(targets for spoken, targets in clip.spoken.items() if spoken.id == expression)
+        targets = next(
+            targets for target_expression, targets in clip.targets_of.items() if target_expression.id == expression
+        )
         return np.isin(clip.ids_THW, targets)
 
 
@@ -190,7 +192,7 @@ class _ShapesClip:
     name: str
     frames_THW3: NDArray[np.uint8]
     ids_THW: NDArray[np.uint8]
-    spoken: Mapping[Spoken, tuple[int, ...]]
+    targets_of: Mapping[TargetExpression, tuple[int, ...]]
 
 
 def _shapes_clip(seed: int, split: str, keyframes: int, index: int) -> _ShapesClip:
@@ -198,20 +200,20 @@ def _shapes_clip(seed: int, split: str, keyframes: int, index: int) -> _ShapesCl
 
     clip = make_clip(seed, split, index)
     kept = list(keyframe_indices(len(clip.ids_THW), keyframes))
-    spoken = {
-        Spoken(str(number), sentence.text): tuple(sentence.targets)
+    targets_of = {
+        TargetExpression(str(number), sentence.text): tuple(sentence.targets)
         for number, sentence in enumerate(clip.sentences)
         if sentence.targets
     }
-    return _ShapesClip(clip.name, np.stack(list(clip.images(kept))), clip.ids_THW[kept], spoken)
+    return _ShapesClip(clip.name, np.stack(list(clip.images(kept))), clip.ids_THW[kept], targets_of)
 
 
-def _spoken(video: Video) -> list[Spoken]:
-    return [Spoken(said.id, said.text) for said in video.expressions if said.targets]
+def _target_expressions(video: Video) -> list[TargetExpression]:
+    return [TargetExpression(candidate.id, candidate.text) for candidate in video.expressions if candidate.targets]
 
 
 def _card_digest(dataset: Dataset, videos: Sequence[Video], index: Path) -> str:
-    """Of the videos' frames, expressions and masks; where they lie does not enter.
+    """Digest of the videos' frames, expressions and masks, independent of their paths.
 
     Raises:
         PrerequisiteError: a file cannot be read.
@@ -224,12 +226,12 @@ def _card_digest(dataset: Dataset, videos: Sequence[Video], index: Path) -> str:
     whole = hashlib.sha256()
     try:
         for video in videos:
-            said = [
+            entries = [
                 [expression.id, expression.text, truth.digest(video, expression)]
                 for expression in video.expressions
                 if expression.targets
             ]
-            whole.update(json.dumps([video.name, media.video(video), said]).encode())
+            whole.update(json.dumps([video.name, media.video(video), entries]).encode())
     except SampleError as error:
         raise PrerequisiteError(f"The training data is damaged: {error}.", "Restore the file.") from error
     return whole.hexdigest()

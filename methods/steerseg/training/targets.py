@@ -14,8 +14,8 @@ from rvosbench.methods.steerseg.training.sources import BoolTHW
 Float32 = NDArray[np.float32]
 
 
-def mask_shares(masks_THW: BoolTHW, grid: Grid) -> Float32:
-    """The mask's share of every cell, (t, h, w) in [0, 1]; exact where cells cut through pixels.
+def mask_fractions(masks_THW: BoolTHW, grid: Grid) -> Float32:
+    """The fraction of every cell that the mask covers, (t, h, w) in [0, 1]; exact where cells cut through pixels.
 
     A slot that holds two keyframes gets their mean; where the last one was repeated to fill it, that one alone.
 
@@ -25,15 +25,15 @@ def mask_shares(masks_THW: BoolTHW, grid: Grid) -> Float32:
     slots, height, width = grid
     _, pixels_high, pixels_wide = masks_THW.shape
     down_hH, across_wW = _overlap(height, pixels_high), _overlap(width, pixels_wide)
-    shares_Thw = np.stack([down_hH @ mask_HW.astype(np.float32) @ across_wW.T for mask_HW in masks_THW])
-    return np.clip(in_slots(shares_Thw, slots), 0.0, 1.0)
+    fractions_Thw = np.stack([down_hH @ mask_HW.astype(np.float32) @ across_wW.T for mask_HW in masks_THW])
+    return np.clip(in_slots(fractions_Thw, slots), 0.0, 1.0)
 
 
 def in_slots(values_Thw: Float32, slots: int) -> Float32:
     """One value a slot: itself, or the mean of the keyframes that a slot holds.
 
     Raises:
-        ValueError: as ``mask_shares``.
+        ValueError: as ``mask_fractions``.
     """
     keyframes = len(values_Thw)
     if keyframes == slots:
@@ -45,10 +45,10 @@ def in_slots(values_Thw: Float32, slots: int) -> Float32:
     return np.asarray(values_Thw.reshape(slots, 2, *values_Thw.shape[1:]).mean(1), dtype=np.float32)
 
 
-def concentration(map_thw: Float32, shares_thw: Float32) -> float:
-    """The share of the map's mass that lies in the mask; 0 for a map without mass."""
+def concentration(map_thw: Float32, fractions_thw: Float32) -> float:
+    """The fraction of the map's attention mass (the sum of its cells) inside the mask; 0 for a map without mass."""
     mass = float(map_thw.sum(dtype=np.float64))
-    return float((map_thw * shares_thw).sum(dtype=np.float64)) / mass if mass > 0 else 0.0
+    return float((map_thw * fractions_thw).sum(dtype=np.float64)) / mass if mass > 0 else 0.0
 
 
 def points_inside(map_thw: Float32, masks_THW: BoolTHW) -> bool:

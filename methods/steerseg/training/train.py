@@ -12,15 +12,15 @@ from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.steerseg.prompt_files import BaseModelFacts, DataFacts, Role, save_soft_prompts
-from rvosbench.methods.steerseg.training.asking import attributes_of
+from rvosbench.methods.steerseg.training.attributes import attributes_of
+from rvosbench.methods.steerseg.training.calls import CallBuilder
 from rvosbench.methods.steerseg.training.files import PICTURES, PROMPTS, TrainingFolder
-from rvosbench.methods.steerseg.training.lessons import Attributes, Split, split
 from rvosbench.methods.steerseg.training.loop import PromptTraining, Trained, require_frozen
-from rvosbench.methods.steerseg.training.prepared import Preparer
 from rvosbench.methods.steerseg.training.recipe import TrainRecipe
+from rvosbench.methods.steerseg.training.sampling import Attributes, Split, split
 from rvosbench.methods.steerseg.training.sources import Source, open_source
 from rvosbench.methods.steerseg.training.targets import Float32
-from rvosbench.methods.steerseg.training.workers import Alone, Workers
+from rvosbench.methods.steerseg.training.workers import SingleProcess, Workers
 
 
 def train(recipe: TrainRecipe, path: Path, workers: Workers | None = None) -> dict[Role, Trained]:
@@ -35,7 +35,7 @@ def train(recipe: TrainRecipe, path: Path, workers: Workers | None = None) -> di
         PrerequisiteError: the model or the data is missing or damaged, or the loss is not finite; what was reached is
             kept.
     """
-    workers, folder = workers or Alone(), TrainingFolder(path)
+    workers, folder = workers or SingleProcess(), TrainingFolder(path)
     settings = lvlm_settings(recipe.lvlm, **vars(recipe.options))
     lvlm = load_lvlm(settings)
     require_frozen(lvlm)
@@ -43,10 +43,10 @@ def train(recipe: TrainRecipe, path: Path, workers: Workers | None = None) -> di
     attributes = attributes_of(recipe, path)
     parts = split(recipe, source, attributes)
     fingerprint = fingerprint_of(recipe, settings, source, attributes)
-    preparer = Preparer(lvlm, source, int(recipe.cache_gb * 2**30))
+    call_builder = CallBuilder(lvlm, source, int(recipe.cache_gb * 2**30))
     trained: dict[Role, Trained] = {}
     for role in recipe.prompts:
-        training = PromptTraining(recipe, role, lvlm, preparer, parts, workers)
+        training = PromptTraining(recipe, role, lvlm, call_builder, parts, workers)
         trained[role] = training.run(folder, fingerprint)
         if workers.first and recipe.pictures:
             _draw(training, path / PICTURES)
@@ -77,7 +77,7 @@ def _draw(training: PromptTraining, folder: Path) -> None:
         for sample in training.held_out:
             if drawn == training.recipe.pictures:
                 break
-            for call in training.preparer.looked_at(sample, view, 1):
+            for call in training.call_builder.evaluation_calls(sample, view, 1):
                 maps: list[Float32] = [training.maps([call], soft)[0].cpu().numpy() for soft in (None, training.soft)]
                 draw(folder / f"{training.role}-{view}-{drawn}.png", call, *maps)
                 drawn += 1

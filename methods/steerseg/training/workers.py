@@ -1,4 +1,4 @@
-"""Several processes that train one prompt: each takes its share of every step, sums go over all of them."""
+"""Several processes that train one prompt: each takes a fraction of every step, sums go over all of them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ class Workers(Protocol):
         """Whether this one writes the files."""
         ...
 
-    def share(self, items: Sequence[Item]) -> list[Item]:
-        """What this one does of the items."""
+    def shard(self, items: Sequence[Item]) -> list[Item]:
+        """The items of this process."""
         ...
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Over all workers, in place."""
+        """Sums a tensor over all workers, in place."""
         ...
 
     def gather(self, words: Sequence[str]) -> list[str]:
-        """Of all workers."""
+        """Concatenates the texts of all workers."""
         ...
 
 
-class Alone:
-    """One worker."""
+class SingleProcess:
+    """The only process of a training."""
 
     first = True
 
-    def share(self, items: Sequence[Item]) -> list[Item]:
+    def shard(self, items: Sequence[Item]) -> list[Item]:
         return list(items)
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -47,8 +47,8 @@ class Alone:
         return list(words)
 
 
-class Joined:
-    """One of several, in torch's process group (gloo on CPUs, NCCL on GPUs)."""
+class DistributedGroup:
+    """One process of several, in torch's process group (gloo on CPUs, NCCL on GPUs)."""
 
     def __init__(self) -> None:
         group: Any = torch.distributed
@@ -58,7 +58,7 @@ class Joined:
     def first(self) -> bool:
         return self._rank == 0
 
-    def share(self, items: Sequence[Item]) -> list[Item]:
+    def shard(self, items: Sequence[Item]) -> list[Item]:
         return list(items[self._rank :: self._size])
 
     def sum(self, tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from rvosbench.methods.attention.recursion import LayerQK
 from rvosbench.methods.lochead.attention import (
     BEFORE,
     all_head_maps,
-    ask,
+    build_inputs,
     head_maps,
     head_row,
     query_position,
@@ -64,17 +64,17 @@ def test_rows_are_those_of_the_whole_attention(heads: int, key_heads: int) -> No
 def test_maps_are_the_model_s_own_attention(models: dict[str, Lvlm], family: str) -> None:
     lvlm = models[family]
     grid = lvlm.clip_grid(FRAMES[0])
-    batch = [ask(lvlm, frame, grid, "expression", EXPRESSION) for frame in FRAMES]
+    batch = [build_inputs(lvlm, frame, grid, "expression", EXPRESSION) for frame in FRAMES]
     position = query_position(lvlm, batch[0], "expression", "last_expression_token", EXPRESSION)
     heads = [(3, 1), (1, 0), (3, 2)]
     maps = head_maps(lvlm, batch, heads, position)
-    for asked, of_frame in zip(batch, maps, strict=True):
+    for prompted, of_frame in zip(batch, maps, strict=True):
         with torch.inference_mode():
-            out = lvlm.model(**asked.inputs, output_attentions=True, use_cache=False)
+            out = lvlm.model(**prompted.inputs, output_attentions=True, use_cache=False)
         for (layer, head), found in zip(heads, of_frame, strict=True):
-            expected = asked.to_grid(out.attentions[layer][0, head, position].float()).numpy()
+            expected = prompted.to_grid(out.attentions[layer][0, head, position].float()).numpy()
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
-            assert found.shape == asked.grid and found.dtype == np.float32 and 0 < found.sum() < 1
+            assert found.shape == prompted.grid and found.dtype == np.float32 and 0 < found.sum() < 1
     every = all_head_maps(lvlm, batch[1], position, first_layer=1)
     assert every.shape == (3, 4, *(batch[1].grid or ())[1:])
     for (layer, head), found in zip(heads, maps[1], strict=True):
@@ -87,20 +87,20 @@ def test_maps_are_the_model_s_own_attention(models: dict[str, Lvlm], family: str
 def test_the_query_is_the_expression_s_last_token(models: dict[str, Lvlm], family: str, prompt: Prompt) -> None:
     lvlm = models[family]
     grid = lvlm.clip_grid(FRAMES[0])
-    asked = ask(lvlm, FRAMES[0], grid, prompt, EXPRESSION)
-    ids = asked.inputs["input_ids"][0]
-    position = query_position(lvlm, asked, prompt, "last_expression_token", EXPRESSION)
+    prompted = build_inputs(lvlm, FRAMES[0], grid, prompt, EXPRESSION)
+    ids = prompted.inputs["input_ids"][0]
+    position = query_position(lvlm, prompted, prompt, "last_expression_token", EXPRESSION)
     assert lvlm.tokenizer.decode(ids[: position + 1]).endswith(SENTENCE)
     assert not lvlm.tokenizer.decode(ids[:position]).endswith(SENTENCE)
     behind = lvlm.tokenizer.decode(ids[position + 1 :])
     assert ("What is the main object" in behind) == (prompt == "object")
-    assert query_position(lvlm, asked, prompt, "last_prefill_token", EXPRESSION) == asked.length - 1 > position
+    assert query_position(lvlm, prompted, prompt, "last_prefill_token", EXPRESSION) == prompted.length - 1 > position
     # Whole prompts are found too, from the first token of the text on.
     text = SENTENCE if prompt == "expression" else None
     if text:
-        span = text_span(lvlm, asked, text)
+        span = text_span(lvlm, prompted, text)
         assert lvlm.tokenizer.decode(ids[span.start : span.stop]).strip() == SENTENCE and span[-1] == position
-        assert not asked.visual_L[span.start :].any()
+        assert not prompted.visual_L[span.start :].any()
 
 
 def test_a_sentence_that_stands_twice_is_the_prompt_s(models: dict[str, Lvlm]) -> None:
@@ -108,25 +108,25 @@ def test_a_sentence_that_stands_twice_is_the_prompt_s(models: dict[str, Lvlm]) -
     lvlm = models["qwen2_5_vl"]
     grid = lvlm.clip_grid(FRAMES[0])
     for text in ("user", "assistant.", "a", "."):
-        asked = ask(lvlm, FRAMES[0], grid, "expression", text)
-        position = query_position(lvlm, asked, "expression", "last_expression_token", text)
-        assert asked.length - 1 - position == len(lvlm.tokenizer("<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
+        prompted = build_inputs(lvlm, FRAMES[0], grid, "expression", text)
+        position = query_position(lvlm, prompted, "expression", "last_expression_token", text)
+        assert prompted.length - 1 - position == len(lvlm.tokenizer("<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
 
 
 def test_the_prompt_without_roles(models: dict[str, Lvlm]) -> None:
     lvlm = models["llava"]
-    asked = ask(lvlm, FRAMES[0], (1, 1, 1), "role_free", EXPRESSION)
-    ids = asked.inputs["input_ids"][0]
-    read = lvlm.tokenizer.decode(ids[~asked.visual_L])
+    prompted = build_inputs(lvlm, FRAMES[0], (1, 1, 1), "role_free", EXPRESSION)
+    ids = prompted.inputs["input_ids"][0]
+    read = lvlm.tokenizer.decode(ids[~prompted.visual_L])
     assert read.removeprefix("<s>").strip() == f"{BEFORE}\n\n{SENTENCE}"
-    assert int(asked.visual_L.sum()) == 25 and asked.grid == (1, 5, 5)
+    assert int(prompted.visual_L.sum()) == 25 and prompted.grid == (1, 5, 5)
     for query in ("last_expression_token", "last_prefill_token"):
         kind: Query = query  # type: ignore[assignment]
-        assert query_position(lvlm, asked, "role_free", kind, EXPRESSION) == asked.length - 1
-    same = ask(lvlm, FRAMES[0], (1, 1, 1), "expression", EXPRESSION)
-    torch.testing.assert_close(asked.inputs["pixel_values"], same.inputs["pixel_values"], rtol=0, atol=0)
+        assert query_position(lvlm, prompted, "role_free", kind, EXPRESSION) == prompted.length - 1
+    same = build_inputs(lvlm, FRAMES[0], (1, 1, 1), "expression", EXPRESSION)
+    torch.testing.assert_close(prompted.inputs["pixel_values"], same.inputs["pixel_values"], rtol=0, atol=0)
     with pytest.raises(SampleError, match="takes for an image"):
-        ask(lvlm, FRAMES[0], (1, 1, 1), "role_free", "an <image> of a dog")
+        build_inputs(lvlm, FRAMES[0], (1, 1, 1), "role_free", "an <image> of a dog")
 
 
 def test_what_auto_means() -> None:
@@ -139,12 +139,12 @@ def test_what_auto_means() -> None:
 
 def test_a_part_that_is_not_there_and_a_blank_text(models: dict[str, Lvlm]) -> None:
     lvlm = models["qwen2_5_vl"]
-    asked = lvlm.frame(FRAMES[0], "a dog.", (1, 2, 2))
+    prompted = lvlm.frame(FRAMES[0], "a dog.", (1, 2, 2))
     with pytest.raises(SampleError, match="does not hold 'cat'"):
-        text_span(lvlm, asked, "a dog.", "cat")
+        text_span(lvlm, prompted, "a dog.", "cat")
     with pytest.raises(SampleError, match="no text"):
-        text_span(lvlm, asked, " ")
+        text_span(lvlm, prompted, " ")
     with pytest.raises(PrerequisiteError, match="changes the text"):
-        text_span(lvlm, asked, "a cat.")
+        text_span(lvlm, prompted, "a cat.")
     with pytest.raises(SampleError, match="empty"):
-        ask(lvlm, FRAMES[0], (1, 2, 2), "expression", "  ")
+        build_inputs(lvlm, FRAMES[0], (1, 2, 2), "expression", "  ")

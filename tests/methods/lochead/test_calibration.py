@@ -53,7 +53,7 @@ def plain_entropy(map_hw: np.ndarray, settings: CalibrationSettings) -> float:
         shares = [len(piece) / whole for piece in pieces]
     else:
         shares = [sum(over[cell] for cell in piece) / over.sum() for piece in pieces]
-    return -sum(share * math.log(share) for share in shares)
+    return -sum(fraction * math.log(fraction) for fraction in shares)
 
 
 def test_entropy_of_three_pieces_by_hand() -> None:

@@ -206,8 +206,8 @@ def test_registration_memory_and_a_missing_model(checkpoints: dict[str, str]) ->
     with pytest.raises(PrerequisiteError, match="vision-language model"):
         METHOD.stages(SETTINGS, None)
     for family in ("qwen2_5_vl", "llava"):
-        said = METHOD.memory(SETTINGS, checkpoints[family], (480, 854))
-        assert "2 frames of 854x480 at a time" in said and "in all" in said
+        text = METHOD.memory(SETTINGS, checkpoints[family], (480, 854))
+        assert "2 frames of 854x480 at a time" in text and "in all" in text
 
 
 def test_planning_imports_no_torch(checkpoints: dict[str, str]) -> None:

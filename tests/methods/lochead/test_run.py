@@ -85,9 +85,9 @@ def test_calibrated_heads_and_tam_on_two_families(folder: Path, checkpoints: dic
         result = CliRunner().invoke(app, [*arguments, *sizes, "--out", f"{heads}/{number}.json"])
         assert result.exit_code == 0, result.output
 
-    said = io.StringIO()
+    output = io.StringIO()
     run_folder = RunFolder.create(recipe)
-    assert Run(recipe, run_folder, Console(file=said, width=200)).execute() == 0, said.getvalue()
+    assert Run(recipe, run_folder, Console(file=output, width=200)).execute() == 0, output.getvalue()
     samples = pd.read_parquet(run_folder.path / "samples.parquet")
     assert len(samples) == 2 * len(methods) * EXPRESSIONS and (samples["status"] == "scored").all()
     keys = {name: of.set_index(["lvlm", "expression"]) for name, of in samples.groupby("method")}

@@ -21,7 +21,7 @@ def plain(map_thw: np.ndarray, target: np.ndarray, normalisation: str) -> tuple[
     values, targets = map_thw.ravel().astype(float), target.ravel().astype(float)
     mean, spread = values.mean(), math.sqrt(((values - values.mean()) ** 2).mean())
     bce, both, total = 0.0, 0.0, 0.0
-    for value, share in zip(values, targets, strict=True):
+    for value, fraction in zip(values, targets, strict=True):
         if normalisation == "standardised":
             p = 1 / (1 + math.exp(-2 * ((value - mean) / spread - 1)))
         elif normalisation == "min_max":
@@ -29,8 +29,8 @@ def plain(map_thw: np.ndarray, target: np.ndarray, normalisation: str) -> tuple[
         else:
             p = value / values.sum() * targets.sum()
         sure = p if normalisation == "standardised" else min(max(p, 1e-4), 1 - 1e-4)
-        bce -= (share * math.log(sure) + (1 - share) * math.log(1 - sure)) / len(values)
-        both, total = both + p * share, total + p + share
+        bce -= (fraction * math.log(sure) + (1 - fraction) * math.log(1 - sure)) / len(values)
+        both, total = both + p * fraction, total + p + fraction
     return bce, 1 - (2 * both + 1) / (total + 1)
 
 

@@ -16,10 +16,10 @@ from rvosbench.methods.models.lvlm.embedding import padded
 from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.soft import SoftPrompt, with_soft
 from rvosbench.methods.steerseg.prompts import attention_prompt
-from rvosbench.methods.steerseg.training.lessons import Sample
+from rvosbench.methods.steerseg.training.calls import CallBuilder, ahead
 from rvosbench.methods.steerseg.training.loop import require_frozen
 from rvosbench.methods.steerseg.training.passes import soft_maps, together
-from rvosbench.methods.steerseg.training.prepared import Preparer, ahead
+from rvosbench.methods.steerseg.training.sampling import Sample
 from rvosbench.methods.steerseg.training.sources import ShapesSource
 
 from .conftest import FAMILIES
@@ -36,20 +36,20 @@ def source() -> ShapesSource:
     return made
 
 
-def asked(source: ShapesSource) -> list[Sample]:
+def samples_of(source: ShapesSource) -> list[Sample]:
     return [
-        Sample(source.videos[video], said.id, said.text)
+        Sample(source.videos[video], candidate.id, candidate.text)
         for video in (0, 3)
-        for said in source.expressions(source.videos[video])[:2]
+        for candidate in source.expressions(source.videos[video])[:2]
     ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_maps_of_a_padded_batch_are_those_of_inference(family: str, loaded: Loaded, source: ShapesSource) -> None:
     lvlm, soft = loaded(family), SoftPrompt(torch.randn(4, 128, generator=torch.Generator().manual_seed(0)))
-    preparer = Preparer(lvlm, source, 2**28)
-    samples = asked(source)
-    for make in (preparer.clip, lambda sample, prompt: preparer.frame(sample, 1, prompt)):
+    call_builder = CallBuilder(lvlm, source, 2**28)
+    samples = samples_of(source)
+    for make in (call_builder.clip, lambda sample, prompt: call_builder.frame(sample, 1, prompt)):
         calls = [make(sample, attention_prompt(sample.text, ["red"] * index)) for index, sample in enumerate(samples)]
         items = [with_soft(lvlm, call.prompted, soft) for call in calls]
         groups = list(together(items, 8))
@@ -59,7 +59,7 @@ def test_maps_of_a_padded_batch_are_those_of_inference(family: str, loaded: Load
         for group in groups:
             batch = [items[key] for key in group]
             assert len({item.length for item in batch}) > 1 and not padded(batch)[1].all()
-            seen = [preparer.seen(calls[key]) for key in group]
+            seen = [call_builder.seen(calls[key]) for key in group]
             with torch.no_grad():
                 maps.update(zip(group, soft_maps(lvlm, batch, seen, SPEC), strict=True))
         for key, item in enumerate(items):
@@ -71,22 +71,22 @@ def test_maps_of_a_padded_batch_are_those_of_inference(family: str, loaded: Load
 @pytest.mark.parametrize("family", FAMILIES)
 def test_put_together_prompts_are_the_processors_own(family: str, loaded: Loaded, source: ShapesSource) -> None:
     lvlm = loaded(family)
-    preparer = Preparer(lvlm, source, 2**28)
-    for sample in asked(source):
+    call_builder = CallBuilder(lvlm, source, 2**28)
+    for sample in samples_of(source):
         frames = source.frames(sample.video)
         grid = lvlm.clip(frames, "x").grid
         assert grid is not None
         prompt = attention_prompt(sample.text, ["red", "on the left"])
         pairs = [
-            (preparer.clip(sample, prompt), lvlm.clip(frames, prompt)),
-            (preparer.frame(sample, 2, prompt), lvlm.frame(frames[2], prompt, grid)),
+            (call_builder.clip(sample, prompt), lvlm.clip(frames, prompt)),
+            (call_builder.frame(sample, 2, prompt), lvlm.frame(frames[2], prompt, grid)),
         ]
         for call, own in pairs:
             assert set(call.prompted.inputs) == set(own.inputs)
             for name, value in own.inputs.items():
                 assert torch.equal(call.prompted.inputs[name], value), name
             assert torch.equal(call.prompted.visual_L, own.visual_L) and call.prompted.grid == own.grid
-            assert call.shares_thw.shape == own.grid
+            assert call.fractions_thw.shape == own.grid
 
 
 @pytest.mark.parametrize(("head_weights", "weight_gradient"), [("vmax", True), ("mean", False)])
@@ -95,14 +95,14 @@ def test_gradients_are_the_slopes_and_the_model_gets_none(
 ) -> None:
     spec = RolloutSpec(start_layer=1, head_weights=head_weights)  # type: ignore[arg-type]
     lvlm = loaded("qwen2_5_vl")
-    preparer = Preparer(lvlm, source, 2**28)
-    call = preparer.clip(asked(source)[0], "the dog? ")
+    call_builder = CallBuilder(lvlm, source, 2**28)
+    call = call_builder.clip(samples_of(source)[0], "the dog? ")
     vectors_nD = torch.randn(4, 128, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     prompted = with_soft(lvlm, call.prompted, SoftPrompt(vectors_nD, "before_vision"))
 
     def mass() -> torch.Tensor:
-        [map_thw] = soft_maps(lvlm, [prompted], [preparer.seen(call)], spec, weight_gradient=weight_gradient)
-        return (map_thw * torch.from_numpy(call.shares_thw)).sum()
+        [map_thw] = soft_maps(lvlm, [prompted], [call_builder.seen(call)], spec, weight_gradient=weight_gradient)
+        return (map_thw * torch.from_numpy(call.fractions_thw)).sum()
 
     mass().backward()  # type: ignore[no-untyped-call]
     require_frozen(lvlm)

@@ -38,19 +38,19 @@ def test_clips_on_disk_and_in_memory_are_the_same(root: Path) -> None:
         for one, other in zip(ours, theirs, strict=True):
             # Frames on disk are JPEG.
             assert np.abs(one.astype(int) - other.astype(int)).mean() < 6
-        texts = {said.text: said.id for said in memory.expressions(video)}
-        for said in disk.expressions(video):
-            masks = disk.masks(video, said.id)
+        texts = {candidate.text: candidate.id for candidate in memory.expressions(video)}
+        for candidate in disk.expressions(video):
+            masks = disk.masks(video, candidate.id)
             assert masks.dtype == bool and masks.any()
-            np.testing.assert_array_equal(masks, memory.masks(video, texts[said.text]))
+            np.testing.assert_array_equal(masks, memory.masks(video, texts[candidate.text]))
 
 
 def test_the_official_training_set(root: Path) -> None:
     source = opened(root, name="ref_youtube_vos")
     assert len(source.videos) == 2
     for video in source.videos:
-        for said in source.expressions(video):
-            masks = source.masks(video, said.id)
+        for candidate in source.expressions(video):
+            masks = source.masks(video, candidate.id)
             assert masks.shape == (4, *source.frames(video)[0].shape[:2]) and masks.any()
 
 
@@ -79,7 +79,7 @@ def test_videos_without_masks_are_refused(root: Path, tmp_path: Path) -> None:
     source = opened(tmp_path)
     gone = source.videos[0]
     meta = json.loads((tmp_path / "shapes/train/meta_expressions.json").read_text())["videos"][gone]
-    lost = {str(key) for said in meta["expressions"].values() for key in said["anno_id"]}
+    lost = {str(key) for candidate in meta["expressions"].values() for key in candidate["anno_id"]}
     masks.write_text(json.dumps({key: value for key, value in table.items() if key not in lost}))
     rest = opened(tmp_path)
     assert list(rest.videos) == list(source.videos)[1:]

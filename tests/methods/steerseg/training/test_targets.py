@@ -8,30 +8,30 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rvosbench.methods.steerseg.training.targets import concentration, in_slots, mask_shares, points_inside
+from rvosbench.methods.steerseg.training.targets import concentration, in_slots, mask_fractions, points_inside
 
 
 def test_cells_of_whole_pixels() -> None:
     mask_THW = np.zeros((1, 4, 6), dtype=bool)
     mask_THW[0, :2, :3] = True
     mask_THW[0, 3, 5] = True
-    np.testing.assert_allclose(mask_shares(mask_THW, (1, 2, 2)), [[[1, 0], [0, 1 / 6]]], atol=1e-7)
+    np.testing.assert_allclose(mask_fractions(mask_THW, (1, 2, 2)), [[[1, 0], [0, 1 / 6]]], atol=1e-7)
 
 
 def test_cells_that_cut_through_pixels() -> None:
     # Three pixels across on two cells: the middle one belongs half to each, so it is a third of either.
     row = np.array([[[True, False, False]], [[False, True, False]], [[False, False, True]]])
-    shares = mask_shares(row, (3, 1, 2))
+    shares = mask_fractions(row, (3, 1, 2))
     np.testing.assert_allclose(shares[:, 0], [[2 / 3, 0], [1 / 3, 1 / 3], [0, 2 / 3]], atol=1e-7)
     # More cells than pixels.
-    np.testing.assert_allclose(mask_shares(row[:1], (1, 1, 6)), [[[1, 1, 0, 0, 0, 0]]], atol=1e-7)
+    np.testing.assert_allclose(mask_fractions(row[:1], (1, 1, 6)), [[[1, 1, 0, 0, 0, 0]]], atol=1e-7)
 
 
 def test_the_mean_is_kept_on_any_grid() -> None:
     rng = np.random.default_rng(0)
     masks = rng.random((4, 97, 131)) < 0.3
     for grid in ((4, 5, 7), (2, 14, 26), (4, 100, 200)):
-        shares = mask_shares(masks, grid)
+        shares = mask_fractions(masks, grid)
         assert shares.shape == grid and shares.dtype == np.float32
         np.testing.assert_allclose(shares.mean((1, 2)), in_slots(masks.mean((1, 2)), grid[0]), rtol=1e-5)
 

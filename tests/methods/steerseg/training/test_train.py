@@ -28,11 +28,11 @@ from transformers import AutoTokenizer
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card, with_digest
 from rvosbench.methods.steerseg.prompts import attention_prompt
-from rvosbench.methods.steerseg.training.asking import attributes_of
+from rvosbench.methods.steerseg.training.attributes import attributes_of
 from rvosbench.methods.steerseg.training.files import METRICS, PROMPTS, STEPS, TrainingFolder
 from rvosbench.methods.steerseg.training.launch import folder_of, launch
-from rvosbench.methods.steerseg.training.lessons import Lessons, split
 from rvosbench.methods.steerseg.training.recipe import TrainRecipe, dump_recipe
+from rvosbench.methods.steerseg.training.sampling import UnitSampler, split
 from rvosbench.methods.steerseg.training.sources import open_source
 
 from .conftest import FAMILIES
@@ -101,7 +101,7 @@ def test_every_family_trains_both_prompts(family: str, recipe: Recipe, checkpoin
     for line in TrainingFolder(path).lines(STEPS):
         assert line["norm"] > 0 and line["rate"] > 0
     for role in ("clip", "frame"):
-        first, last = (look for look in TrainingFolder(path).lines(METRICS) if look["soft"] and look["prompt"] == role)
+        first, last = (line for line in TrainingFolder(path).lines(METRICS) if line["soft"] and line["prompt"] == role)
         assert first["loss"] != last["loss"]
 
 
@@ -193,7 +193,7 @@ def test_a_loss_that_is_not_finite_stops_it_with_the_batch_named(
     chosen = recipe(lvlm=str(model), checkpoint_every=1, data__generate=6, optimiser__steps=20)
     source = open_source(chosen.data, tmp_path, tmp_path, chosen.keyframes)
     parts = split(chosen, source, {})
-    batches = list(islice(Lessons(chosen, parts.trained, "clip").units(0), 20))
+    batches = list(islice(UnitSampler(chosen, parts.trained, "clip").units(0), 20))
     tokenizer = AutoTokenizer.from_pretrained(model)
     known = {token for sample in parts.held_out for token in tokenizer(attention_prompt(sample.text, ()))["input_ids"]}
     for step, batch in enumerate(batches, 1):
@@ -232,10 +232,10 @@ def test_a_state_of_another_model_or_a_damaged_one_is_refused(recipe: Recipe, tm
 def test_the_model_is_asked_for_attributes_once(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     from rvosbench.methods.reason import stage
 
-    asked: list[str] = []
+    prompts_seen: list[str] = []
 
     def answers(self: Any, video: str, frames: Any, prompts: Any) -> Any:
-        asked.extend(prompts)
+        prompts_seen.extend(prompts)
         for index, _ in enumerate(prompts):
             yield index, json.dumps({"reasons": "so", "attributes": ["red", f"number {index}"]})
 
@@ -243,10 +243,10 @@ def test_the_model_is_asked_for_attributes_once(recipe: Recipe, monkeypatch: pyt
     chosen = recipe(data__generate=2, optimiser__steps=1, attributes__source="reason", attributes__drop=0.0)
     path = trained(chosen)
     known = attributes_of(chosen, path)
-    assert len(known) == len(asked) > 8 and all(texts[0] == "red" for texts in known.values())
-    count = len(asked)
+    assert len(known) == len(prompts_seen) > 8 and all(texts[0] == "red" for texts in known.values())
+    count = len(prompts_seen)
     trained(chosen)
-    assert len(asked) == count
+    assert len(prompts_seen) == count
     # The same attributes from a file give the same training; others give another one.
     file = path / "attributes.json"
     given = recipe(data__generate=2, optimiser__steps=1, attributes={"source": "file", "file": str(file), "drop": 0.0})

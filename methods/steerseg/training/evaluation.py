@@ -1,4 +1,5 @@
-"""What soft prompts do to the maps of bundled clips that nobody trained on: without one, untrained, and trained."""
+"""Evaluates soft prompts on held-out synthetic clips: maps without a prompt, with an untrained one and with trained
+ones."""
 
 from __future__ import annotations
 
@@ -12,19 +13,19 @@ from rvosbench.methods.models.lvlm.checkpoints import lvlm_settings
 from rvosbench.methods.models.lvlm.load import load_lvlm
 from rvosbench.methods.models.lvlm.soft import SoftPrompt
 from rvosbench.methods.steerseg.prompt_files import SoftPromptSettings, load_soft_prompts, read_card
-from rvosbench.methods.steerseg.training.lessons import Split, split
-from rvosbench.methods.steerseg.training.loop import Judged, PromptTraining
-from rvosbench.methods.steerseg.training.prepared import Preparer
+from rvosbench.methods.steerseg.training.calls import CallBuilder
+from rvosbench.methods.steerseg.training.loop import EvalResult, PromptTraining
 from rvosbench.methods.steerseg.training.recipe import DataChoice, TrainRecipe, View
+from rvosbench.methods.steerseg.training.sampling import Split, split
 from rvosbench.methods.steerseg.training.sources import open_source
-from rvosbench.methods.steerseg.training.workers import Alone
+from rvosbench.methods.steerseg.training.workers import SingleProcess
 
 WITHOUT, UNTRAINED = "without", "untrained"
-Judgements = dict[tuple[str, str], Judged]
-"""By video, which holds the world, and call."""
+EvalResults = dict[tuple[str, str], EvalResult]
+"""Results by (seed and video, call)."""
 
 
-class Bench:
+class PromptEvaluator:
     """Prompts of one model and recipe, on a CPU in float32."""
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
@@ -49,24 +50,26 @@ class Bench:
             name: load_soft_prompts(SoftPromptSettings(folder=str(folder)), lvlm) for name, folder in folders.items()
         }
 
-    def judge(self, view: View, world: int, clips: int) -> dict[str, Judgements]:
-        """Row -> what its maps are on the first clips, two at least, of a world's valid split."""
-        data = DataChoice(name="shapes", split="valid", generate=clips, seed=world)
+    def evaluate(self, view: View, seed: int, clips: int) -> dict[str, EvalResults]:
+        """Evaluation of every row's maps on the first ``clips`` (two at least) of a seed's valid split."""
+        data = DataChoice(name="shapes", split="valid", generate=clips, seed=seed)
         training = self._training(replace(self.recipe, data=data), view)
         rows: dict[str, SoftPrompt | None] = {WITHOUT: None, UNTRAINED: training.soft}
         rows |= {name: soft.clip if view == "clip" else soft.frame for name, soft in self.prompts.items()}
         return {
             name: {
-                (f"{world} {sample.video}", f"{sample.expression} {number}"): one
+                (f"{seed} {sample.video}", f"{sample.expression} {number}"): one
                 for sample in training.held_out
-                for number, one in enumerate(training.judge(sample, view, soft))
+                for number, one in enumerate(training.evaluate_sample(sample, view, soft))
             }
             for name, soft in rows.items()
         }
 
     def _training(self, recipe: TrainRecipe, view: View) -> PromptTraining:
-        """Never run: it has the untrained vectors, and judges."""
+        """A training that is never run; it holds the untrained vectors and evaluates maps."""
         source = open_source(recipe.data, recipe.data_root, recipe.runs, recipe.keyframes)
         parts = split(recipe, source, {})
         everything = Split((), (*parts.trained, *parts.held_out))
-        return PromptTraining(recipe, view, self.lvlm, Preparer(self.lvlm, source, 2**30), everything, Alone())
+        return PromptTraining(
+            recipe, view, self.lvlm, CallBuilder(self.lvlm, source, 2**30), everything, SingleProcess()
+        )

@@ -1,7 +1,7 @@
-"""Who is trained on what, in which order: from the recipe's seed alone, whatever the number of workers.
+"""Order of the training calls, drawn from the recipe's seed alone, whatever the number of workers.
 
-A *unit* is one call: an expression on a clip, or on one of its keyframes that show the object. Everything drawn about
-a unit hangs on its own numbers, never on what came before, so any worker may take any unit and a resumed training
+A *unit* is one call: an expression on a clip, or on one of its keyframes that show the object. Everything drawn for
+a unit depends on its own numbers, never on what came before, so any worker may take any unit and a resumed training
 meets the same ones.
 
 Shape legend: T keyframes.
@@ -23,7 +23,7 @@ from rvosbench.methods.steerseg.training.recipe import TrainRecipe, View
 from rvosbench.methods.steerseg.training.sources import BoolTHW, Source
 
 Attributes = Mapping[str, Sequence[str]]
-"""By "video/expression id"."""
+"""Attributes by "video/expression id"."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def split(recipe: TrainRecipe, source: Source, attributes: Attributes) -> Split:
     ranked = sorted(videos, key=lambda name: hashlib.sha256(f"{recipe.seed} {name}".encode()).digest())
     kept_out = set(ranked[: max(1, min(len(videos) - 1, round(recipe.data.held_out * len(videos))))])
     samples = [
-        Sample(video, said.id, said.text, tuple(attributes.get(f"{video}/{said.id}", ())))
+        Sample(video, candidate.id, candidate.text, tuple(attributes.get(f"{video}/{candidate.id}", ())))
         for video in videos
-        for said in source.expressions(video)
+        for candidate in source.expressions(video)
     ]
     return Split(
         tuple(sample for sample in samples if sample.video not in kept_out),
@@ -88,7 +88,7 @@ def split(recipe: TrainRecipe, source: Source, attributes: Attributes) -> Split:
     )
 
 
-class Lessons:
+class UnitSampler:
     """The units of a view, epoch after epoch."""
 
     def __init__(self, recipe: TrainRecipe, samples: Sequence[Sample], view: View) -> None:
@@ -137,8 +137,8 @@ class Lessons:
         return np.random.default_rng(list(hashlib.sha256(text.encode()).digest()))
 
 
-def looked_at(recipe: TrainRecipe, samples: Sequence[Sample]) -> list[Sample]:
-    """The held-out samples that are looked at: spread over the videos, the same at every look."""
+def evaluation_samples(recipe: TrainRecipe, samples: Sequence[Sample]) -> list[Sample]:
+    """The held-out samples that are evaluated: spread over the videos, the same at every evaluation."""
     ranked = sorted(samples, key=lambda sample: hashlib.sha256(sample.id.encode()).digest())
     turns: dict[str, int] = {}
     order = []

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from rvosbench.harness.errors import PrerequisiteError
-from rvosbench.methods.steerseg.training.lessons import Lessons, Sample, looked_at, split
 from rvosbench.methods.steerseg.training.recipe import TrainRecipe
-from rvosbench.methods.steerseg.training.sources import Spoken
-from rvosbench.methods.steerseg.training.workers import Joined
+from rvosbench.methods.steerseg.training.sampling import Sample, UnitSampler, evaluation_samples, split
+from rvosbench.methods.steerseg.training.sources import TargetExpression
+from rvosbench.methods.steerseg.training.workers import DistributedGroup
 
 Recipe = Callable[..., TrainRecipe]
 
@@ -23,12 +23,12 @@ class Named:
 
     notes, digest = (), ""
 
-    def __init__(self, videos: int, said: int = 3) -> None:
+    def __init__(self, videos: int, count: int = 3) -> None:
         self.videos = [f"v{index:02d}" for index in range(videos)]
-        self._said = [Spoken(str(index), f"thing {index}") for index in range(said)]
+        self._expressions = [TargetExpression(str(index), f"thing {index}") for index in range(count)]
 
-    def expressions(self, video: str) -> list[Spoken]:
-        return self._said
+    def expressions(self, video: str) -> list[TargetExpression]:
+        return self._expressions
 
     def frames(self, video: str) -> list[np.ndarray]:
         raise AssertionError("not needed")
@@ -59,10 +59,10 @@ def test_whole_videos_are_held_out(recipe: Recipe) -> None:
 @pytest.mark.parametrize("view", ["clip", "frame"])
 def test_every_sample_comes_once_an_epoch_in_another_order(recipe: Recipe, view: str) -> None:
     chosen = recipe(optimiser__clips=4, optimiser__frames=4, optimiser__frames_per_sample=2)
-    lessons = Lessons(chosen, samples(7), view)  # type: ignore[arg-type]
+    samplers = UnitSampler(chosen, samples(7), view)  # type: ignore[arg-type]
     each = 1 if view == "clip" else 2
     steps = -(-7 * each // 4)
-    epochs = [list(islice(lessons.units(epoch * steps), steps)) for epoch in range(2)]
+    epochs = [list(islice(samplers.units(epoch * steps), steps)) for epoch in range(2)]
     seen = [[(unit.sample.id, unit.draw) for batch in epoch for unit in batch] for epoch in epochs]
     for own in seen:
         assert Counter(own) == Counter((sample.id, draw) for sample in samples(7) for draw in range(each))
@@ -71,24 +71,24 @@ def test_every_sample_comes_once_an_epoch_in_another_order(recipe: Recipe, view:
 
 
 def test_a_later_start_meets_the_same_units(recipe: Recipe) -> None:
-    lessons = Lessons(recipe(), samples(7, ("red",)), "frame")
-    whole = list(islice(lessons.units(0), 12))
+    samplers = UnitSampler(recipe(), samples(7, ("red",)), "frame")
+    whole = list(islice(samplers.units(0), 12))
     for start in (1, 4, 9):
-        assert list(islice(lessons.units(start), 12 - start)) == whole[start:]
-    assert whole != list(islice(Lessons(recipe(seed=1), samples(7, ("red",)), "frame").units(0), 12))
+        assert list(islice(samplers.units(start), 12 - start)) == whole[start:]
+    assert whole != list(islice(UnitSampler(recipe(seed=1), samples(7, ("red",)), "frame").units(0), 12))
 
 
 def test_steps_follow_epochs_unless_they_are_given(recipe: Recipe) -> None:
     for steps, epochs, expected in ((None, 1, 4), (None, 3, 12), (5, 3, 5)):
         chosen = recipe(optimiser__steps=steps, optimiser__epochs=epochs)
-        assert Lessons(chosen, samples(7), "clip").steps == expected
+        assert UnitSampler(chosen, samples(7), "clip").steps == expected
 
 
 def test_attributes_are_dropped_as_often_as_asked(recipe: Recipe) -> None:
     for drop in (0.0, 0.3, 1.0):
         chosen = recipe(attributes__source="reason", attributes__drop=drop, optimiser__clips=50)
-        lessons = Lessons(chosen, samples(300, ("red", "on the left")), "clip")
-        units = [unit for batch in islice(lessons.units(0), 6) for unit in batch]
+        samplers = UnitSampler(chosen, samples(300, ("red", "on the left")), "clip")
+        units = [unit for batch in islice(samplers.units(0), 6) for unit in batch]
         assert len(units) == 300
         with_them = ["Attributes: red; on the left" in unit.prompt for unit in units]
         assert abs(1 - np.mean(with_them) - drop) < 0.08
@@ -98,14 +98,14 @@ def test_attributes_are_dropped_as_often_as_asked(recipe: Recipe) -> None:
 
 
 def test_keyframes_show_the_object_and_take_turns(recipe: Recipe) -> None:
-    lessons = Lessons(recipe(optimiser__frames_per_sample=3, optimiser__frames=100), samples(1), "frame")
-    [units] = islice(lessons.units(0), 1)
+    samplers = UnitSampler(recipe(optimiser__frames_per_sample=3, optimiser__frames=100), samples(1), "frame")
+    [units] = islice(samplers.units(0), 1)
     masks = np.zeros((6, 2, 2), dtype=bool)
-    assert [lessons.keyframe(unit, masks) for unit in units] == [None] * 3
+    assert [samplers.keyframe(unit, masks) for unit in units] == [None] * 3
     masks[[1, 2, 4]] = True
-    assert {lessons.keyframe(unit, masks) for unit in units} == {1, 2, 4}
+    assert {samplers.keyframe(unit, masks) for unit in units} == {1, 2, 4}
     masks[[1, 4]] = False
-    assert {lessons.keyframe(unit, masks) for unit in units} == {2}
+    assert {samplers.keyframe(unit, masks) for unit in units} == {2}
 
 
 def test_workers_share_every_step_without_rest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,13 +113,13 @@ def test_workers_share_every_step_without_rest(monkeypatch: pytest.MonkeyPatch) 
     for rank in range(3):
         monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
         monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
-        shares.append(Joined().share(range(8)))
-    assert sorted(item for share in shares for item in share) == list(range(8))
+        shares.append(DistributedGroup().shard(range(8)))
+    assert sorted(item for shard in shares for item in shard) == list(range(8))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_looks_spread_over_the_videos(recipe: Recipe) -> None:
-    chosen = looked_at(recipe(evaluate_samples=5), samples(12))
+    chosen = evaluation_samples(recipe(evaluate_samples=5), samples(12))
     assert Counter(sample.video for sample in chosen).most_common()[0][1] == 2
-    assert chosen == looked_at(recipe(evaluate_samples=5), samples(12)[::-1])
-    assert len(looked_at(recipe(evaluate_samples=50), samples(12))) == 12
+    assert chosen == evaluation_samples(recipe(evaluate_samples=5), samples(12)[::-1])
+    assert len(evaluation_samples(recipe(evaluate_samples=50), samples(12))) == 12

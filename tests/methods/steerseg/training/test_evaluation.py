@@ -1,7 +1,8 @@
-"""What the committed soft prompts are worth on clips that nobody trained on, with the small Qwen2.5-VL.
+"""The gain of the committed soft prompts on held-out clips, with the small Qwen2.5-VL.
 
-Margins stand below what three worlds of four clips showed (``benchmarks/soft_prompt_maps.py --worlds N``; of the clip
-calls the loss, the share of the map's mass on the target, and the share of calls whose highest cell lies there):
+The tested margins are below those of three seeds with four clips each (``benchmarks/soft_prompt_maps.py --seeds N``;
+of the clip calls the loss, the fraction of the map's mass on the target, and the fraction of calls whose highest cell
+lies there):
 
     without     0.827 0.278 0.718   0.879 0.247 0.619   0.910 0.252 0.579
     untrained   0.842 0.271 0.538   0.892 0.246 0.500   0.910 0.260 0.553
@@ -15,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rvosbench.methods.steerseg.training.worth import UNTRAINED, WITHOUT, Bench
+from rvosbench.methods.steerseg.training.evaluation import UNTRAINED, WITHOUT, PromptEvaluator
 
 REPOSITORY = Path(__file__).parents[4]
 
 
 def test_training_steers_the_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)  # the card names its model from there
-    rows = Bench({"committed": Path("checkpoints/shapes/steerseg/qwen2_5_vl")}).judge("clip", 1, 4)
-    assert len({len(judged) for judged in rows.values()}) == 1 and len(rows[WITHOUT]) >= 30
+    rows = PromptEvaluator({"committed": Path("checkpoints/shapes/steerseg/qwen2_5_vl")}).evaluate("clip", 1, 4)
+    assert len({len(results) for results in rows.values()}) == 1 and len(rows[WITHOUT]) >= 30
 
     def mean(row: str, measure: str) -> float:
         return float(np.mean([getattr(one, measure) for one in rows[row].values()]))

@@ -25,10 +25,10 @@ from rvosbench.methods.models.lvlm.embedding import Seen, see
 from rvosbench.methods.models.lvlm.model import Lvlm
 from rvosbench.methods.models.lvlm.soft import by_token, vision_span
 from rvosbench.methods.steerseg.prompts import attention_prompt
-from rvosbench.methods.steerseg.training.lessons import Lessons, Sample, Unit
 from rvosbench.methods.steerseg.training.recipe import View
+from rvosbench.methods.steerseg.training.sampling import Sample, Unit, UnitSampler
 from rvosbench.methods.steerseg.training.sources import BoolTHW, Source
-from rvosbench.methods.steerseg.training.targets import Float32, mask_shares
+from rvosbench.methods.steerseg.training.targets import Float32, mask_fractions
 
 Item = TypeVar("Item")
 _SMALL: FrameHW3 = np.zeros((64, 64, 3), dtype=np.uint8)
@@ -39,34 +39,34 @@ class Call:
     """One call with what its map should be."""
 
     name: str
-    """For messages."""
+    """Name of the call in messages."""
     shown: Hashable
-    """Which pictures: calls with equal ones see the same."""
+    """Key of the images shown; calls with equal keys show the same images."""
     prompted: ModelInputs
-    """Without soft tokens."""
-    shares_thw: Float32
-    """The mask's share of every cell."""
+    """Model inputs of the prompt, without soft tokens."""
+    fractions_thw: Float32
+    """Fraction of every cell that the mask covers."""
     masks_THW: BoolTHW
-    """Of the keyframes that the call shows."""
+    """Target masks of the keyframes that the call shows."""
     frames: tuple[FrameHW3, ...]
-    """Those keyframes."""
+    """Keyframes that the call shows."""
 
 
-class Preparer:
+class CallBuilder:
     """Makes calls of units. Safe to use from two threads: one waits for the other."""
 
     def __init__(self, lvlm: Lvlm, source: Source, cache_bytes: int) -> None:
         self.lvlm = lvlm
         self.source = source
-        self._frames: _Kept[list[FrameHW3]] = _Kept(cache_bytes // 4)
-        self._masks: _Kept[BoolTHW] = _Kept(cache_bytes // 8)
-        self._heads: _Kept[ModelInputs] = _Kept(cache_bytes // 4)
-        self._seen: _Kept[Seen] = _Kept(cache_bytes // 4)
-        self._tails: _Kept[Tail] = _Kept(cache_bytes // 8)
+        self._frames: _LruCache[list[FrameHW3]] = _LruCache(cache_bytes // 4)
+        self._masks: _LruCache[BoolTHW] = _LruCache(cache_bytes // 8)
+        self._heads: _LruCache[ModelInputs] = _LruCache(cache_bytes // 4)
+        self._seen: _LruCache[Seen] = _LruCache(cache_bytes // 4)
+        self._tails: _LruCache[Tail] = _LruCache(cache_bytes // 8)
         self._grids: dict[tuple[int, ...], Grid] = {}
         self._lock = RLock()
 
-    def calls(self, units: Iterable[Unit], lessons: Lessons) -> list[Call]:
+    def calls(self, units: Iterable[Unit], sampler: UnitSampler) -> list[Call]:
         """The units' calls. A unit whose object is on none of the keyframes has none.
 
         Raises:
@@ -79,13 +79,13 @@ class Preparer:
                 if unit.view == "clip":
                     if masks_THW.any():
                         made.append(self.clip(unit.sample, unit.prompt))
-                elif (keyframe := lessons.keyframe(unit, masks_THW)) is not None:
+                elif (keyframe := sampler.keyframe(unit, masks_THW)) is not None:
                     made.append(self.frame(unit.sample, keyframe, unit.prompt))
         return made
 
-    def looked_at(self, sample: Sample, view: View, keyframes: int) -> list[Call]:
-        """The calls by which a held-out sample is judged, with its attributes: the clip, or some of the keyframes that
-        show the object, evenly chosen.
+    def evaluation_calls(self, sample: Sample, view: View, keyframes: int) -> list[Call]:
+        """The calls by which a held-out sample is evaluated, with its attributes: the clip, or some of the keyframes
+        that show the object, evenly chosen.
 
         Raises:
             PrerequisiteError: as ``calls``.
@@ -101,7 +101,7 @@ class Preparer:
             return [self.frame(sample, int(keyframe), prompt) for keyframe in chosen]
 
     def seen(self, call: Call) -> Seen:
-        """What the model sees in the call's frames. For the thread that runs the model alone."""
+        """Visual embeddings of the call's frames. To be called only by the thread that runs the model."""
         return self._seen.get(call.shown, lambda: see(self.lvlm, call.prompted), lambda seen: seen.nbytes)
 
     def masks(self, sample: Sample) -> BoolTHW:
@@ -138,13 +138,13 @@ class Preparer:
         return self._grids[frame.shape]
 
     def _prompted(self, key: Hashable, show: Callable[[str], ModelInputs], prompt: str, view: View) -> ModelInputs:
-        """The prompt on a view. Pictures are processed once a view, with the probe; what stands behind them once a
-        prompt, on a small picture."""
+        """The prompt on a view. Images are processed once a view, with the probe; what stands behind them once a
+        prompt, on a small image."""
         head = self._heads.get(key, lambda: show(PROBE), _bytes)
         tail = self._tail(view, prompt)
         own, usual = _tail_of(head), self._tail(view, PROBE)
         if not torch.equal(own["input_ids"], usual["input_ids"]):
-            # What stands behind the pictures depends on them: nothing can be put together.
+            # What stands behind the images depends on them: nothing can be put together.
             return show(prompt)
         return completed(self.lvlm, head, tail)
 
@@ -167,7 +167,7 @@ def _call(
 ) -> Call:
     assert prompted.grid is not None, "a clip or a frame has visual tokens"
     name = f"video '{sample.video}', expression '{sample.expression}' ({view} call)"
-    return Call(name, shown, prompted, mask_shares(masks_THW, prompted.grid), masks_THW, tuple(frames))
+    return Call(name, shown, prompted, mask_fractions(masks_THW, prompted.grid), masks_THW, tuple(frames))
 
 
 def _tail_of(prompted: ModelInputs) -> Tail:
@@ -203,8 +203,8 @@ def ahead(items: Iterator[Any], make: Callable[[Any], Item]) -> Iterator[Item]:
             yield waiting.result()
 
 
-class _Kept(Generic[Item]):
-    """What was made, up to a number of bytes, least recently used first out. For one thread at a time."""
+class _LruCache(Generic[Item]):
+    """Cache bounded by bytes, least recently used first out. Not thread-safe."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -1,4 +1,5 @@
-"""Finds a model's localization heads: shows it the pairs, reads every head, counts, and says where it all came from.
+"""Finds a model's localization heads: shows it the pairs, reads every head, counts selections, and records the
+provenance.
 
 Shape legend: N layers looked at, A heads of a layer, M = N A heads counted layer by layer.
 """
@@ -14,7 +15,7 @@ import numpy as np
 
 from rvosbench.harness.errors import PrerequisiteError, SampleError
 from rvosbench.harness.settings import Json, identity_of
-from rvosbench.methods.lochead.attention import all_head_maps, ask, query_position
+from rvosbench.methods.lochead.attention import all_head_maps, build_inputs, query_position
 from rvosbench.methods.lochead.calibration import PairHeads, Trial, most_frequent, read_maps, run_trial
 from rvosbench.methods.lochead.heads import Frequency, HeadFile, OfModel
 from rvosbench.methods.lochead.pairs import Pair, Pairs, draw_trial
@@ -68,7 +69,7 @@ def find(
         model: its settings, for name and digest.
         pairs: where ``drawn`` came from.
         drawn: see ``draw``.
-        settings: how the model is asked and what is counted.
+        settings: the prompt and the criteria.
         progress: called after every pair.
 
     Raises:
@@ -93,7 +94,7 @@ def find(
     usable = [[read[pair.name] for pair in trial if pair.name in read] for trial in drawn.trials]
     if not all(usable):
         raise PrerequisiteError(
-            f"None of the pairs could be shown to the model; the first: {failed[0]}.", "Mend or change the data."
+            f"None of the pairs could be shown to the model; the first: {failed[0]}.", "Correct or change the data."
         )
     trials = [run_trial(of_trial, calibration) for of_trial in usable]
     heads_per_layer = int(lvlm.text_model.config.num_attention_heads)
@@ -132,10 +133,10 @@ def find(
 
 def _read(lvlm: Lvlm, pair: Pair, prompt: Prompt, settings: CalibrateSettings) -> PairHeads:
     frame = pair.picture()
-    asked = ask(lvlm, frame, lvlm.clip_grid(frame), prompt, pair.expression)
-    position = query_position(lvlm, asked, prompt, settings.query, pair.expression)
+    prompted = build_inputs(lvlm, frame, lvlm.clip_grid(frame), prompt, pair.expression)
+    position = query_position(lvlm, prompted, prompt, settings.query, pair.expression)
     calibration = settings.calibration
-    maps_NAhw = all_head_maps(lvlm, asked, position, calibration.first_layer)
+    maps_NAhw = all_head_maps(lvlm, prompted, position, calibration.first_layer)
     return read_maps(maps_NAhw, calibration, calibration.edges(lvlm.definition))
 
 
