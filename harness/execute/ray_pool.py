@@ -13,7 +13,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,32 @@ RAY_ENVIRONMENT = {
     # A driver that is killed leaves Ray's agents asking a dead control service for a minute before they end.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
+_JOINS_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Despite its name Ray reads it on every system."""
 _LOAD_DEATHS = 3
 """Workers that may die in a row while loading before the run stops."""
 _STARTED_TOO_LATE = "timed out during startup"
 """In the message of the bare exception that Ray raises then."""
 _ASKERS_PER_SERVER = 4
 """Workers that ask model servers, per server, where their number is "auto": each asks about one video at a time."""
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """While a cluster of this machine alone starts: nothing of it listens where other machines could reach it.
+
+    Ray replaces a loopback address by one that others reach, unless it is told, before it is imported, that this system
+    joins no clusters. What it starts inherits that; this process must not hand it on to others.
+    """
+    before = os.environ.get(_JOINS_CLUSTERS)
+    os.environ[_JOINS_CLUSTERS] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_JOINS_CLUSTERS]
+        else:
+            os.environ[_JOINS_CLUSTERS] = before
 
 
 @dataclass
@@ -106,6 +126,11 @@ class RayExecutor:
             self._owns_ray = False
 
     def _connect(self) -> None:
+        address = self._choice.address or os.environ.get("RAY_ADDRESS")
+        with nullcontext() if address else on_loopback():
+            self._connect_to(address)
+
+    def _connect_to(self, address: str | None) -> None:
         try:
             import ray
         except ModuleNotFoundError as error:
@@ -115,7 +140,6 @@ class RayExecutor:
             ) from error
         if ray.is_initialized():
             return
-        address = self._choice.address or os.environ.get("RAY_ADDRESS")
         for name, value in RAY_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
@@ -124,7 +148,6 @@ class RayExecutor:
                 return
             ray.init(
                 num_cpus=self._local_cpus(),
-                # Nothing of a local cluster listens where other machines could reach it.
                 _node_ip_address="127.0.0.1",
                 include_dashboard=False,
                 log_to_driver=False,

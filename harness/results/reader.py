@@ -269,7 +269,7 @@ def _is_text(kind: pa.DataType) -> bool:
     # A column without any value has a type of its own.
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
 def require_columns(table: pd.DataFrame, name: str, columns: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -110,35 +110,35 @@ def _ray(choice: WorkersChoice) -> Iterator[None]:
     Raises:
         PrerequisiteError: not installed, no cluster at the address, or too few GPUs.
     """
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise PrerequisiteError(
-            "Training on Ray needs the package 'ray', which is not installed.",
-            f"Install the extra ({install_command('run')}) or use --set workers.executor=inprocess.",
-        ) from error
-    from rvosbench.harness.execute.ray_pool import RAY_ENVIRONMENT
+    from rvosbench.harness.execute.ray_pool import RAY_ENVIRONMENT, on_loopback
 
     address = choice.address or os.environ.get("RAY_ADDRESS")
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    owns = not ray.is_initialized()
-    try:
-        if owns and address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        elif owns:
-            cpus = max(os.cpu_count() or 1, int(choice.count * choice.cpus_per_worker + 1))
-            ray.init(
-                num_cpus=cpus,
-                _node_ip_address="127.0.0.1",  # nothing of it listens where other machines could reach it
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-    except ConnectionError as error:
-        raise PrerequisiteError(
-            f"No Ray cluster answers at {address}.", "Start one (ray up ray_cluster.yaml) or unset RAY_ADDRESS."
-        ) from error
+    with nullcontext() if address else on_loopback():
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            raise PrerequisiteError(
+                "Training on Ray needs the package 'ray', which is not installed.",
+                f"Install the extra ({install_command('run')}) or use --set workers.executor=inprocess.",
+            ) from error
+        owns = not ray.is_initialized()
+        try:
+            if owns and address:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            elif owns:
+                ray.init(
+                    num_cpus=max(os.cpu_count() or 1, int(choice.count * choice.cpus_per_worker + 1)),
+                    _node_ip_address="127.0.0.1",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+        except ConnectionError as error:
+            raise PrerequisiteError(
+                f"No Ray cluster answers at {address}.", "Start one (ray up ray_cluster.yaml) or unset RAY_ADDRESS."
+            ) from error
     try:
         resources: Any = ray.cluster_resources
         there, requested = resources().get("GPU", 0.0), choice.count * choice.gpus_per_worker
