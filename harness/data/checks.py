@@ -192,9 +192,10 @@ def _annotator_gaps(annotators: int, videos: Sequence[Video]) -> Iterator[Findin
     """Objects that an annotator has no expression for: they would drop out of that annotator's mean."""
     gaps = []
     for video in videos:
-        for target in _targets(video):
-            having = {x.annotator for x in video.expressions if target in x.targets}
-            gaps += [f"{video.name}: annotator {a}, object {target}" for a in range(annotators) if a not in having]
+        named = [(x.objects or x.targets, x.annotator) for x in video.expressions]
+        for name in sorted({name for names, _ in named for name in names}):
+            having = {annotator for names, annotator in named if name in names}
+            gaps += [f"{video.name}: annotator {a}, object {name}" for a in range(annotators) if a not in having]
     if gaps:
         message = f"{len(gaps)} objects lack an annotator's expression, first: {gaps[0]}."
         yield Finding("error", "annotator_gaps", message, tuple(gaps))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,11 @@ def read_metadata(path: Path, card: Card, split: Split, layout: Layout) -> tuple
                         f"{path}: {entry.where} has no target, but every expression of {split.title} has one.",
                         f"Check that the file is of this release; splits: {', '.join(card.splits)}.",
                     )
-            expressions.append(_expression(path, card, entry, targets if reads else None))
+            expression = _expression(path, card, entry, targets if reads else None)
+            if key == "running_counter" and "obj_id" in entry.raw:
+                objects = _id_list(path, f"{entry.where}.obj_id", entry.raw["obj_id"])
+                expression = replace(expression, objects=objects)
+            expressions.append(expression)
         out.append(VideoEntry(name, _frames(path, name, video), tuple(expressions), named, _size(path, name, video)))
     return tuple(out)
 

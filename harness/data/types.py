@@ -29,6 +29,9 @@ class Expression:
     """As the dataset gives it; methods normalise."""
     targets: tuple[str, ...] = ()
     """Keys into the ground truth (palette ids, annotation ids, folder names); empty: no target, or hidden."""
+    objects: tuple[str, ...] = ()
+    """Ids of the objects it names, where ``targets`` are not those: a pickle's keys count expressions, so that several
+    of them stand for one object. Empty: the targets are the objects."""
     subset: str | None = None
     """The card's named subset, e.g. "referring", "reasoning", "no_target"."""
     annotator: int | None = None

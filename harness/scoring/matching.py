@@ -6,6 +6,7 @@ Shape legend: T frames, H W pixels, O objects, P predictions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +37,11 @@ class ObjectMatcher:
     def __init__(self, video: Video) -> None:
         self._video = video
         self._predictions = _by_annotator(video)
-        named = {expression.targets: expression for expression in video.expressions}
-        self._objects = sorted(named.values(), key=_object_order)
+        self._objects = _objects(video)
         self._rows_OP: dict[int, list[list[list[tuple[int, ...]]]]] = {
             annotator: [[[] for _ in mine] for _ in self._objects] for annotator, mine in self._predictions.items()
         }
-        self._unreadable: set[tuple[str, ...]] = set()
+        self._unreadable: set[str] = set()
         self._frames = 0
 
     def add(self, truths: FrameTruths, scored: Mapping[str, ScoredMask]) -> None:
@@ -50,18 +50,18 @@ class ObjectMatcher:
         for expression in self._objects:
             truth = truths.without_void(expression)
             if isinstance(truth, SampleError):
-                self._unreadable.add(expression.targets)
+                self._unreadable.add(_name(expression))
             else:
-                prepared[expression.targets] = truth
-        wanted = {expression.id for expression in self._video.expressions if expression.targets in prepared}
+                prepared[_name(expression)] = truth
+        wanted = {expression.id for expression in self._video.expressions if _name(expression) in prepared}
         if not wanted or not wanted <= scored.keys():
             return
         for annotator, mine in self._predictions.items():
             masks = [scored[expression.id].mask_HW if expression.id in scored else None for expression in mine]
             for p, mask in enumerate(fuse(masks)):
                 for o, expression in enumerate(self._objects):
-                    known = mask is not None and expression.targets in prepared
-                    row = prepared[expression.targets].counts(mask) if mask is not None and known else _ZERO
+                    known = prepared.get(_name(expression))
+                    row = known.counts(mask) if mask is not None and known is not None else _ZERO
                     self._rows_OP[annotator][o][p].append(tuple(row))
         self._frames += 1
 
@@ -76,7 +76,7 @@ class ObjectMatcher:
                     )
                     for annotator, mine in self._predictions.items()
                 },
-                frozenset("+".join(targets) for targets in self._unreadable),
+                frozenset(self._unreadable),
             )
         )
 
@@ -169,10 +169,21 @@ def _by_annotator(video: Video) -> dict[int, list[Expression]]:
     return dict(sorted(out.items()))
 
 
+def _objects(video: Video) -> list[Expression]:
+    """One expression for each object of a video, with all keys into the ground truth that stand for the object."""
+    by_name: dict[str, list[Expression]] = {}
+    for expression in video.expressions:
+        by_name.setdefault(_name(expression), []).append(expression)
+    return [
+        replace(same[0], targets=tuple(dict.fromkeys(target for expression in same for target in expression.targets)))
+        for same in sorted(by_name.values(), key=lambda same: _object_order(same[0]))
+    ]
+
+
 def _object_order(expression: Expression) -> list[tuple[int, str]]:
     """Sorts ids as numbers."""
-    return [(len(target), target) for target in expression.targets]
+    return [(len(id_), id_) for id_ in expression.objects or expression.targets]
 
 
 def _name(expression: Expression) -> str:
-    return "+".join(expression.targets)
+    return "+".join(expression.objects or expression.targets)

@@ -231,7 +231,9 @@ class _ImageMasks:
 
 def _object_ids(dataset: Dataset) -> dict[str, dict[str, tuple[int, ...]]]:
     return {
-        video.name: {e.id: tuple(int(target) for target in e.targets if target.isdecimal()) for e in video.expressions}
+        video.name: {
+            e.id: tuple(int(id_) for id_ in e.objects or e.targets if id_.isdecimal()) for e in video.expressions
+        }
         for video in dataset.videos
     }
 
