@@ -13,7 +13,11 @@ ArrayT = TypeVar("ArrayT", bound=NDArray[Any])
 
 
 class ArrayCache(Generic[ArrayT]):
-    """Keeps arrays up to ``limit`` bytes. Arrays come out read-only, because they are shared."""
+    """Keeps arrays up to ``limit`` bytes. Arrays come out read-only, because they are shared.
+
+    Unlike ``cachetools.LRUCache`` it keeps one array that is larger than the limit, may be shared between threads and
+    may be pickled.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

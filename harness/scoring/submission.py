@@ -36,7 +36,6 @@ from rvosbench.harness.scoring.tracks import MasksOfVideo
 from rvosbench.harness.store.artefacts import atomic_write
 
 _DATE = (1980, 1, 1, 0, 0, 0)
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -173,11 +172,8 @@ def validate_submission(path: Path, dataset: Dataset) -> list[Problem]:
 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file."""
-    whole = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            whole.update(chunk)
-    return whole.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _filled(masks: MasksOfVideo) -> MasksOfVideo:

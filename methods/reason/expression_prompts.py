@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from rvosbench.harness.errors import PrerequisiteError, SampleError, nearest_name
+from rvosbench.harness.errors import SampleError
 
 PromptVersion = Literal["v0", "v1", "v2", "v3"]
 VERSIONS: tuple[PromptVersion, ...] = ("v0", "v1", "v2", "v3")
@@ -122,13 +122,3 @@ def candidate(answer: str) -> str:
 def object_name(answer: str) -> str:
     """The choice call's answer as the background prompt uses it: stripped and lower-cased, otherwise unfiltered."""
     return answer.strip().lower()
-
-
-def check_version(version: str, setting: str) -> None:
-    """Refuses an unknown prompt version by the name of the setting that holds it.
-
-    Raises:
-        PrerequisiteError: not one of ``VERSIONS``.
-    """
-    if version not in VERSIONS:
-        raise PrerequisiteError(f"{setting} has no version '{version}'.", nearest_name(version, VERSIONS))

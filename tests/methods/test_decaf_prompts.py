@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rvosbench.harness.errors import PrerequisiteError, SampleError
+from rvosbench.harness.errors import SampleError
 from rvosbench.methods.models.lvlm.keyframes import keyframe_indices
 from rvosbench.methods.reason import expression_prompts as prompts
 
@@ -78,11 +78,6 @@ def test_braces_in_an_expression_or_a_name_are_kept() -> None:
 def test_an_empty_expression_is_a_sample_error(text: str) -> None:
     with pytest.raises(SampleError, match="empty"):
         prompts.sentence(text)
-
-
-def test_an_unknown_version_names_the_setting() -> None:
-    with pytest.raises(PrerequisiteError, match=r"prompts\.object.*v9.*v0, v1, v2, v3"):
-        prompts.check_version("v9", "prompts.object")
 
 
 def test_keyframes_of_the_reference(samples: Path) -> None:
