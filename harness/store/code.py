@@ -26,6 +26,7 @@ from pathlib import Path
 
 from rvosbench.harness.errors import PrerequisiteError
 from rvosbench.harness.plugins import PACKAGE_OF_A_FILE
+from rvosbench.harness.store.syntax import BY_NAME, is_type_checking, read_statement, texts_in
 
 PACKAGE = __name__.partition(".")[0]
 ABSENT = "not installed"
@@ -47,8 +48,6 @@ _NO_NUMBERS = {
 """Packages that decide no number of a stage: what their versions change is not what is computed."""
 _NAME_OF_A_FILE = re.compile(r"(?![./])(?!.*\.\.)[^\n\0:]{1,120}")
 """Text that may be the path of a file or folder below the module's own."""
-_BY_NAME = "import "
-"""Before the name of a module that is imported by ``importlib.import_module("name")``."""
 
 
 @dataclass(frozen=True)
@@ -220,15 +219,15 @@ class _Walk:
         if _is_table(statement, module):
             statements[id(statement)] = ""
             return
-        statements[id(statement)], names = _read(statement)
+        statements[id(statement)], names = read_statement(statement)
         for file in _files_named_in(statement, module.folder):
             label = Path(module.label).parent / file.relative_to(module.folder)
             self._reached.setdefault(label.as_posix(), {})[0] = hashlib.sha256(read_source(file)).hexdigest()
         local = _imports_in(statement, module)
         imported = {**module.imports, **local}
         for name, attribute in names:
-            if name.startswith(_BY_NAME):
-                yield _Target(name.removeprefix(_BY_NAME))
+            if name.startswith(BY_NAME):
+                yield _Target(name.removeprefix(BY_NAME))
                 continue
             # ``import a.b`` binds a: which of its modules an expression means is not followed, so all imported ones.
             yield from (target for known, target in imported.items() if known.startswith(f"{name}."))
@@ -337,7 +336,7 @@ def _parse(name: str, path: Path, is_package: bool) -> _Module:
         module.effects += [part for part in module.definitions[known] if known not in _rebound(part)]
     if not is_package:  # what a package imports, others import from it
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        used |= {text for part in module.definitions.get("__all__", ()) for text in _texts_in(part)}
+        used |= {text for part in module.definitions.get("__all__", ()) for text in texts_in(part)}
         for statement in tree.body:
             if isinstance(statement, ast.Import | ast.ImportFrom):
                 names = {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
@@ -361,9 +360,9 @@ def _sort(statements: list[ast.stmt], module: _Module) -> None:
             module.imports.update(_imports(statement, module))
             if isinstance(statement, ast.ImportFrom) and any(alias.name == "*" for alias in statement.names):
                 module.stars.append(_origin(statement, module))
-        elif isinstance(statement, ast.If) and _is_type_checking(statement.test):
+        elif isinstance(statement, ast.If) and is_type_checking(statement.test):
             _sort(statement.orelse, module)
-        elif isinstance(statement, ast.If) and "__main__" in _texts_in(statement.test):
+        elif isinstance(statement, ast.If) and "__main__" in texts_in(statement.test):
             _sort(statement.orelse, module)  # what runs as a program does not run when a stage imports the file
         elif isinstance(statement, ast.Pass | ast.Expr) and (
             isinstance(statement, ast.Pass) or isinstance(statement.value, ast.Constant)
@@ -403,14 +402,9 @@ def _is_table(statement: ast.stmt, module: _Module) -> bool:
     return module.imports.get(statement.annotation.id) == _CODE_TABLE
 
 
-def _texts_in(tree: ast.AST) -> set[str]:
-    nodes = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
-    return {value for value in nodes if isinstance(value, str)}
-
-
 def _files_named_in(statement: ast.stmt, folder: Path) -> Iterator[Path]:
     """Data files that a statement names: those in the module's folder, or in one below that it names as well."""
-    texts = {text for text in _texts_in(statement) if _NAME_OF_A_FILE.fullmatch(text)}
+    texts = {text for text in texts_in(statement) if _NAME_OF_A_FILE.fullmatch(text)}
     files = {text for text in texts if Path(text).suffix not in ("", ".py")}
     if not files:
         return
@@ -418,12 +412,6 @@ def _files_named_in(statement: ast.stmt, folder: Path) -> Iterator[Path]:
         for text in sorted(files):
             if (place / text).is_file():
                 yield place / text
-
-
-def _is_type_checking(test: ast.expr) -> bool:
-    return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
-        isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
-    )
 
 
 def _imports_in(statement: ast.stmt, module: _Module) -> dict[str, _Target]:
@@ -455,56 +443,6 @@ def _origin(statement: ast.ImportFrom, module: _Module) -> str:
     parts = module.name.split(".")
     above = parts[: len(parts) - statement.level + module.is_package]
     return ".".join([*above, *([statement.module] if statement.module else [])])
-
-
-def _read(statement: ast.stmt) -> tuple[str, set[tuple[str, str]]]:
-    """Digest of a statement, and the names it uses: (name, attribute read from it or "")."""
-    names: set[tuple[str, str]] = set()
-    parts: list[str] = []
-    _serialise(statement, parts, names)
-    return hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).hexdigest(), names
-
-
-def _serialise(node: object, parts: list[str], names: set[tuple[str, str]]) -> None:
-    """A node without positions, empty fields (which differ between Python versions) and bare strings (docstrings)."""
-    if isinstance(node, list):
-        parts.append("[")
-        for element in node:
-            if not (isinstance(element, ast.Pass) or (isinstance(element, ast.Expr) and _is_text(element.value))):
-                _serialise(element, parts, names)
-        parts.append("]")
-        return
-    if not isinstance(node, ast.AST):
-        parts.append(f"{node!r},")
-        return
-    if isinstance(node, ast.Name):
-        names.add((node.id, ""))
-    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        names.add((node.value.id, node.attr))
-        parts.append(f"{node.value.id}.{node.attr},")
-        return
-    elif isinstance(node, ast.Call) and (module := _imported_by_name(node)):
-        names.add((_BY_NAME + module, ""))
-    parts.append(f"{type(node).__name__}(")
-    for name in node._fields:
-        value = getattr(node, name, None)
-        if value is not None and value != [] and name not in ("ctx", "type_comment", "kind"):
-            parts.append(f"{name}=")
-            _serialise(value, parts, names)
-    parts.append(")")
-
-
-def _imported_by_name(call: ast.Call) -> str:
-    """The module of ``importlib.import_module("module")``, or ""."""
-    function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    if function not in ("import_module", "__import__") or not call.args:
-        return ""
-    first = call.args[0]
-    return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else ""
-
-
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _version(name: str) -> str:

@@ -269,8 +269,14 @@ from made_up_package.other import TABLE, scale
 def helper(x=1):
     return x
 
-def stage():
-    return helper, scale, TABLE
+def level(x):
+    return -x
+
+first = 1
+
+def stage(first=first):
+    level = 2
+    return helper, scale, TABLE, level, lambda level: [level for level in ()]
 """
 OTHER = "TABLE = {}\ndef scale(x):\n    return _twice(x)\ndef _twice(x):\n    return f'{2 * x}'\n"
 
@@ -280,6 +286,8 @@ OTHER = "TABLE = {}\ndef scale(x):\n    return _twice(x)\ndef _twice(x):\n    re
     [
         ("{2 * x}", "{3 * x}", False),
         ("def helper(x=1)", "def helper(x=2)", False),
+        ("first = 1", "first = 2", False),
+        ("return -x", "return +x", True),
         ("def helper", "@np.vectorize\ndef helper", False),
         ("def stage", "TABLE['x'] = 1\ndef stage", False),
         ("def stage", "np.seterr(all='raise')\ndef stage", False),
@@ -289,10 +297,10 @@ OTHER = "TABLE = {}\ndef scale(x):\n    return _twice(x)\ndef _twice(x):\n    re
         ("def stage", "from made_up_package import unused as unused\ndef stage", True),
         ("def stage", "def unused():\n    return 1\ndef stage", True),
         ("def stage", "if __name__ == '__main__':\n    print(helper())\ndef stage", True),
-        ("def stage():", "def stage():\n    'Text.'\n    pass", True),
+        ("def stage(first=first):", "def stage(first=first):\n    'Text.'\n    pass", True),
         (
-            "    return helper, scale, TABLE",
-            "    return (\n        helper,  # the first\n        scale,\n        TABLE,\n    )",
+            "    return helper, scale, TABLE, level, lambda level: [level for level in ()]",
+            "    return (\n        helper,  # it\n        scale, TABLE, level, lambda level: [level for level in ()])",
             True,
         ),
     ],
