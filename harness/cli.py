@@ -261,17 +261,17 @@ def export_submission(
     opened = open_dataset(dataset, data_root, split, needs="frames")
     for note in opened.notes:
         say(note)
-    surplus = []
+    unexpected = []
     if (source / "recipe.yaml").is_file():
         masks = masks_of_run(source, opened, method)
     else:
         predictions = open_predictions(source, opened)
         print_reading(predictions.reading, out)
-        masks, surplus = predictions.of_video, predictions.surplus()
+        masks, unexpected = predictions.of_video, predictions.unexpected()
     strictness: Strictness = "strict" if strict else "lenient"
     with SampleProgress("writing", err) as progress:
         archive = export(masks, opened, target, strictness=strictness, absence=absent, progress=progress.update)
-    problems = (*archive.problems, *surplus)
+    problems = (*archive.problems, *unexpected)
     complete = target.with_name(f"{target.name}.problems.txt")
     write_problems(problems, complete)
     print_problems(problems, complete, err)

@@ -71,13 +71,13 @@ def check_frames(root: Path, videos: Sequence[Video], mode: Mode) -> Iterator[Fi
             "note", "unlisted_frames", f"{_files(unlisted)} on disk but not in the metadata.", tuple(unlisted)
         )
 
-    def look(item: tuple[Video, Path]) -> tuple[int, int]:
+    def inspect(item: tuple[Video, Path]) -> tuple[int, int]:
         if mode == "full":
             height, width = read_rgb(item[1]).shape[:2]
             return height, width
         return image_size(item[1])
 
-    yield from _sized(paths, look, "frame")
+    yield from _sized(paths, inspect, "frame")
 
 
 def check_masks(truth: DiskGroundTruth, videos: Sequence[Video]) -> Iterator[Finding]:
@@ -211,11 +211,11 @@ def check_checksums(folder: Path, split: Split) -> Iterator[Finding]:
 
 
 def _sized(
-    items: Sequence[tuple[Video, Path]], look: Callable[[tuple[Video, Path]], tuple[int, int]], what: str
+    items: Sequence[tuple[Video, Path]], inspect: Callable[[tuple[Video, Path]], tuple[int, int]], what: str
 ) -> Iterator[Finding]:
     unreadable, differing = [], []
     first: dict[str, tuple[Path, tuple[int, int]]] = {}
-    for (video, path), size in zip(items, _parallel(look, items), strict=True):
+    for (video, path), size in zip(items, _parallel(inspect, items), strict=True):
         if isinstance(size, SampleError):
             unreadable.append(str(size))
             continue
@@ -237,7 +237,7 @@ def _mask_sizes(truth: DiskGroundTruth, videos: Sequence[Video]) -> Iterator[Fin
     def frame_size(path: Path) -> tuple[int, int] | None:
         return image_size(path) if path.is_file() else None
 
-    def look(item: tuple[Video, Expression, int]) -> str | None:
+    def inspect(item: tuple[Video, Expression, int]) -> str | None:
         video, expression, frame = item
         image = frame_size(video.frame_paths[frame])
         if image is None or (mask := truth.size(video, expression, frame)) == image:
@@ -245,7 +245,7 @@ def _mask_sizes(truth: DiskGroundTruth, videos: Sequence[Video]) -> Iterator[Fin
         where = f"{video.name}/{video.frames[frame]} (target {', '.join(expression.targets)})"
         return f"{where}: mask {_wide(mask)}, frame {_wide(image)}"
 
-    wrong = [found for found in _parallel(look, items) if isinstance(found, str)]
+    wrong = [found for found in _parallel(inspect, items) if isinstance(found, str)]
     unaligned = {str(e) for v in videos for x in v.expressions if (e := _fault(truth, v, x)) is not None}
     if unaligned:
         lines = tuple(sorted(unaligned))
@@ -301,7 +301,7 @@ def _wrong_labels(truth: PaletteGroundTruth, videos: Sequence[Video]) -> Iterato
     def values(video: Video, frames: Iterable[int]) -> set[int]:
         return {int(value) for frame in frames for value in np.unique(truth.labels(video, frame))} - {0}
 
-    def look(video: Video) -> str | None:
+    def inspect(video: Video) -> str | None:
         targets = {int(target) for target in _targets(video)}
         middle = len(video.frames) // 2
         found = values(video, (0, middle))
@@ -315,7 +315,7 @@ def _wrong_labels(truth: PaletteGroundTruth, videos: Sequence[Video]) -> Iterato
         wanted = ", ".join(map(str, sorted(targets)[:4]))
         return f"{truth.root / video.name}: values {shown}; the expressions name {wanted}"
 
-    wrong = [found for found in _parallel(look, videos) if isinstance(found, str)]
+    wrong = [found for found in _parallel(inspect, videos) if isinstance(found, str)]
     if wrong:
         message = (
             f"The masks of {len(wrong)} videos hold no object that an expression names: black and white or colours "

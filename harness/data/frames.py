@@ -1,4 +1,4 @@
-"""A video's frames, decoded when asked for and kept while there is room.
+"""A video's frames, decoded on first access and cached while there is room.
 
 H W: pixels.
 """

@@ -1,4 +1,4 @@
-"""Opens image files with Pillow; whatever is wrong with one becomes a SampleError that names it.
+"""Opens image files with Pillow; every fault of a file becomes a SampleError that names it.
 
 Only the formats that a benchmark uses are opened: PNG for masks, JPEG and PNG for frames. Pillow knows dozens, and some
 of them start other programs. An image's size is read from its header and checked before a pixel is decoded. Pillow
@@ -141,7 +141,7 @@ def _identified(source: Path | bytes, formats: tuple[str, ...]) -> str:
 
 
 def image_size(path: Path) -> Size:
-    """(H, W) from the header alone.
+    """Size (H, W) in pixels, read from the header alone.
 
     Raises:
         SampleError: missing or not an image.

@@ -61,7 +61,7 @@ def decode_runs(runs_R: NDArray[np.int64], height: int, width: int) -> BoolHW:
     """
     if runs_R.size and int(runs_R.min()) < 0:
         raise SampleError("the RLE has a run of negative length")
-    # A run that is longer than the mask is told apart first, so that the sum cannot overflow.
+    # A run that is longer than the mask is refused first, so that the sum cannot overflow.
     total = int(runs_R.max()) if runs_R.size and int(runs_R.max()) > height * width else int(runs_R.sum())
     if total != height * width:
         raise SampleError(f"the RLE covers {total} pixels of a {height}x{width} (HxW) mask, which has {height * width}")

@@ -98,7 +98,7 @@ class RayExecutor:
         self._workers.prepare(pool)
         run = _StageRun(self._choice, pool, spec, self._workers, self._store_root, report)
         try:
-            run.drain(longest_first(items), workers=min(_worker_count(pool), workers))
+            run.run_queue(longest_first(items), workers=min(_worker_count(pool), workers))
         finally:
             run.stop()
 
@@ -169,20 +169,20 @@ class RayExecutor:
 
     def _local_cpus(self) -> int:
         """This machine's cores, or more when the recipe asks for more workers than that."""
-        asked = [pool.workers * pool.cpus for pool in self._choice.pools.values() if isinstance(pool.workers, int)]
+        requested = [pool.workers * pool.cpus for pool in self._choice.pools.values() if isinstance(pool.workers, int)]
         servers = self._serving.cpus * (self._serving.replicas if isinstance(self._serving.replicas, int) else 1)
-        return max(os.cpu_count() or 1, *(math.ceil(cpus + servers) for cpus in asked), 1)
+        return max(os.cpu_count() or 1, *(math.ceil(cpus + servers) for cpus in requested), 1)
 
     @staticmethod
     def _require_fit(stage: str, pool: Pool) -> None:
         """An unschedulable actor would wait for ever without a word."""
         import ray
 
-        asked = {"CPU": pool.cpus, "GPU": pool.gpus, "memory": (pool.memory_gb or 0.0) * 2**30}
+        requested = {"CPU": pool.cpus, "GPU": pool.gpus, "memory": (pool.memory_gb or 0.0) * 2**30}
         list_nodes: Any = ray.nodes
         nodes = [node["Resources"] for node in list_nodes() if node["Alive"]]
-        if not any(all(node.get(name, 0.0) >= amount for name, amount in asked.items()) for node in nodes):
-            largest = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in asked}
+        if not any(all(node.get(name, 0.0) >= amount for name, amount in requested.items()) for node in nodes):
+            largest = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in requested}
             raise PrerequisiteError(
                 f"A {stage} worker asks for {pool.cpus:g} CPU, {pool.gpus:g} GPU and {pool.memory_gb or 0:g} GB; the "
                 f"largest node has {largest['CPU']:g} CPU, {largest['GPU']:g} GPU and "
@@ -225,7 +225,7 @@ class _StageRun:
         """By the reference of the call in flight."""
         self._load_deaths = 0
 
-    def drain(self, items: Sequence[WorkItem], workers: int) -> None:
+    def run_queue(self, items: Sequence[WorkItem], workers: int) -> None:
         import ray
 
         self._queue.extend(items)
@@ -234,7 +234,7 @@ class _StageRun:
         while self._queue or any(slot.item is not None for slot in self._slots.values()):
             ready, _ = ray.wait(list(self._slots), num_returns=1, timeout=_TICK_SECONDS)
             for reference in ready:
-                self._settle(reference)
+                self._handle_result(reference)
             self._replace_overdue()
 
     def stop(self) -> None:
@@ -248,7 +248,7 @@ class _StageRun:
         actor = self._workers.take(self._pool)
         self._slots[actor.load.remote(self._spec)] = _Slot(actor, time.monotonic())
 
-    def _settle(self, reference: Any) -> None:
+    def _handle_result(self, reference: Any) -> None:
         """A call ended: record its results, or deal with the death of its worker."""
         import ray
 

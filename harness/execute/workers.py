@@ -56,7 +56,7 @@ class WorkerProcess:
 
 
 def _require_same_code(spec: StageSpec) -> None:
-    """Artefacts say what code computed them, and the driver said so for all machines.
+    """Artefacts record the code that computed them, which the driver states for all machines.
 
     Raises:
         PrerequisiteError: this machine has other code or other versions of packages.

@@ -26,8 +26,8 @@ def overview(parts: Sequence[Part], recipe: Recipe) -> Iterator[Table | Text]:
     lines: dict[tuple[str, str], list[Part]] = {}
     for part in parts:
         lines.setdefault((part.method, part.lvlm or ""), []).append(part)
-    for line, mine in lines.items():
-        by_dataset = {part.dataset: part for part in mine}
+    for line, selected in lines.items():
+        by_dataset = {part.dataset: part for part in selected}
         table.add_row(*map(Text, line), *(Text(_cell(by_dataset[name])) for name in datasets))
     yield table
     needed: dict[Requirement, None] = dict.fromkeys(need for part in parts for need in part.requirements)
@@ -49,8 +49,8 @@ def cost_lines(parts: Sequence[Part], recipe: Recipe) -> Iterator[Text]:
     unknown = sorted({part.title for part in parts if part.hours is None})
     texts = []
     for state, words in (("to run", "to do"), ("missing", "for what lacks something")):
-        mine = [part.hours for part in parts if part.state == state and part.hours is not None]
-        texts += [f"{hours_text(sum(mine))} {words}"] if mine else []
+        selected = [part.hours for part in parts if part.state == state and part.hours is not None]
+        texts += [f"{hours_text(sum(selected))} {words}"] if selected else []
     if texts:
         yield Text(f"GPU-hours, estimated: {', '.join(texts)}.")
     if unknown:

@@ -42,18 +42,18 @@ class Part:
     """One method on one LVLM and one dataset."""
 
     recipe: Recipe
-    """Of the run: one method, one LVLM, one dataset."""
+    """Recipe of the run: one method, one LVLM, one dataset."""
     method: str
-    """As printed."""
+    """Name of the method as printed."""
     lvlm: str | None
-    """As printed; None where the method needs none."""
+    """Name of the LVLM as printed; None where the method needs none."""
     reference: PublishedLine | None
     requirements: tuple[Requirement, ...]
     state: State
     size: Size | None = None
-    """Of the dataset: counted on disk, else as the recipe assumes; None where neither is to be had."""
+    """Size of the dataset: counted on disk, else as the recipe assumes; None where neither is known."""
     hours: float | None = None
-    """Of one GPU, as estimated; None where that cannot be said."""
+    """Estimated hours on one GPU; None where no estimate is possible."""
 
     @property
     def dataset(self) -> DatasetChoice:

@@ -1,7 +1,7 @@
 """From a recipe to the complete list of artefacts: every sample of every variant, with all its keys.
 
 Keys depend on keys, never on results, so the whole plan is known before anything runs: what is missing is a set
-difference with the store, whatever the number of workers.
+difference with the store, independent of the number of workers.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ class Plan:
     def batches(self) -> Iterator[Batch]:
         """Stages in flow order, variant by variant; a stage two variants share comes twice and is reused."""
         for variant in self.variants:
-            mine = tuple(planned for planned in self.samples if planned.variant is variant)
+            subset = tuple(planned for planned in self.samples if planned.variant is variant)
             for spec in variant.stages:
-                yield Batch(spec, mine)
+                yield Batch(spec, subset)
             for chosen in self.datasets:
                 of_dataset = tuple(
-                    planned for planned in mine if SCORE in planned.keys and chosen.holds(planned.sample)
+                    planned for planned in subset if SCORE in planned.keys and chosen.holds(planned.sample)
                 )
                 if of_dataset:
                     yield Batch(score_spec(chosen.scored), of_dataset)

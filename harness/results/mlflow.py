@@ -41,7 +41,7 @@ from rvosbench.harness.secrets import redacted, redacted_text
 
 EXPERIMENT = "rvosbench"
 ARTEFACT_FOLDER = "mlruns"
-"""Beside a SQLite store; servers keep artefacts where they are told to."""
+"""Beside a SQLite store; servers keep artefacts where their configuration says."""
 MIRRORED_FILES = (RECIPE, RUN, SCORES, SAMPLES)
 
 _ID, _CONTENT, _COMPLETE = "rvosbench.run_id", "rvosbench.content", "rvosbench.complete"
@@ -104,7 +104,7 @@ def mirror(run_dir: Path, uri: str) -> Mirrored | MirrorFailure:
             return _mirror_locked(run, uri)
     except PrerequisiteError as error:
         return MirrorFailure(run_dir, shown, error.problem)
-    # The mirror is a view: whatever the client, its database driver or the network raises is recorded as the
+    # The mirror is a view: any exception of the client, its database driver or the network is recorded as the
     # reason, because a tracking problem must never end a benchmark run.
     except Exception as error:  # noqa: BLE001
         return MirrorFailure(run_dir, shown, _reason(error, uri))

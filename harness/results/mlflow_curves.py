@@ -1,4 +1,4 @@
-"""Mirrors a training's curves, files and pictures into MLflow, into the store that runs are mirrored to.
+"""Mirrors a training's curves, files and images into MLflow, into the store that runs are mirrored to.
 
 As with runs, MLflow is a view: the training's folder is complete without it, and the same content mirrored again
 changes nothing.
@@ -65,7 +65,7 @@ def mirror_curves(folder: Path, uri: str, curves: Curves) -> Mirrored | MirrorFa
             return _mirror_locked(folder, uri, curves)
     except PrerequisiteError as error:
         return MirrorFailure(folder, shown, error.problem)
-    # As for runs: whatever the client, its database driver or the network raises must not end a training.
+    # As for runs: an exception of the client, its database driver or the network must not end a training.
     except Exception as error:  # noqa: BLE001
         return MirrorFailure(folder, shown, _reason(error, uri))
 

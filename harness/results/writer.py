@@ -188,16 +188,16 @@ def package_versions() -> dict[str, str]:
 
 
 def device_info() -> dict[str, Any]:
-    """The driver's machine: processor, cores, GPUs (asked of the driver tool, without importing torch)."""
+    """The driver's machine: processor, cores, GPUs (read from the driver tool, without importing torch)."""
     try:
-        asked = subprocess.run(
+        listing = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             check=True,
             timeout=20,
         )
-        gpus = [line.strip() for line in asked.stdout.splitlines() if line.strip()]
+        gpus = [line.strip() for line in listing.stdout.splitlines() if line.strip()]
     except (OSError, subprocess.SubprocessError):
         gpus = []
     return {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus}

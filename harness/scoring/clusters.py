@@ -120,7 +120,7 @@ def _working_model(weights: FloatVG, sizes: FloatVG, correlation: FloatArray) ->
     groups = weights.shape[-1]
     identity = np.eye(groups)
     rho = correlation[..., None, None, None]
-    # Covariance of a video's means in its groups; a group it has no items in has weight 0, whatever stands there.
+    # Covariance of a video's means in its groups; a group it has no items in has weight 0, regardless of its value.
     own = (1 - rho) / np.maximum(sizes, 1)[..., None]
     covariance_VGG = rho + own * identity
     factors_VG = weights / (1 - weights) / groups

@@ -81,15 +81,15 @@ def _pairs(first: Sequence[Score], second: Sequence[Score]) -> Iterator[tuple[Sc
 
 def _compared(first: Run, a: Score, second: Run, b: Score) -> Comparison:
     rule = require_protocol(a.protocol.removesuffix(KEYFRAMES), kept_card(first.folder, a.dataset))
-    mine, theirs = _samples(first, a), _samples(second, b)
-    differing, unknown, common = _differing(mine, theirs)
+    samples_a, samples_b = _samples(first, a), _samples(second, b)
+    differing, unknown, common = _differing(samples_a, samples_b)
     if differing:
         why = f"scored against different ground truth: {differing} of {common} common samples"
         return Comparison(a, b, None, 0, why, other_ground_truth=True)
     ends_unknown = rule.drops_ends and a.protocol.endswith(KEYFRAMES)
     if rule.records == "videos" or not rule.scored_here or ends_unknown:
         return Comparison(a, b, None, 0, "the tables do not hold what this protocol or these frames need")
-    items, others = _items(first, a, mine), _items(second, b, theirs)
+    items, others = _items(first, a, samples_a), _items(second, b, samples_b)
     for run, score, own in ((first, a, items), (second, b, others)):
         if not _gives(score, own, rule.groups):
             raise PrerequisiteError(
@@ -119,10 +119,10 @@ def _differing(first: pd.DataFrame, second: pd.DataFrame) -> tuple[int, int, int
     columns = ["video", "expression", "status", "digest_ground_truth"]
     a, b = (samples.reindex(columns=columns) for samples in (first, second))
     both = a.merge(b, on=["video", "expression"], suffixes=("_a", "_b"))
-    ours, theirs = both["digest_ground_truth_a"], both["digest_ground_truth_b"]
-    known = ours.notna() & theirs.notna()
+    digests_a, digests_b = both["digest_ground_truth_a"], both["digest_ground_truth_b"]
+    known = digests_a.notna() & digests_b.notna()
     scored = (both["status_a"] == "scored") & (both["status_b"] == "scored")
-    return int((known & (ours != theirs)).sum()), int((~known & scored).sum()), len(both)
+    return int((known & (digests_a != digests_b)).sum()), int((~known & scored).sum()), len(both)
 
 
 def _samples(run: Run, score: Score) -> pd.DataFrame:

@@ -101,7 +101,7 @@ class GroundTruthFrame:
     """One ground-truth mask, prepared once and compared with many predictions.
 
     Masks in column-major order (as COCO RLE decodes) are packed along columns: the definition is the same for a
-    transposed pair. The packed forms are made when first asked for and kept.
+    transposed pair. The packed forms are computed on first use and cached.
     """
 
     def __init__(self, mask_HW: BoolHW, void_HW: BoolHW | None = None) -> None:
@@ -251,7 +251,7 @@ class _Packed:
 
 
 def _pack(mask_RW: BoolHW) -> WordsRK:
-    """Rows of pixels as 64-bit words in C order, whatever the memory order of the mask."""
+    """Rows of pixels as 64-bit words in C order, independent of the memory order of the mask."""
     rows, width = mask_RW.shape
     # packbits keeps the order of its input, and only rows that lie in one piece can be read as words.
     padded_RB = np.zeros((rows, -(-width // WORD) * 8), dtype=np.uint8)

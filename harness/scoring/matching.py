@@ -39,7 +39,8 @@ class ObjectMatcher:
         self._predictions = _by_annotator(video)
         self._objects = _objects(video)
         self._rows_OP: dict[int, list[list[list[tuple[int, ...]]]]] = {
-            annotator: [[[] for _ in mine] for _ in self._objects] for annotator, mine in self._predictions.items()
+            annotator: [[[] for _ in expressions] for _ in self._objects]
+            for annotator, expressions in self._predictions.items()
         }
         self._unreadable: set[str] = set()
         self._frames = 0
@@ -56,8 +57,8 @@ class ObjectMatcher:
         wanted = {expression.id for expression in self._video.expressions if _name(expression) in prepared}
         if not wanted or not wanted <= scored.keys():
             return
-        for annotator, mine in self._predictions.items():
-            masks = [scored[expression.id].mask_HW if expression.id in scored else None for expression in mine]
+        for annotator, expressions in self._predictions.items():
+            masks = [scored[expression.id].mask_HW if expression.id in scored else None for expression in expressions]
             for p, mask in enumerate(fuse(masks)):
                 for o, expression in enumerate(self._objects):
                     known = prepared.get(_name(expression))
@@ -72,9 +73,9 @@ class ObjectMatcher:
                 tuple(_name(expression) for expression in self._objects),
                 {
                     str(annotator): np.array(self._rows_OP[annotator], dtype=np.int64).reshape(
-                        len(self._objects), len(mine), self._frames, 6
+                        len(self._objects), len(expressions), self._frames, 6
                     )
-                    for annotator, mine in self._predictions.items()
+                    for annotator, expressions in self._predictions.items()
                 },
                 frozenset(self._unreadable),
             )

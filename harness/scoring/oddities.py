@@ -1,4 +1,4 @@
-"""Signs that masks are not what they are taken for: counted per mask, told in one line per kind.
+"""Signs that masks are not what they are taken for: counted per mask, reported in one line per kind.
 
 None of them changes a score. Legend: H W pixels.
 """

@@ -36,7 +36,7 @@ class Origin:
 
 
 class MaskDigest:
-    """SHA-256 over masks in the order they are added: pixels alone, whatever file or memory order they came in."""
+    """SHA-256 over masks in the order they are added: pixels alone, independent of their file and memory order."""
 
     def __init__(self) -> None:
         self._whole = hashlib.sha256()

@@ -92,7 +92,7 @@ class Cell:
         if self.score is None or self.published is None or self.published.difference is None:
             return {}
         pairs = {name: (getattr(self.score, name), getattr(self.published, name)) for name in _NUMBERS}
-        return {name: ours - theirs for name, (ours, theirs) in pairs.items() if None not in (ours, theirs)}
+        return {name: own - reference for name, (own, reference) in pairs.items() if None not in (own, reference)}
 
     def notes(self) -> list[str]:
         """What a reader must know of the numbers, one sentence each."""
@@ -127,13 +127,13 @@ def table_of(attempts: Sequence[Attempt]) -> tuple[Cell, ...]:
 def tables(cells: Sequence[Cell], note: str | None) -> Iterator[Table | Text]:
     """For the terminal: a table of J&F per column, then the legend and the notes; 80 columns do."""
     notes = _Notes()
-    for column, mine in _columns(cells):
-        title = Text(_heading(column, mine), "bold")
+    for column, members in _columns(cells):
+        title = Text(_heading(column, members), "bold")
         table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for name in _HEADINGS:
             words = name in ("method", "LVLM", "notes")
             table.add_column(name, justify="left" if words else "right", no_wrap=name != "notes")
-        for cell in mine:
+        for cell in members:
             table.add_row(*map(Text, (*_texts(cell), notes.numbers(cell))))
         yield table
     yield Text(f"{_explained(note)} J and F are in the files.")
@@ -145,9 +145,9 @@ def to_markdown(cells: Sequence[Cell], title: str, note: str | None) -> str:
     """The same as Markdown."""
     notes = _Notes()
     out = [f"# {markdown(title)}", "", markdown(_explained(note)), ""]
-    for column, mine in _columns(cells):
-        out += [f"## {markdown(_heading(column, mine))}", "", _line(_HEADINGS), f"|{'---|' * 2}{'---:|' * 5}---|"]
-        out += [_line(map(markdown, (*_texts(cell), notes.numbers(cell)))) for cell in mine]
+    for column, members in _columns(cells):
+        out += [f"## {markdown(_heading(column, members))}", "", _line(_HEADINGS), f"|{'---|' * 2}{'---:|' * 5}---|"]
+        out += [_line(map(markdown, (*_texts(cell), notes.numbers(cell)))) for cell in members]
         out.append("")
     out += [f"{number}. {markdown(text)}" for number, text in enumerate(notes.texts, start=1)]
     return "\n".join(out) + "\n"
@@ -189,9 +189,9 @@ def _subsets(attempts: Sequence[Attempt], dataset: str, split: str) -> Iterator[
 
 def _cell(attempt: Attempt, column: Column, published_only: bool) -> Cell | None:
     """None where nothing is known of the line in this column."""
-    mine = [score for score in attempt.scores if score.subset == column.subset]
-    compared = [score for score in mine if score.published is not None and score.published.difference is not None]
-    score = next(iter([*compared, *mine]), None)
+    members = [score for score in attempt.scores if score.subset == column.subset]
+    compared = [score for score in members if score.published is not None and score.published.difference is not None]
+    score = next(iter([*compared, *members]), None)
     published = score.published if score is not None else None
     if published is None and attempt.reference is not None:
         published = published_of(attempt.reference, column.dataset, column.split, column.subset)

@@ -82,15 +82,15 @@ def robustness(samples: Sequence[SampleCounts], groups: Sequence[str], notes: li
         silent = [s.counts_T6 is not None and not s.missing_frames and not s.counts_T6[:, 1].any() for s in without]
         out["empty_predictions_type2"] = float(np.mean(silent))
     unknown = 0
-    for name, wanted, mine in (
+    for name, wanted, members in (
         ("R_bool_types01", groups, [sample for sample in samples if sample.subset in groups]),
         ("R_bool_type2", (NO_TARGET,), without),
     ):
-        lacking = sum(sample.counts_T6 is not None and AREAS not in sample.recorded for sample in mine)
+        lacking = sum(sample.counts_T6 is not None and AREAS not in sample.recorded for sample in members)
         unknown += lacking
-        if mine and not lacking:
-            values = [r_bool(sample.recorded[AREAS]) if sample.counts_T6 is not None else 0.0 for sample in mine]
-            mean = mean_of_groups(values, [sample.subset or "" for sample in mine], wanted)
+        if members and not lacking:
+            values = [r_bool(sample.recorded[AREAS]) if sample.counts_T6 is not None else 0.0 for sample in members]
+            mean = mean_of_groups(values, [sample.subset or "" for sample in members], wanted)
             if mean is not None:
                 out[name] = mean
     if unknown:

@@ -59,19 +59,19 @@ def score_rows(
     for method, lvlm in methods:
         for scored in datasets:
             dataset = scored.dataset
-            mine = tuple(
+            members = tuple(
                 result
                 for result in results
                 if (result.method, result.lvlm) == (method, lvlm)
                 and (result.sample.video.dataset, result.sample.video.split) == (dataset.card.name, dataset.split)
             )
-            if not mine:
+            if not members:
                 continue
-            keyframes = any(result.evaluated == "keyframes" for result in mine)
+            keyframes = any(result.evaluated == "keyframes" for result in members)
             whence = provenance(
-                dataset, origin, [r.ground_truth or "none" for r in mine], [r.masks or "none" for r in mine]
+                dataset, origin, [r.ground_truth or "none" for r in members], [r.masks or "none" for r in members]
             )
-            whole = _Group(scored, WHOLE, mine, keyframes, whence)
+            whole = _Group(scored, WHOLE, members, keyframes, whence)
             for name in scored.protocols:
                 rule = require_protocol(name, dataset.card)
                 key = PairsKey(method, lvlm, dataset.card.name, dataset.split, rule.id)
@@ -110,9 +110,9 @@ def _groups(rule: Rule, whole: _Group) -> Iterator[_Group]:
     if rule.records == "videos":
         return
     for name in whole.scored.dataset.card.subsets:
-        mine = tuple(result for result in whole.results if result.sample.expression.subset == name)
-        if mine and rule.group(name) is not None:
-            yield _Group(whole.scored, name, mine, whole.keyframes, whole.provenance)
+        members = tuple(result for result in whole.results if result.sample.expression.subset == name)
+        if members and rule.group(name) is not None:
+            yield _Group(whole.scored, name, members, whole.keyframes, whole.provenance)
 
 
 def _row(

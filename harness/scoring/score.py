@@ -156,7 +156,7 @@ def score_predictions(
     chosen = _protocols(dataset, protocols)
     tolerance = Tolerance.of(strictness, absence)
     source = open_predictions(predictions, dataset, tolerance.absence)
-    chosen = _readable(chosen, source.reading, asked=bool(protocols))
+    chosen = _readable(chosen, source.reading, explicit=bool(protocols))
     ground_truth = dataset.ground_truth
     assert ground_truth is not None
     tasks = [
@@ -181,7 +181,7 @@ def score_predictions(
         )
     ]
     problems = [problem for outcome in outcomes for ended in outcome.scores.expressions for problem in ended.problems]
-    problems += source.surplus()
+    problems += source.unexpected()
     refused = tolerance.refuses(problems)
     rows: list[dict[str, Any]] = []
     if not refused:
@@ -263,10 +263,10 @@ def _protocols(dataset: Dataset, names: Sequence[str]) -> list[Rule]:
     return chosen
 
 
-def _readable(rules: list[Rule], reading: Reading, *, asked: bool) -> list[Rule]:
+def _readable(rules: list[Rule], reading: Reading, *, explicit: bool) -> list[Rule]:
     """The protocols that the layout of the predictions holds masks for."""
     fitting = [rule for rule in rules if reading.protocol in (None, rule.id)]
-    if not fitting or (asked and len(fitting) < len(rules)):
+    if not fitting or (explicit and len(fitting) < len(rules)):
         other = next(rule for rule in rules if rule not in fitting)
         raise PrerequisiteError(
             f"Protocol '{other.id}' needs a mask for each expression, but the predictions are {reading.layout}.",

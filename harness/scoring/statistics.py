@@ -66,10 +66,10 @@ def mean_of_groups(values: Sequence[float], groups: Sequence[str], wanted: Seque
     """The mean over ``wanted`` of the mean of each group; None when a group is empty."""
     means = []
     for group in wanted:
-        mine = [value for value, of in zip(values, groups, strict=True) if of == group]
-        if not mine:
+        members = [value for value, of in zip(values, groups, strict=True) if of == group]
+        if not members:
             return None
-        means.append(float(np.mean(mine)))
+        means.append(float(np.mean(members)))
     return float(np.mean(means)) if means else None
 
 
@@ -105,11 +105,11 @@ def difference(first: Sequence[Item], second: Sequence[Item], groups: Sequence[s
     Returns:
         None when a group has no item that both have.
     """
-    theirs = {(item.video, item.group, item.name): item for item in second}
+    items_b = {(item.video, item.group, item.name): item for item in second}
     pairs = [
-        (item, theirs[item.video, item.group, item.name])
+        (item, items_b[item.video, item.group, item.name])
         for item in first
-        if (item.video, item.group, item.name) in theirs
+        if (item.video, item.group, item.name) in items_b
     ]
     gaps = [Item(a.video, a.name, a.group, b.J - a.J, b.F - a.F) for a, b in pairs]
     in_group = [gap.group for gap in gaps]

@@ -78,7 +78,7 @@ def test_names_that_leave_the_archive_and_links_are_ignored(tmp_path: Path, data
     predictions = open_predictions(path, dataset)
     assert kinds(path, dataset) == ["read", "missing", "missing"]
     assert any("8 links, special files or unsafe names" in note for note in predictions.reading.notes)
-    assert predictions.surplus() == []
+    assert predictions.unexpected() == []
     assert sorted(tmp_path.rglob("*")) == before
 
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
@@ -201,7 +201,7 @@ def test_an_archive_of_too_many_files(tmp_path: Path, dataset: Dataset, monkeypa
 def test_a_member_that_occurs_twice_is_named(tmp_path: Path, dataset: Dataset) -> None:
     members = [(plain(f"a/0/{frame:05d}.png"), png()) for frame in (0, 1, 2, 2)]
     predictions = open_predictions(tar(tmp_path / "p.tar", members), dataset)
-    assert [(problem.kind, problem.where) for problem in predictions.surplus()] == [("extra", "a/0/00002.png")]
+    assert [(problem.kind, problem.where) for problem in predictions.unexpected()] == [("extra", "a/0/00002.png")]
 
 
 @pytest.mark.parametrize("name", ["p.zip", "p.tar", "p.tar.gz"])

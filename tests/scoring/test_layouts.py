@@ -144,7 +144,7 @@ def test_every_json_form(tmp_path: Path, dataset: Dataset, seed: int) -> None:
         write_json(path, value)
         predictions = open_predictions(path, dataset)
         assert_same(read_all(predictions, dataset), masks)
-        assert predictions.surplus() == [], name
+        assert predictions.unexpected() == [], name
         assert predictions.reading.layout.startswith("RLE masks"), name
 
 
@@ -190,7 +190,7 @@ def test_folders_and_archives(tmp_path: Path, dataset: Dataset, form: str, below
     path = tmp_path / "p" if form == "folder" else pack(folder, tmp_path / form, f"./{below}")
     predictions = open_predictions(path, dataset)
     assert_same(read_all(predictions, dataset), masks)
-    assert predictions.surplus() == []
+    assert predictions.unexpected() == []
     assert predictions.reading.layout == "<video>/<expression>/<frame>.png" + (f" below {below}" if below else "")
     assert predictions.reading.notes == ()
 
@@ -224,7 +224,7 @@ def test_masks_named_as_the_files_of_their_frames(tmp_path: Path, dataset: Datas
         file.rename(file.with_name(f"{file.stem}.jpg.png"))
     predictions = open_predictions(folder, dataset)
     assert_same(read_all(predictions, dataset), masks)
-    assert predictions.surplus() == []
+    assert predictions.unexpected() == []
 
 
 def test_ids_that_a_table_turned_into_floats(tmp_path: Path, dataset: Dataset) -> None:
@@ -272,7 +272,7 @@ def test_files_that_are_no_masks_do_not_count(tmp_path: Path, dataset: Dataset) 
     Image.new("RGB", (8, 8)).save(folder / "c/0/masked_img_0.jpg")
     predictions = open_predictions(folder, dataset)
     assert_same(read_all(predictions, dataset), masks)
-    assert predictions.surplus() == []
+    assert predictions.unexpected() == []
     [note] = predictions.reading.notes
     assert note.startswith("4 files that are no PNG were ignored")
 
@@ -285,7 +285,7 @@ def test_overlays_beside_the_masks_folder_do_not_count(tmp_path: Path, dataset: 
     Image.new("RGB", (8, 8)).save(tmp_path / "p/vis/c_0.png")
     predictions = open_predictions(tmp_path / "p", dataset)
     assert_same(read_all(predictions, dataset), masks)
-    assert predictions.surplus() == []
+    assert predictions.unexpected() == []
 
 
 def test_index_maps_by_annotator(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_index_maps_by_annotator(tmp_path: Path) -> None:
             masks[f"v/{annotator + 4}"].append(map_HW == 2)
     predictions = open_predictions(tmp_path / "out", dataset)
     assert_same(read_all(predictions, dataset), masks)
-    assert predictions.surplus() == []
+    assert predictions.unexpected() == []
     assert predictions.reading.protocol == "refdavis17/anno4"
     # The same masks as files by expression have the same score, and no other protocol is offered.
     plain = write_predictions(tmp_path / "plain", dataset, masks)
@@ -341,7 +341,7 @@ def test_reasonvos_by_object(tmp_path: Path) -> None:
     found = read_all(predictions, dataset)
     order = [f"v/{expression.id}" for expression in dataset.videos[0].expressions]
     assert_same(found, dict(zip(order, wanted, strict=True)))
-    assert predictions.surplus() == []
+    assert predictions.unexpected() == []
 
 
 def positions(folder: Path, dataset: Dataset, masks: Masks, name: str = "{:05d}") -> Path:
@@ -357,7 +357,7 @@ def test_masks_named_by_position_are_mapped_and_said_so(tmp_path: Path, dataset:
     masks = drawn_masks(dataset)
     predictions = open_predictions(positions(tmp_path / "p", dataset, masks, name), dataset)
     assert_same(read_all(predictions, dataset), masks)
-    assert predictions.surplus() == []
+    assert predictions.unexpected() == []
     assert any("named by position in 6 of 7 folders" in note for note in predictions.reading.notes)
     report = score_predictions(tmp_path / "p", dataset, out=tmp_path / "out", workers=1, absence="empty")
     provenance = report.rows[0]["provenance"]

@@ -82,7 +82,7 @@ def test_surplus_files_and_folders(tmp_path: Path, dataset: Dataset) -> None:
     for junk in ("__MACOSX/a/0/00000.png", "Thumbs.db", "a/.hidden/00000.png", "scores/scores.json"):
         (folder / junk).parent.mkdir(parents=True, exist_ok=True)
         (folder / junk).write_text("x")
-    problems = open_predictions(folder, dataset).surplus()
+    problems = open_predictions(folder, dataset).unexpected()
     assert [(problem.where, problem.masks) for problem in problems] == [
         ("a/0/00002.png", 1),
         ("a/0/more/", 1),
@@ -97,10 +97,10 @@ def test_nested_video_names(tmp_path: Path) -> None:
     dataset = revos(tmp_path / "data", clips)
     write_png(tmp_path / "p/UVO/all/-a/0/00000.png", MASK)
     assert np.array_equal(read(tmp_path / "p", dataset), MASK)
-    assert open_predictions(tmp_path / "p", dataset).surplus() == []
+    assert open_predictions(tmp_path / "p", dataset).unexpected() == []
     write_png(tmp_path / "p/UVO/none/0/00000.png", MASK)
     write_png(tmp_path / "p/-a/0/00000.png", MASK)
-    assert [problem.where for problem in open_predictions(tmp_path / "p", dataset).surplus()] == ["-a/", "UVO/none/"]
+    assert [problem.where for problem in open_predictions(tmp_path / "p", dataset).unexpected()] == ["-a/", "UVO/none/"]
 
 
 def test_predictions_for_videos_the_root_lacks_are_no_surplus(tmp_path: Path) -> None:
@@ -116,10 +116,10 @@ def test_predictions_for_videos_the_root_lacks_are_no_surplus(tmp_path: Path) ->
     assert [video.name for video in dataset.videos] == ["a"]
     for video in "abc":
         write_png(tmp_path / f"p/{video}/0/00000.png", MASK)
-    assert [problem.where for problem in open_predictions(tmp_path / "p", dataset).surplus()] == ["c/"]
+    assert [problem.where for problem in open_predictions(tmp_path / "p", dataset).unexpected()] == ["c/"]
     one = [rle(MASK)]
     write_json(tmp_path / "p.json", {"a": {"0": one, "7": one}, "b": {"0": one}, "c": {"0": one}})
-    assert [problem.where for problem in open_predictions(tmp_path / "p.json", dataset).surplus()] == ["a/7", "c/"]
+    assert [problem.where for problem in open_predictions(tmp_path / "p.json", dataset).unexpected()] == ["a/7", "c/"]
 
 
 @pytest.mark.parametrize("suffix", [".json", ".json.gz"])
@@ -131,7 +131,7 @@ def test_rle_files(tmp_path: Path, dataset: Dataset, suffix: str) -> None:
     masks = open_predictions(path, dataset).of_video(video)
     got = [masks.read(expression, frame, SIZE) for expression in video.expressions for frame in range(2)]
     assert all(np.array_equal(mask, wanted) for mask, wanted in zip(got, [MASK, NOTHING, FULL, NOTHING], strict=True))
-    assert open_predictions(path, dataset).surplus() == []
+    assert open_predictions(path, dataset).unexpected() == []
 
 
 @pytest.mark.parametrize(

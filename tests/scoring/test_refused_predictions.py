@@ -202,7 +202,7 @@ def test_one_bad_mask_spoils_no_other_by_frame_name(tmp_path: Path, dataset: Dat
         "read",
         "read",
     ]
-    assert [(problem.kind, problem.masks) for problem in predictions.surplus()] == [("extra", 2)]
+    assert [(problem.kind, problem.masks) for problem in predictions.unexpected()] == [("extra", 2)]
 
 
 @pytest.mark.parametrize(

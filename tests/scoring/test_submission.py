@@ -193,7 +193,7 @@ def test_a_split_that_is_not_complete_on_disk(tmp_path: Path, card: str, dataset
     image.unlink()
     partial = open_dataset(card, tmp_path / "data", "valid", needs="frames")
     masks = open_predictions(predictions, partial)
-    assert masks.surplus() == []
+    assert masks.unexpected() == []
     out = tmp_path / "s.zip"
     with pytest.raises(PrerequisiteError, match=IDS[1]):
         export_submission(masks.of_video, partial, out)
@@ -241,7 +241,7 @@ def test_an_archive_without_one_usable_mask_is_refused(tmp_path: Path, dataset: 
 def test_what_was_written_is_read_again(tmp_path: Path, dataset: Dataset, predictions: Path, card: str) -> None:
     export_submission(open_predictions(predictions, dataset).of_video, dataset, tmp_path / "s.zip")
     again = open_predictions(tmp_path / "s.zip", dataset)
-    assert again.surplus() == []
+    assert again.unexpected() == []
     assert export_submission(again.of_video, dataset, tmp_path / "t.zip").sha256 == sha256_of(tmp_path / "s.zip")
 
 

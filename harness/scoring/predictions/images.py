@@ -1,7 +1,7 @@
 """Masks as images: a folder or an archive of PNGs in one of the known layouts.
 
 A pixel belongs to the object when its value, or palette index, is not zero; in an index map, when it is the object's
-id. Files beside the PNGs are ignored; PNGs that belong to no sample are surplus, as are those of videos that neither
+id. Files beside the PNGs are ignored; PNGs that belong to no sample are unexpected, as are those of videos that neither
 the data root nor its metadata has.
 
 Legend: H W pixels.
@@ -61,9 +61,9 @@ class ImagePredictions:
             numbered by position while others are absent.
     """
 
-    def __init__(self, path: Path, tree: FileTree, dataset: Dataset, elsewhere: frozenset[str]) -> None:
+    def __init__(self, path: Path, tree: FileTree, dataset: Dataset, not_on_disk: frozenset[str]) -> None:
         self._tree = tree
-        self._elsewhere = elsewhere
+        self._not_on_disk = not_on_disk
         by_folder: dict[str, dict[str, str]] = {}
         others: Counter[str] = Counter()
         self._second: list[str] = []
@@ -104,7 +104,7 @@ class ImagePredictions:
         hint = guess(self._unmatched(), placement.layout, dataset)
         self.reading = Reading(placement.title, tuple(_notes(naming, others, tree, hint)), placement.layout.protocol)
 
-    def surplus(self) -> list[Problem]:
+    def unexpected(self) -> list[Problem]:
         """PNGs below the prefix that no sample has, whole folders as one problem."""
         prefix = self._placement.prefix
         out = [Problem("extra", one_line(name), "twice in the archive") for name in self._tree.twice]
@@ -114,7 +114,7 @@ class ImagePredictions:
         whole: Counter[str] = Counter()
         for folder, files in self._by_folder.items():
             inside = f"{folder}/".removeprefix(prefix)
-            if not f"{folder}/".startswith(prefix) or any(inside.startswith(f"{name}/") for name in self._elsewhere):
+            if not f"{folder}/".startswith(prefix) or any(inside.startswith(f"{name}/") for name in self._not_on_disk):
                 continue
             if folder in self._known_folders:
                 names = [name for name in files.values() if self._tree.files[name].name not in used]

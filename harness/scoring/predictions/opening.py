@@ -64,7 +64,7 @@ def _listed_videos(dataset: Dataset) -> frozenset[str]:
     return frozenset(entry.name for entry in entries)
 
 
-def _opened(path: Path, dataset: Dataset, elsewhere: frozenset[str]) -> Predictions:
+def _opened(path: Path, dataset: Dataset, not_on_disk: frozenset[str]) -> Predictions:
     if (path / "recipe.yaml").is_file() and (path / "run.json").is_file():
         raise PrerequisiteError(
             f"{path} is a run folder, which holds no masks as files.",
@@ -74,18 +74,18 @@ def _opened(path: Path, dataset: Dataset, elsewhere: frozenset[str]) -> Predicti
         tree = open_tree(path)
         inner = _only_rle_file(tree)
         if inner is None:
-            return ImagePredictions(path, tree, dataset, elsewhere)
+            return ImagePredictions(path, tree, dataset, not_on_disk)
         try:
             content = tree.reader.read(tree.files[inner], _LARGEST_INNER_FILE)
         except (SampleError, FileNotFoundError) as error:
             raise PrerequisiteError(f"{path / inner} cannot be read: {error}.", "Give an intact copy.") from error
-        return RlePredictions(path / inner, load_rle_file(content, str(path / inner)), dataset, elsewhere)
+        return RlePredictions(path / inner, load_rle_file(content, str(path / inner)), dataset, not_on_disk)
     if path.is_file() and is_rle_file(path.name):
         try:
             content = path.read_bytes()
         except OSError as error:
             raise PrerequisiteError(f"{path} cannot be read: {error.strerror}.", "Give an intact copy.") from error
-        return RlePredictions(path, load_rle_file(content, str(path)), dataset, elsewhere)
+        return RlePredictions(path, load_rle_file(content, str(path)), dataset, not_on_disk)
     if not path.exists():
         raise PrerequisiteError(f"{path} does not exist.", f"Give {_FORMS}.")
     for suffixes, reason in _REFUSED.items():
@@ -112,8 +112,8 @@ class _Filled:
     def reading(self) -> Reading:
         return self._source.reading
 
-    def surplus(self) -> list[Problem]:
-        return self._source.surplus()
+    def unexpected(self) -> list[Problem]:
+        return self._source.unexpected()
 
     def of_video(self, video: Video) -> VideoMasks:
         return EmptyWhereAbsent(self._source.of_video(video))

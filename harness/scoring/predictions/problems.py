@@ -47,7 +47,7 @@ class Tolerance:
 
     @staticmethod
     def of(strictness: Strictness, absence: Absence | None) -> Tolerance:
-        """What was asked for; where nothing is said about absent masks, strict refuses them and lenient scores 0."""
+        """The requested tolerance; where absent masks are not mentioned, strict refuses them and lenient scores 0."""
         return Tolerance(strictness, absence or ("refuse" if strictness == "strict" else "zero"))
 
     def refuses(self, problems: Sequence[Problem]) -> bool:
@@ -71,12 +71,12 @@ def summed_up(problems: Sequence[Problem], frames: int) -> list[Problem]:
 def summary_lines(problems: Sequence[Problem]) -> Iterator[str]:
     """One line per kind: how many masks or files, in how many places, and the first ones."""
     for kind in KINDS:
-        mine = [problem for problem in problems if problem.kind == kind]
-        if not mine:
+        of_kind = [problem for problem in problems if problem.kind == kind]
+        if not of_kind:
             continue
-        masks = sum(problem.masks for problem in mine)
-        first = "; ".join(str(problem).removeprefix(f"{kind}: ") for problem in mine[:_EXAMPLES])
-        more = len(mine) - _EXAMPLES
+        masks = sum(problem.masks for problem in of_kind)
+        first = "; ".join(str(problem).removeprefix(f"{kind}: ") for problem in of_kind[:_EXAMPLES])
+        more = len(of_kind) - _EXAMPLES
         yield f"{masks} {kind}: {first}" + (f"; and {more} more" if more > 0 else "")
 
 

@@ -40,9 +40,9 @@ class RlePredictions:
             there.
     """
 
-    def __init__(self, path: Path, file: RleFile, dataset: Dataset, elsewhere: frozenset[str]) -> None:
+    def __init__(self, path: Path, file: RleFile, dataset: Dataset, not_on_disk: frozenset[str]) -> None:
         self._tracks = file.tracks
-        self._elsewhere = elsewhere
+        self._not_on_disk = not_on_disk
         known = [layout for layout in layouts(dataset) if not layout.index_maps]
         placement = place(file.tracks, known)
         if placement is None:
@@ -84,7 +84,7 @@ class RlePredictions:
             notes.append(f"Masks are named by position in {by_position} of {len(self._of)} lists.")
         self.reading = Reading(f"{file.title}, {title}{below}", tuple(notes))
 
-    def surplus(self) -> list[Problem]:
+    def unexpected(self) -> list[Problem]:
         """Entries that no sample has, and masks that no frame has."""
         used = set(self._placement.folders.values())
         above = self._placement.above()
@@ -94,7 +94,7 @@ class RlePredictions:
             if (
                 given in used
                 or isinstance(track, Unusable)
-                or any(inside.startswith(f"{name}/") for name in self._elsewhere)
+                or any(inside.startswith(f"{name}/") for name in self._not_on_disk)
             ):
                 continue
             whole = highest(given, above)

@@ -16,7 +16,7 @@ from rvosbench.harness.data.types import BoolHW, Expression, Video
 from rvosbench.harness.scoring.predictions.problems import Problem
 
 ABSENT = "absent"
-"""Oddity: a mask without a file, which counts as empty because that was asked for."""
+"""Oddity: a mask without a file, which counts as empty because the caller requested it."""
 STRANGE_IDS = "strange ids"
 """Oddity: an index map with an id that no object of the video has."""
 
@@ -58,7 +58,7 @@ class Predictions(Protocol):
         """How they were read."""
         ...
 
-    def surplus(self) -> list[Problem]:
+    def unexpected(self) -> list[Problem]:
         """What belongs to no sample of the dataset."""
         ...
 
