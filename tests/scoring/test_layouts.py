@@ -130,6 +130,12 @@ def json_forms(masks: Masks, dataset: Dataset) -> dict[str, Any]:
         },
         "wrapped": {"version": "1.0", "videos": plain},
         "as the metadata": {"videos": {v: {"frames": list(frames[v]), "expressions": es} for v, es in plain.items()}},
+        "as the metadata, frames in another order": {
+            "videos": {
+                v: {"frames": list(frames[v])[::-1], "expressions": {e: {"masks": t[::-1]} for e, t in es.items()}}
+                for v, es in plain.items()
+            }
+        },
         "joined keys": {f"{v}/{e}": track for v, es in plain.items() for e, track in es.items()},
         "records": list(records(masks, dataset, by_frame=False)),
         "records by frame": {"annotations": list(records(masks, dataset, by_frame=True))},
@@ -225,6 +231,13 @@ def test_masks_named_as_the_files_of_their_frames(tmp_path: Path, dataset: Datas
     predictions = open_predictions(folder, dataset)
     assert_same(read_all(predictions, dataset), masks)
     assert predictions.unexpected() == []
+    # Of several files of a frame the plain one is read, and the others are said to be extra.
+    write_png(folder / "c/0/00000.PNG", ~masks["c/0"][0])
+    write_png(folder / "c/0/00000.png", masks["c/0"][0])
+    write_png(folder / "c/0/00000.jpg.png", ~masks["c/0"][0])
+    predictions = open_predictions(folder, dataset)
+    assert_same(read_all(predictions, dataset), masks)
+    assert [problem.where for problem in predictions.unexpected()] == ["c/0/00000.PNG", "c/0/00000.jpg.png"]
 
 
 def test_ids_that_a_table_turned_into_floats(tmp_path: Path, dataset: Dataset) -> None:

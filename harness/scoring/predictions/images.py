@@ -74,10 +74,12 @@ class ImagePredictions:
             frame = stem(base)
             if not dot or suffix.lower() != "png":
                 others[f".{suffix.lower()}" if dot else file] += 1
-            elif frame in by_folder.setdefault(folder, {}):
-                self._second.append(name)
             else:
-                by_folder[folder][frame] = name
+                plain, *others_of_frame = sorted(
+                    {by_folder.setdefault(folder, {}).get(frame, name), name}, key=_plainness
+                )
+                by_folder[folder][frame] = plain
+                self._second += others_of_frame
         known = layouts(dataset)
         placement = place(by_folder, known)
         if placement is None:
@@ -227,6 +229,11 @@ class _ImageMasks:
         strange = not set(np.flatnonzero(np.bincount(labels_HW.ravel(), minlength=256)).tolist()) <= known
         mask_HW: BoolHW = np.isin(labels_HW, self._ids[expression.id])
         return mask_HW, [STRANGE_IDS] if strange else []
+
+
+def _plainness(name: str) -> tuple[int, bool]:
+    """Sorts files of one frame: 00000.png before 00000.PNG and 00000.jpg.png."""
+    return len(name), not name.endswith(".png")
 
 
 def _object_ids(dataset: Dataset) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -146,8 +146,12 @@ def _leaves(node: Mapping[str, Any], above: tuple[str, ...], name: str) -> Itera
 
 def _with_frames(child: Any, frames: Any) -> Any:
     """Masks of an expression, with the frames that the video's entry lists."""
-    if isinstance(child, list) and isinstance(frames, list):
+    if not isinstance(frames, list):
+        return child
+    if isinstance(child, list):
         return {"masks": child, "frames": frames}
+    if isinstance(child, dict) and any(word in child for word in _MASKS) and child.get("frames") is None:
+        return {**child, "frames": frames}
     return child
 
 
