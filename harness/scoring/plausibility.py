@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from rvosbench.harness.data.ground_truth import VOID, PaletteGroundTruth
@@ -55,7 +56,8 @@ def require_plausible(dataset: Dataset, results: Sequence[SampleResult]) -> None
 
 def verify_command(dataset: Dataset) -> str:
     """The command that names every fault of a data root."""
-    return f"rvosbench datasets verify {dataset.card.source} --split {dataset.split} --data-root {dataset.root} --full"
+    source, root = shlex.quote(str(dataset.card.source)), shlex.quote(str(dataset.root))
+    return f"rvosbench datasets verify {source} --split {dataset.split} --data-root {root} --full"
 
 
 def _only_void(ground_truth: PaletteGroundTruth, video: Video) -> bool:

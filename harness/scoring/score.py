@@ -190,7 +190,7 @@ def score_predictions(
                 f"The ground truth of all {len(results)} samples cannot be used: {problems[0]}.",
                 f"Check it with {verify_command(dataset)}.",
             )
-        _require_usable(results, problems)
+        _require_usable(dataset, results, problems)
         require_plausible(dataset, results)
         date = datetime.now(UTC).isoformat(timespec="seconds")
         origin = Origin(date, predictions.absolute(), source.reading.text, tolerance.absence)
@@ -207,15 +207,18 @@ def score_predictions(
     )
 
 
-def _require_usable(results: Sequence[SampleResult], problems: Sequence[Problem]) -> None:
+def _require_usable(dataset: Dataset, results: Sequence[SampleResult], problems: Sequence[Problem]) -> None:
     """Refuses predictions of which not one mask can be used: a score of 0 would say nothing about the method."""
     counted = [result for result in results if result.counts_T6 is not None]
     if any(result.missing_frames < len(result.frames) for result in counted):
         return
-    first = next(problem for problem in problems if problem.kind not in ("ground truth", "extra"))
+    first = next((problem for problem in problems if problem.kind not in ("ground truth", "extra")), None)
+    if first is None:
+        return
     masks = sum(result.missing_frames for result in counted)
     raise PrerequisiteError(
-        f"Not one of the {masks} masks is usable; nothing was scored. The first: {first}.", "Correct the predictions."
+        f"Not one of the {masks} masks is usable; nothing was scored. The first: {first}.",
+        f"Correct the predictions; if they are right, check the data root with {verify_command(dataset)}.",
     )
 
 

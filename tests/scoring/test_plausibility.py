@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rvosbench.harness.results.reader import read_run
 from rvosbench.harness.scoring.compare import compare
 from rvosbench.harness.scoring.kernel import GroundTruthFrame
 from rvosbench.harness.scoring.oddities import WARNING, misreading
+from rvosbench.harness.scoring.plausibility import verify_command
 from rvosbench.harness.scoring.report import comparison_lines, note_lines
 from rvosbench.harness.scoring.score import ScoreReport, score_predictions
 
@@ -67,6 +69,12 @@ def test_ground_truth_without_a_pixel_is_refused(tmp_path: Path) -> None:
     folder = write_predictions(tmp_path / "p", dataset, {"v/0": [NOTHING] * 2, "v/1": [NOTHING] * 2})
     with pytest.raises(PrerequisiteError, match="pixel"):
         score_predictions(folder, dataset, out=tmp_path / "out")
+
+
+def test_the_command_that_is_named_can_be_pasted(tmp_path: Path) -> None:
+    dataset = ref_davis(tmp_path / "it's a [root]", {"v": [np.zeros(SIZE)]}, {"v": {"0": "1"}})
+    words = shlex.split(verify_command(dataset))
+    assert words[words.index("--data-root") + 1] == str(dataset.root)
 
 
 def test_expressions_without_a_target_alone_are_no_fault(tmp_path: Path) -> None:
