@@ -114,3 +114,29 @@ def test_a_run_that_reproduces_a_published_number_shows_the_difference(runs: Pat
     for form in ("md", "latex"):
         text = export(runs, form)
         assert text.count("(+1.2)") == 1 and "difference to the published number" in text
+
+
+@pytest.mark.parametrize("form", ["csv", "md", "latex", "scores"])
+def test_broken_runs_and_hostile_names_hide_no_other(
+    form: str, runs: Path, write_run: Any, rows: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = {
+        "recipe.yaml": ["when: 2001-99-99", "a: &a [*a]", "[" * 5000, "x: " + "9" * 5000],
+        "run.json": ["", "[]", '{"schema": 99}', "9" * 5000],
+        "scores.json": ["{", '{"schema": 1, "scores": [{"J": NaN}]}', "null"],
+        "samples.parquet": ["PAR1", ""],
+    }
+    count = 0
+    for name, contents in broken.items():
+        for content in contents:
+            folder = write_run(runs / f"broken-{count}", samples=rows("m", "L", {"cows/0": (0.1, 0.2)}))
+            (folder / name).write_text(content)
+            count += 1
+    write_run(runs / "hostile", samples=rows("[2cm]\x1b]0;t\x07\u202egnp", " =1+1", {"cows/0": (0.25, 0.25)}))
+    leaderboard(runs, scores=form == "scores", export=None if form == "scores" else form)
+    text = capsys.readouterr().out
+    assert "62.5" in text and "25.0" in text
+    assert not set(text) & {"\x1b", "\x07", "\u202e"}
+    assert form != "scores" or text.count("Left out broken-") == count
+    assert form != "latex" or not any(line.lstrip().startswith("[") for line in text.splitlines())
+    assert form != "csv" or not pd.read_csv(io.StringIO(text))["lvlm"].dropna().str.strip().str.startswith("=").any()

@@ -58,12 +58,16 @@ class TrainingFolder:
             file.write(json.dumps(dict(line)).encode() + b"\n")
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The whole lines; the last one may have been cut off by a kill."""
+        """The whole lines; the last one may have been cut off by a kill.
+
+        Raises:
+            PrerequisiteError: a line is no JSON object.
+        """
         path = self.path / name
         if not path.is_file():
             return []
         text = path.read_bytes()
-        return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+        return [_line(line, path) for line in text[: text.rfind(b"\n") + 1].splitlines()]
 
     def rewind(self, prompt: Role, step: int) -> None:
         """Drops the lines about a prompt that were written after a state of ``step`` steps."""
@@ -140,3 +144,16 @@ class TrainingFolder:
         """Why a worker stopped."""
         path = self.path / ERROR
         return PrerequisiteError(*json.loads(path.read_bytes())) if path.is_file() else None
+
+
+def _line(text: bytes, path: Path) -> dict[str, Any]:
+    # Not by the reader of outside files: a loss that is not finite is NaN in this one.
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PrerequisiteError(
+            f"{path} holds a line that is not JSON.", "Remove the folder to train again."
+        ) from error
+    if not isinstance(value, dict):
+        raise PrerequisiteError(f"{path} holds a line that is no JSON object.", "Remove the folder to train again.")
+    return value
