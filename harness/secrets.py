@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 HIDDEN = "<redacted>"
 _MAX_DEPTH = 60
+_MAX_VALUES = 100_000
 _WORDS = re.compile(
     r"(?i)(^|[^a-z])(pass(word|wd|phrase)?|pwd|secrets?|credentials?|auth(orization)?|bearer"
     r"|(api|access|private|secret|signing|encryption|account|license|client)[^a-z]?key"
@@ -38,20 +40,25 @@ def redacted_text(text: str) -> str:
     return _HEADER.sub(rf"\1 {HIDDEN}", text)
 
 
-def redacted(value: Any, depth: int = 0) -> Any:
-    """A plain value (mappings, lists, scalars) without secrets: by the names of keys and flags, and in texts.
+def redacted(value: Any) -> Any:
+    """Returns a plain value (mappings, lists, scalars) without secrets: by the names of keys and flags, and in texts.
 
-    What nests too deeply to be looked through is hidden whole.
+    What nests too deeply, or is too large, to be looked through is hidden whole. Without the limit on size, a value
+    that holds itself twice would double at every level.
     """
-    if depth > _MAX_DEPTH:
+    return _redacted(value, 0, count(1))
+
+
+def _redacted(value: Any, depth: int, seen: Iterator[int]) -> Any:
+    if depth > _MAX_DEPTH or next(seen) > _MAX_VALUES:
         return HIDDEN
     if isinstance(value, Mapping):
         return {
-            name: HIDDEN if is_secret(str(name)) and _scalar(inner) else redacted(inner, depth + 1)
+            name: HIDDEN if is_secret(str(name)) and _scalar(inner) else _redacted(inner, depth + 1, seen)
             for name, inner in value.items()
         }
     if isinstance(value, list | tuple):
-        return _redacted_list(value, depth)
+        return _redacted_list(value, depth, seen)
     return redacted_text(value) if isinstance(value, str) else value
 
 
@@ -64,7 +71,7 @@ def holds_hidden(value: Any) -> bool:
     return isinstance(value, str) and HIDDEN in value
 
 
-def _redacted_list(values: Sequence[Any], depth: int) -> list[Any]:
+def _redacted_list(values: Sequence[Any], depth: int, seen: Iterator[int]) -> list[Any]:
     """Elements of a list; what follows a secret flag, or stands behind its equals sign, is hidden."""
     found: list[Any] = []
     for index, value in enumerate(values):
@@ -75,7 +82,7 @@ def _redacted_list(values: Sequence[Any], depth: int) -> list[Any]:
         elif isinstance(before, str) and before.startswith("-") and is_secret(before) and _scalar(value):
             found.append(HIDDEN)
         else:
-            found.append(redacted(value, depth + 1))
+            found.append(_redacted(value, depth + 1, seen))
     return found
 
 

@@ -31,7 +31,7 @@ Masks = Mapping[tuple[str, str], list[BoolHW]]
 
 
 def run(folder: Path, card: str, split: str) -> Path:
-    recipe = Recipe.model_validate(
+    recipe = Recipe.checked(
         {
             "name": "trial",
             "data_root": str(folder / "data"),

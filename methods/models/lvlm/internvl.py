@@ -79,10 +79,12 @@ class InternVl(Family):
         model = load_model(InternVLForConditionalGeneration, folder, settings)
         try:
             processor = load_processor(InternVLProcessor, folder)
-        except AttributeError as error:
+        except PrerequisiteError as error:
             # The processor looks the tokens up as attributes of the tokenizer.
+            if not isinstance(error.__cause__, AttributeError):
+                raise
             raise PrerequisiteError(
-                f"The tokenizer of {folder} does not name InternVL's image tokens: {error}.",
+                f"The tokenizer of {folder} does not name InternVL's image tokens: {error.__cause__}.",
                 "Download the latest revision of the checkpoint, all files.",
             ) from error
         return Lvlm(self, model, processor, settings)

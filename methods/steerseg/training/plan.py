@@ -17,11 +17,7 @@ USUAL_SIZE = (480, 854)
 
 
 def planned(recipe: TrainRecipe) -> Iterator[str]:
-    """Lines for the reader.
-
-    Raises:
-        PrerequisiteError: the model's configuration is not to be had.
-    """
+    """Yields the lines for the reader; what is missing (data, the model's configuration) is a line too."""
     size = USUAL_SIZE
     try:
         source = open_source(recipe.data, recipe.data_root, recipe.runs / "media-index", recipe.keyframes)
@@ -34,7 +30,10 @@ def planned(recipe: TrainRecipe) -> Iterator[str]:
         size = height, width
     for role, views in recipe.prompts.items():
         for view in views:
-            yield f"{role} prompt, {_memory(recipe, view, size)}"
+            try:
+                yield f"{role} prompt, {_memory(recipe, view, size)}"
+            except PrerequisiteError as error:
+                yield f"{role} prompt, {view} calls: memory cannot be estimated. {error}"
 
 
 def _counted(recipe: TrainRecipe, source: Source, parts: Split) -> Iterator[str]:
