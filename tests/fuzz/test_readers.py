@@ -1,6 +1,7 @@
 """Every file that comes from outside, mutated, through the command line: no traceback, no hang, exit codes 0, 2 and 3.
 
-``RVOSBENCH_FUZZ_SEEDS=100:200`` tries other seeds than the committed ones; the slow test makes 5,000 mutations.
+``RVOSBENCH_FUZZ_SEEDS=100:200`` tries other seeds than the committed ones; the slow test makes 1,800 mutations,
+and ``-k many`` with ``RVOSBENCH_FUZZ_SEEDS=1000:1139`` makes 5,000.
 """
 
 from __future__ import annotations
@@ -368,4 +369,4 @@ def test_a_few_mutations(
 def test_many_mutations(
     name: str, examples: Path, tmp_path: Path, guarded: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check(name, _given(range(1000, 1000 + -(-5000 // len(TARGETS)))), examples, tmp_path, capsys)
+    check(name, _given(range(7000, 7050)), examples, tmp_path, capsys)
